@@ -1,0 +1,53 @@
+# make demo   the first tutorial from nothing: environment, installation, run, what came out
+# make test   everything, browser tests included, in the same environment
+# make lab    JupyterLab on the notebooks
+# make docs   the documentation, warnings are errors
+# make clean  removes what the others made, the environment too
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 2
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test lab docs clean chromium
+
+demo: $(VENV)/.demo
+	@$(BIN)/python notebooks/demo.py
+
+test: $(VENV)/.dev chromium
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 \
+	    --nbval-sanitize-with notebooks/nbval_sanitize.cfg notebooks
+
+lab: $(VENV)/.demo
+	@$(BIN)/jupyter lab --notebook-dir=notebooks
+
+docs: $(VENV)/.dev
+	@$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+clean:
+	rm -rf $(VENV) demo docs/_build build dist .mypy_cache .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "aprnb needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+# The stamps keep pip from running again while pyproject.toml is the same.
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	@echo "Installing aprnb[notebook,train] into $(VENV) (about 1.5 GB, a few minutes the first time)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -e '.[notebook,train]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "Installing aprnb[dev] into $(VENV)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -e '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+chromium:
+	@bash tests/chromium.sh

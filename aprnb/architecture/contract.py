@@ -1,0 +1,164 @@
+"""The contract: the tensors a model must have, held against the tensors a file has. Needs no torch, reads no weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from aprnb.architecture.architecture import Architecture, ExpectedTensor, expected_tensors
+from aprnb.architecture.head import find_head
+from aprnb.architecture.names import canonical_name
+from aprnb.architecture.resolve import resolve
+from aprnb.display.bundle import Displayed
+from aprnb.errors import ContractError
+from aprnb.formats import Checkpoint, TensorEntry, open
+
+if TYPE_CHECKING:
+    from aprnb.display.document import Document
+
+Kind = Literal["missing", "unexpected", "shape", "dtype", "extent"]
+_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One tensor that is not as the architecture calls for."""
+
+    tensor: str
+    kind: Kind
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.tensor}: {self.kind}: expected {self.expected}, found {self.found}"
+
+    def to_json(self) -> dict[str, str]:
+        return {"tensor": self.tensor, "kind": self.kind, "expected": self.expected, "found": self.found}
+
+
+@dataclass(frozen=True, slots=True)
+class ContractRow:
+    """One expected tensor: its symbolic shape with arithmetic, and the entry that plays the part, if any."""
+
+    tensor: str
+    arithmetic: str
+    expected_shape: tuple[int, ...]
+    entry: TensorEntry | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class ContractReport(Displayed):
+    """Every expected tensor and every one found, compared; `weights` maps model names to the file's names."""
+
+    path: Path
+    architecture: Architecture
+    rows: tuple[ContractRow, ...]
+    violations: tuple[Violation, ...]
+    weights: Mapping[str, str]
+
+    @property
+    def ok(self) -> bool:
+        return not self.violations
+
+    @property
+    def checked(self) -> int:
+        """How many tensors the architecture calls for."""
+        return len(self.rows)
+
+    @property
+    def parameters(self) -> int:
+        """Unique parameters of the model: the sum over the expected shapes."""
+        return sum(prod(row.expected_shape) for row in self.rows)
+
+    def raise_for_violations(self) -> ContractReport:
+        """Returns itself when all is well; raises ContractError naming the first ten in full and counting the rest."""
+        if self.ok:
+            return self
+        shown = "\n".join(f"  {violation}" for violation in self.violations[:_SHOWN])
+        rest = len(self.violations) - _SHOWN
+        more = f"\n  … and {rest} more: {', '.join(v.tensor for v in self.violations[_SHOWN:])}" if rest > 0 else ""
+        raise ContractError(
+            f"{len(self.violations)} of {self.checked} tensors are not those of this {self.architecture.model_type} model"
+            f" ({self.path}):\n{shown}{more}",
+            action="the file or its metadata is wrong; nothing was loaded",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {"ok": self.ok, "checked": self.checked, "violations": [v.to_json() for v in self.violations]}
+
+    def document(self) -> Document:
+        from aprnb.architecture.contract_document import contract_document
+
+        return contract_document(self)
+
+
+def check(
+    path: str | os.PathLike[str] | Checkpoint,
+    *,
+    config: str | Path | Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> ContractReport:
+    """Holds the file's tensors against the architecture that the file names.
+
+    Raises CheckpointError or ArchitectureError where there is nothing to hold them against; a mismatch is a violation
+    in the report.
+    """
+    checkpoint = path if isinstance(path, Checkpoint) else open(path)
+    return check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
+
+
+def check_contract(checkpoint: Checkpoint, architecture: Architecture) -> ContractReport:
+    expected = expected_tensors(architecture)
+    weights, surplus = _assign(checkpoint, architecture, expected)
+    rows, violations = [], []
+    for name, tensor in expected.items():
+        entry = checkpoint.tensors[weights[name]] if name in weights else None
+        violation = _compare(tensor, entry)
+        rows.append(
+            ContractRow(weights.get(name, name), tensor.arithmetic, tensor.shape, entry, violation.kind if violation else "ok")
+        )
+        if violation:
+            violations.append(violation)
+    for name in surplus:
+        entry = checkpoint.tensors[name]
+        violations.append(Violation(name, "unexpected", "no such tensor", f"{entry.dtype.name} {list(entry.shape)}"))
+    return ContractReport(checkpoint.path, architecture, tuple(rows), tuple(violations), weights)
+
+
+def _assign(
+    checkpoint: Checkpoint, architecture: Architecture, expected: Mapping[str, ExpectedTensor]
+) -> tuple[dict[str, str], list[str]]:
+    """Model name → file name, and the file's tensors that play no part."""
+    head = find_head(checkpoint)
+    weights: dict[str, str] = {}
+    surplus = []
+    for name in checkpoint.tensors:
+        canonical = canonical_name(name, architecture.family)
+        if name in head.ignored or (canonical == "lm_head.weight" and canonical not in expected):
+            continue
+        if canonical in expected and canonical not in weights:
+            weights[canonical] = name
+        else:
+            surplus.append(name)
+    return weights, surplus
+
+
+def _compare(expected: ExpectedTensor, entry: TensorEntry | None) -> Violation | None:
+    if entry is None:
+        return Violation(expected.name, "missing", expected.arithmetic, "no such tensor")
+    if entry.shape != expected.shape:
+        return Violation(entry.name, "shape", expected.arithmetic, f"{list(entry.shape)}{_hint(expected, entry)}")
+    if entry.size_bytes == 0:
+        return Violation(entry.name, "extent", f"{entry.dtype.flat_size_bytes(entry.elements):,} bytes", "0 bytes")
+    if not (entry.dtype.is_float or entry.dtype.is_quantized):
+        return Violation(entry.name, "dtype", "a floating-point or block-quantised type", entry.dtype.name)
+    return None
+
+
+def _hint(expected: ExpectedTensor, entry: TensorEntry) -> str:
+    return " (transposed)" if entry.shape == expected.shape[::-1] else ""

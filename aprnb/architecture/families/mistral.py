@@ -1,0 +1,20 @@
+"""Mistral (dense): like Llama without biases; the sliding window differs between releases and is in no file."""
+
+from aprnb.architecture.families.decoder import COMMON, NO_MLP_BIAS, NO_ROPE_SCALING, POSITIONS, SILU
+from aprnb.architecture.families.family import Family, FieldRule
+
+MISTRAL = Family(
+    model_type="mistral",
+    class_name="MistralForCausalLM",
+    config_name="MistralConfig",
+    other_names=(),
+    tensors=COMMON,
+    rules=(
+        FieldRule("attention_bias", False, "certain", "the class has no attention bias"),
+        NO_MLP_BIAS,
+        NO_ROPE_SCALING,
+        POSITIONS,
+        SILU,
+    ),
+    permutes_in_gguf=True,
+)

@@ -1,0 +1,91 @@
+"""Which tensor is the language-model head, and whether it is the embedding.
+
+Writers lie here in several ways: a placeholder with a shape and no bytes, a true `tied_embeddings` flag beside a head of
+its own, a copy of the embedding named `lm_head.weight` beside the true `output.weight`. The bytes decide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aprnb.errors import ArchitectureError
+from aprnb.formats import Checkpoint
+
+_CHUNK_BYTES = 1 << 20
+_HEADS = ("output.weight", "lm_head.weight")
+_EMBEDDINGS = ("model.embed_tokens.weight", "token_embd.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """`tied` is None where bytes leave it open (an equal or differently typed copy); `tensor` is the head's name."""
+
+    tensor: str | None
+    tied: bool | None
+    source: str
+    default: bool = True
+    ignored: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def find_head(checkpoint: Checkpoint) -> Head:
+    """Reads no more of the head and the embedding than it takes to see them differ."""
+    entries = checkpoint.tensors
+    embedding = next((name for name in _EMBEDDINGS if name in entries), None)
+    heads = [name for name in _HEADS if name in entries]
+    with_bytes = [name for name in heads if entries[name].size_bytes]
+    if not with_bytes:
+        return Head(None, True, f"{heads[0]} with 0 bytes" if heads else "no head tensor in the index")
+    if embedding is None:
+        return Head(with_bytes[0], None, "no embedding to compare the head with", default=False)
+    if len(with_bytes) == 2:
+        return _of_two(checkpoint, embedding)
+    return _compared(checkpoint, with_bytes[0], embedding)
+
+
+def _of_two(checkpoint: Checkpoint, embedding: str) -> Head:
+    copy = "lm_head.weight"
+    if not (_same_bytes(checkpoint, copy, embedding) or _same_bytes(checkpoint, copy, "output.weight")):
+        raise ArchitectureError(
+            "two heads that differ: output.weight and lm_head.weight",
+            where=str(checkpoint.path),
+            action="remove the wrong one; nothing in the file tells which",
+        )
+    head = _compared(checkpoint, "output.weight", embedding)
+    warning = "lm_head.weight is a copy; the head is output.weight"
+    return Head(head.tensor, head.tied, head.source, head.default, (copy,), (warning, *head.warnings))
+
+
+def _compared(checkpoint: Checkpoint, head: str, embedding: str) -> Head:
+    flag = checkpoint.metadata.get("tied_embeddings")
+    if flag is False:
+        return Head(head, False, "metadata tied_embeddings")
+    if checkpoint.tensors[head].dtype != checkpoint.tensors[embedding].dtype:
+        return Head(head, None, f"{head} has a dtype of its own", default=False)
+    if not _same_bytes(checkpoint, head, embedding):
+        lie = ("metadata tied_embeddings is true, but the head's bytes differ: the flag is wrong",) if flag else ()
+        return Head(head, False, f"bytes of {head} differ from {embedding}", warnings=lie)
+    if flag is True:
+        return Head(head, True, f"metadata tied_embeddings, and {head} equals {embedding}")
+    empty = _all_zero(checkpoint, head)
+    return Head(head, None, f"{head} {'is all zero' if empty else f'equals {embedding}'}", default=not empty)
+
+
+def _same_bytes(checkpoint: Checkpoint, first: str, second: str) -> bool:
+    one, other = checkpoint.tensors[first], checkpoint.tensors[second]
+    if (one.dtype, one.shape, one.size_bytes) != (other.dtype, other.shape, other.size_bytes):
+        return False
+    for start in range(0, one.size_bytes, _CHUNK_BYTES):
+        size = min(_CHUNK_BYTES, one.size_bytes - start)
+        if checkpoint.read_part(first, start, size) != checkpoint.read_part(second, start, size):
+            return False
+    return True
+
+
+def _all_zero(checkpoint: Checkpoint, name: str) -> bool:
+    size_bytes = checkpoint.tensors[name].size_bytes
+    for start in range(0, size_bytes, _CHUNK_BYTES):
+        size = min(_CHUNK_BYTES, size_bytes - start)
+        if checkpoint.read_part(name, start, size).count(0) != size:
+            return False
+    return True

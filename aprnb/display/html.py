@@ -1,0 +1,130 @@
+"""A document as HTML that needs no script, no style sheet and no kernel, and that survives the sanitisers of GitHub and
+of untrusted notebooks: real elements, plain inline colours, signs and words for what colour would say.
+
+`escaped` is the only place where text becomes HTML.
+"""
+
+from __future__ import annotations
+
+import html
+from base64 import b64encode
+from collections.abc import Callable
+
+from aprnb.display.document import (
+    MESSAGE_SIGNS,
+    STATUS_WORDS,
+    Block,
+    Cell,
+    Column,
+    Details,
+    Document,
+    Fields,
+    Messages,
+    Paragraph,
+    Picture,
+    Status,
+    Table,
+    cell_text,
+    rows_shown,
+    visible,
+    visible_lines,
+)
+
+_ROW_LIMIT = 400
+# Middle tones: at least 3 : 1 on white and on the dark theme's #111, as signs need; words keep the page's own colour.
+_STATUS_COLOURS: dict[Status, str] = {"ok": "#2e8b57", "warning": "#b7791f", "failed": "#d64545"}
+_MESSAGE_COLOURS = {"warning": "#b7791f", "error": "#d64545", "assumption": "#6b7fd7"}
+_LINE = "1px solid #8886"
+_MONO = "font-family: monospace"
+_CELL = f"padding: 2px 10px; border: 0; border-bottom: {_LINE}; vertical-align: top; white-space: nowrap"
+_NUMBER = "text-align: right; font-variant-numeric: tabular-nums"
+
+
+def escaped(text: str) -> str:
+    """Text as HTML: markup inert, invisible characters shown, line breaks kept."""
+    return "<br>".join(html.escape(line, quote=True) for line in visible_lines(text))
+
+
+def to_html(document: Document, table_html: Callable[[Table], str] | None = None) -> str:
+    """The whole document; `table_html` may render tables in another way (the notebook's interactive one)."""
+    colour = _STATUS_COLOURS[document.status] if document.status else "#888"
+    head = f'<strong style="font-size: 110%">{escaped(document.title)}</strong>'
+    if document.status:
+        sign, word = STATUS_WORDS[document.status].split(" ")
+        head += f' &nbsp;<span class="aprnb-status"><b style="color: {colour}">{sign}</b> {word}</span>'
+    body = "\n".join(_block_html(block, table_html or static_table) for block in document.blocks)
+    style = f"border-left: 3px solid {colour}; padding: 2px 0 2px 14px; margin: 4px 0; line-height: 1.5"
+    return f'<div class="aprnb-document" style="{style}">\n<p class="aprnb-title" style="margin: 0 0 6px">{head}</p>\n{body}\n</div>'
+
+
+def _block_html(block: Block, table_html: Callable[[Table], str]) -> str:
+    match block:
+        case Paragraph(text):
+            return f'<p class="aprnb-paragraph" style="margin: 4px 0">{escaped(text)}</p>'
+        case Fields(rows):
+            return _fields_html(rows)
+        case Table():
+            return table_html(block)
+        case Picture(png, alt):
+            source = b64encode(png).decode("ascii")
+            return f'<img class="aprnb-picture" src="data:image/png;base64,{source}" alt="{escaped(alt)}">'
+        case Messages(kind, items):
+            return _messages_html(kind, items)
+        case Details(title, blocks):
+            inner = "\n".join(_block_html(part, table_html) for part in blocks)
+            summary = f'<summary style="cursor: pointer; padding: 2px 0">{escaped(title)}</summary>'
+            return f'<details class="aprnb-details" style="margin: 4px 0">{summary}\n{inner}\n</details>'
+
+
+def _fields_html(rows: tuple[tuple[str, Cell, str], ...]) -> str:
+    cell = "padding: 1px 18px 1px 0; border: 0; text-align: left; vertical-align: top"
+    lines = "\n".join(
+        f'<tr style="background: none"><th scope="row" style="{cell}; font-weight: normal; opacity: 0.75">{escaped(name)}</th>'
+        f'<td style="{cell}; {_MONO}">{escaped(cell_text(value))}</td>'
+        f'<td style="{cell}; opacity: 0.75">{escaped(note)}</td></tr>'
+        for name, value, note in rows
+    )
+    return f'<table class="aprnb-fields" style="border-collapse: collapse; margin: 4px 0">\n<tbody>\n{lines}\n</tbody>\n</table>'
+
+
+def _messages_html(kind: str, items: tuple[str, ...]) -> str:
+    sign = f'<b style="color: {_MESSAGE_COLOURS[kind]}">{MESSAGE_SIGNS[kind]}</b>'
+    lines = "\n".join(f"<li>{sign} {kind}: {escaped(item)}</li>" for item in items)
+    return f'<ul class="aprnb-messages" style="list-style: none; margin: 4px 0; padding: 0">\n{lines}\n</ul>'
+
+
+def static_table(table: Table, row_limit: int | None = _ROW_LIMIT, table_id: str | None = None) -> str:
+    """A heading line (GitHub drops captions) and a table; longer than `row_limit`, its first half and a count.
+
+    With `table_id` the table can be found by a script; without, equal tables give equal HTML.
+    """
+    rows, hidden = rows_shown(table, row_limit)
+    heads = "".join(f'<th scope="col" style="{_cell_style(column)}">{escaped(column.name)}</th>' for column in table.columns)
+    lines = "\n".join(f"<tr>{_row_html(table.columns, row)}</tr>" for row in rows)
+    count = f"{len(rows) + hidden:,} rows" + (f", {hidden:,} of them not shown" if hidden else "")
+    identity = f' id="{table_id}"' if table_id else ""
+    return (
+        f'<p class="aprnb-heading" style="margin: 8px 0 2px"><strong>{escaped(table.title)}</strong></p>\n'
+        f'<table class="aprnb-table"{identity} style="border-collapse: collapse; margin: 0 0 6px">\n'
+        f'<caption style="caption-side: bottom; text-align: left; opacity: 0.75">{escaped(table.title)}: {count}</caption>\n'
+        f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
+    )
+
+
+def _row_html(columns: tuple[Column, ...], row: tuple[Cell, ...]) -> str:
+    return "".join(
+        f"<td{_sort_key(value)} style=\"{_cell_style(column)}{'' if isinstance(value, str) else '; ' + _NUMBER}\">"
+        f"{escaped(cell_text(value))}</td>"
+        for column, value in zip(columns, row, strict=True)
+    )
+
+
+def _sort_key(value: Cell) -> str:
+    """Numbers are shown with separators and sorted without."""
+    return f' data-order="{value}"' if isinstance(value, (int, float)) else ""
+
+
+def _cell_style(column: Column) -> str:
+    return f"{_CELL}; text-align: {column.align}"
+
+

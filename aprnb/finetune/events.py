@@ -1,0 +1,81 @@
+"""What a run tells whoever listens: plain data (no torch)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+_STEP_ROW = ("step", "loss", "learning_rate", "grad_norm", "tokens", "labelled_tokens", "tokens_per_s", "elapsed_s")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepEvent:
+    """One optimizer step. Loss is the mean over the step's labelled tokens; tokens are real ones, without padding."""
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    labelled_tokens: int
+    tokens_per_s: float
+    elapsed_s: float
+    memory_bytes: int
+    remaining_s: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalEvent:
+    """Loss on the held-out rows, mean over their labelled tokens."""
+
+    step: int
+    eval_loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Notice:
+    """Something the person should know."""
+
+    kind: Literal["info", "warning"]
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A complete state from which the run can go on."""
+
+    step: int
+    path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """The last event."""
+
+    status: Literal["finished", "interrupted"]
+    step: int
+
+
+Event = StepEvent | EvalEvent | Notice | Saved | Finished
+
+
+def to_metrics_row(event: Event) -> dict[str, Any] | None:
+    """The event's row of `metrics.jsonl`, or None where it has none."""
+    if isinstance(event, StepEvent):
+        return {name: getattr(event, name) for name in _STEP_ROW}
+    if isinstance(event, EvalEvent):
+        return dataclasses.asdict(event)
+    return None
+
+
+def mean_tokens_per_s(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Tokens per second over the step rows of `metrics.jsonl`, without the first step, which warms up.
+
+    None where no step was made; with one step alone, that step's own speed.
+    """
+    steps = [row for row in rows if "tokens_per_s" in row]
+    counted = steps[1:] or steps
+    seconds = sum(row["tokens"] / row["tokens_per_s"] for row in counted)
+    return sum(row["tokens"] for row in counted) / seconds if seconds else None

@@ -1,0 +1,54 @@
+"""Answer-only loss that never holds a full matrix of logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+from aprnb.inspection.memory import chunk_positions
+
+
+def causal_model(model: nn.Module) -> nn.Module:
+    """The causal language model itself, taken out of a PEFT wrapper where there is one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def answer_loss(model: nn.Module, input_ids: Tensor, position_ids: Tensor, labelled: Tensor) -> tuple[Tensor, int]:
+    """Sum of the cross entropy over the labelled tokens of one packed row, and how many those are.
+
+    `input_ids`, `position_ids` and `labelled` are [T]; positions restart at 0 with each document; `labelled[t]` says
+    that token t is to be predicted (from t - 1, so never where a document begins). No attention mask and no KV cache are passed:
+    either one lets packed documents see each other.
+    """
+    hidden = hidden_states(model, input_ids, position_ids)
+    targets = torch.nonzero(labelled[1:] & (position_ids[1:] > 0)).squeeze(1) + 1
+    head = causal_model(model).get_output_embeddings()
+    return chunked_cross_entropy(hidden[targets - 1], head, input_ids[targets]), targets.numel()
+
+
+def hidden_states(model: nn.Module, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+    """The decoder's last hidden states [T, hidden], before the head."""
+    decoder = causal_model(model).get_decoder()
+    output = decoder(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False)
+    return output.last_hidden_state[0]
+
+
+def chunked_cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
+    """Summed float32 cross entropy of `hidden` [N, hidden] against `targets` [N], head applied chunk by chunk.
+
+    Each chunk is computed again in the backward pass, so one chunk's logits are the most that ever exist.
+    """
+    size = chunk_positions(head.weight.shape[0])
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for rows, wanted in zip(hidden.split(size), targets.split(size), strict=True):
+        if torch.is_grad_enabled():
+            total = total + checkpoint(_chunk_loss, head, rows, wanted, use_reentrant=False, preserve_rng_state=False)
+        else:
+            total = total + _chunk_loss(head, rows, wanted)
+    return total
+
+
+def _chunk_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    return cross_entropy(head(hidden).float(), targets, reduction="sum")

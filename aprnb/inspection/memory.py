@@ -1,0 +1,139 @@
+"""What a run needs in memory, term by term (no torch).
+
+The terms follow from what has to be alive at the peak of one optimizer step; each function says its formula. They hold for
+decoders with grouped-query attention and a gated MLP trained by the loop of this package (packed rows, loss over
+labelled positions in chunks). Weights, adapters, gradients and optimizer are exact up to the allocator; activations count
+the tensors that autograd keeps for the backward pass of transformers' layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from aprnb.architecture import Architecture, expected_tensors
+from aprnb.errors import UsageProblem, closest
+
+# One chunk of float32 logits: small beside any model, large enough that the head runs at full speed.
+LOGIT_CHUNK_BYTES = 128 * 2**20
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 2 * 4 / 256, "paged_adamw8bit": 2.0 + 2 * 4 / 256}
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes at the peak of one optimizer step."""
+
+    weights: int
+    adapters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        return sum(dataclasses.astuple(self))
+
+    def to_json(self) -> dict[str, int]:
+        return {**dataclasses.asdict(self), "total": self.total}
+
+
+def linear_shapes(architecture: Architecture) -> dict[str, list[tuple[int, int]]]:
+    """Module name (`q_proj`) → [outputs, inputs] in each layer, from the family's table: what `all-linear` adapts."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for name, tensor in expected_tensors(architecture).items():
+        if tensor.rule.role == "linear":
+            rows, columns = tensor.shape
+            found.setdefault(name.split(".")[-2], []).append((rows, columns))
+    return found
+
+
+def adapter_parameters(
+    architecture: Architecture, rank: int, target_modules: str | tuple[str, ...] = "all-linear"
+) -> int:
+    """Parameters of the LoRA matrices: rank · (inputs + outputs) per module (Hu et al. 2021, section 4.1).
+
+    Raises UsageProblem for a module that the layers have not got.
+    """
+    linears = linear_shapes(architecture)
+    names = tuple(linears) if isinstance(target_modules, str) else target_modules
+    for name in names:
+        if name not in linears:
+            found = f"--target-modules {name}{closest(name, linears)}"
+            raise UsageProblem(found, expected="all-linear, or some of " + ", ".join(linears))
+    return sum(rank * (rows + columns) for name in names for rows, columns in linears[name])
+
+
+def plan_memory(
+    architecture: Architecture,
+    parameters: int,
+    trainable: int,
+    *,
+    method: str,
+    dtype: str,
+    optimizer: str,
+    checkpointing: bool,
+    micro_batch_tokens: int,
+) -> MemoryPlan:
+    """Memory by term for the largest micro-batch; `method` is lora, qlora or full, `dtype` that of the frozen base."""
+    return MemoryPlan(
+        weights=weight_bytes(architecture, parameters, method, dtype),
+        adapters=0 if method == "full" else 4 * trainable,
+        gradients=4 * trainable,
+        optimizer=round(_OPTIMIZER_BYTES[optimizer] * trainable),
+        activations=activation_bytes(architecture, micro_batch_tokens, method, dtype, checkpointing),
+        logits=logit_bytes(architecture, micro_batch_tokens),
+    )
+
+
+def weight_bytes(architecture: Architecture, parameters: int, method: str, dtype: str) -> int:
+    """Bytes of the base: its dtype (lora), float32 (full: master weights), or NF4 for the layers' matrices (qlora).
+
+    NF4 takes 4 bits per weight, one byte per block of 64 for its scale and 4 bytes per 256 scales (double quantisation,
+    Dettmers et al. 2023, section 3). Embedding, head and norms keep the dtype.
+    """
+    if method == "full":
+        return 4 * parameters
+    if method != "qlora":
+        return DTYPE_BYTES[dtype] * parameters
+    matrices = sum(rows * columns for linears in linear_shapes(architecture).values() for rows, columns in linears)
+    return round(matrices * (0.5 + 1 / 64 + 4 / (64 * 256))) + DTYPE_BYTES[dtype] * (parameters - matrices)
+
+
+def activation_bytes(architecture: Architecture, tokens: int, method: str, dtype: str, checkpointing: bool) -> int:
+    """Bytes that autograd keeps for one micro-batch of `tokens`.
+
+    With checkpointing the input of each layer stays and one layer at a time is computed again; without it all layers' stay.
+    """
+    element = 4 if dtype == "float32" else 2
+    layer = tokens * layer_activation_elements(architecture, method) * element
+    boundary = tokens * architecture.hidden_size * element
+    # SDPA with packed documents builds one boolean mask of tokens × tokens; memory-efficient kernels want it in the dtype.
+    mask = tokens * tokens * (1 + element)
+    layers = architecture.num_hidden_layers
+    return mask + boundary + (layers * boundary + layer if checkpointing else layers * layer)
+
+
+def layer_activation_elements(architecture: Architecture, method: str) -> int:
+    """Elements per token that one layer keeps, in units of the compute dtype.
+
+    Two norms over the hidden state: input in float32 and the normalised result (4 · hidden). Linear inputs: hidden into
+    q/k/v, queries into o, hidden into gate/up, the product into down. Attention: q, k, v after rotation, its output, the
+    rotation's own factors (q and k once more), q_norm/k_norm the same again. MLP: gate, its activation, up.
+    """
+    hidden, inner = architecture.hidden_size, architecture.intermediate_size
+    queries = architecture.num_attention_heads * architecture.head_dim
+    keys = architecture.num_key_value_heads * architecture.head_dim
+    return 6 * hidden + 4 * queries + 4 * keys + 4 * inner
+
+
+def logit_bytes(architecture: Architecture, tokens: int) -> int:
+    """Three float32 copies (logits, log-softmax, gradient) of one chunk of labelled positions."""
+    return 3 * 4 * architecture.vocab_size * min(tokens, chunk_positions(architecture.vocab_size))
+
+
+def chunk_positions(vocab_size: int) -> int:
+    """How many positions go through the head at once."""
+    return max(16, LOGIT_CHUNK_BYTES // (4 * vocab_size))
+
+

@@ -1,0 +1,75 @@
+"""Rules that complete a tokenizer's metadata: byte symbols, pre-tokenizers, merges out of scores (plain data)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from aprnb.errors import TokenizerError
+
+SIBLING = "put the model's tokenizer.json beside the checkpoint"
+BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+
+PRE_TOKENIZERS: Mapping[str, str] = {
+    "qwen2": "qwen2",
+    "deepseek-r1-qwen": "qwen2",
+    "llama-bpe": "llama-bpe",
+    "llama3": "llama-bpe",
+    "llama-v3": "llama-bpe",
+    "falcon3": "llama-bpe",
+    "tekken": "tekken",
+    "gpt-2": "gpt-2",
+    "smollm": "smollm",
+}
+"""Values of `tokenizer.pre_type` that are known, and the splitting that each of them means."""
+
+_FAMILY_PRE_TOKENIZERS = {
+    "qwen2": ("qwen2", False),
+    "qwen3": ("qwen2", False),
+    "llama": ("llama-bpe", True),
+    "mistral": ("tekken", True),
+}
+"""Family → its byte-level pre-tokenizer, and whether that is an assumption (other models of the family differ)."""
+
+
+def choose_pre_tokenizer(metadata: Mapping[str, Any], architecture: str) -> tuple[str, str, bool]:
+    """Name of the byte-level pre-tokenizer, what it follows from, and whether that is an assumption."""
+    named = metadata.get("tokenizer.pre_type")
+    if named:
+        if named not in PRE_TOKENIZERS:
+            known = ", ".join(PRE_TOKENIZERS)
+            raise TokenizerError(
+                f"pre-tokenizer {named!r} is not known here", expected=f"one of {known}",
+                where="metadata tokenizer.pre_type", action=SIBLING,
+            )  # fmt: skip
+        return PRE_TOKENIZERS[named], "metadata tokenizer.pre_type", False
+    if architecture not in _FAMILY_PRE_TOKENIZERS:
+        raise TokenizerError(f"no rule says how {architecture} splits text for its byte-level BPE", action=SIBLING)
+    name, assumed = _FAMILY_PRE_TOKENIZERS[architecture]
+    return name, f"rule of the {architecture} family" + (" (assumed)" if assumed else ""), assumed
+
+
+def merges_from_scores(
+    tokens: Mapping[int, str], scores: list[float], controls: set[str]
+) -> tuple[tuple[str, str], ...]:
+    """Merges in the order of the pieces' scores (highest first), every split of a piece into two pieces.
+
+    Of one piece's splits, longer left halves come first, as in the conversion that published llama tokenizers went
+    through.
+    """
+    pieces = {text for text in tokens.values() if text not in controls and not BYTE_PIECE.fullmatch(text)}
+    found = [
+        (-scores[number], -at, -(len(text) - at), text[:at], text[at:])
+        for number, text in tokens.items()
+        if text in pieces
+        for at in range(1, len(text))
+        if text[:at] in pieces and text[at:] in pieces
+    ]
+    return tuple((left, right) for *_, left, right in sorted(found, key=lambda merge: merge[:3]))
+
+
+def byte_symbols() -> frozenset[str]:
+    """The 256 characters that stand for bytes in a byte-level vocabulary (GPT-2's mapping)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return frozenset(map(chr, [*printable, *range(256, 512 - len(printable))]))

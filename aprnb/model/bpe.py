@@ -1,0 +1,83 @@
+"""`tokenizers.Tokenizer` objects out of the vocabulary and merges that a checkpoint carries."""
+
+from __future__ import annotations
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE
+
+from aprnb.errors import TokenizerError
+from aprnb.inspection.tokenizer_facts import TokenizerFacts
+from aprnb.inspection.tokenizer_rules import SIBLING
+
+_WORDS_QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_WORDS_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_WORDS_TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SPLITS = {"qwen2": _WORDS_QWEN2, "llama-bpe": _WORDS_LLAMA3, "tekken": _WORDS_TEKKEN}
+_WHOLE_WORDS_FIRST = ("llama-bpe", "tekken")
+"""Vocabularies made from tiktoken ranks: a word that is a token stays whole, whatever its merges would give."""
+
+
+def byte_level_tokenizer(facts: TokenizerFacts, pre_tokenizer: str, compose: bool) -> Tokenizer:
+    """Byte-level BPE; `compose` normalises text to NFC first."""
+    tokenizer = _bpe(facts, ignore_merges=pre_tokenizer in _WHOLE_WORDS_FIRST)
+    tokenizer.normalizer = normalizers.NFC() if compose else None
+    tokenizer.pre_tokenizer = _split(pre_tokenizer)
+    tokenizer.decoder = decoders.ByteLevel()
+    return _finished(tokenizer, facts)
+
+
+def sentencepiece_tokenizer(facts: TokenizerFacts) -> Tokenizer:
+    """SentencePiece BPE as llama's: a space in front, spaces as ▁, unknown characters as bytes."""
+    unknown = "<unk>" if "<unk>" in facts.tokens.values() else None
+    tokenizer = _bpe(facts, byte_fallback=True, fuse_unk=True, unk_token=unknown)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return _finished(tokenizer, facts)
+
+
+def _bpe(facts: TokenizerFacts, **options: object) -> Tokenizer:
+    ids = {text: number for number, text in facts.tokens.items()}
+    try:
+        return Tokenizer(BPE(vocab=ids, merges=list(facts.merges), **options))
+    except Exception as problem:  # the library raises bare Exception for a vocabulary that it refuses
+        raise TokenizerError(f"the file's vocabulary makes no tokenizer: {problem}", action=SIBLING) from None
+
+
+def _split(name: str) -> pre_tokenizers.PreTokenizer:
+    if name in _SPLITS:
+        words = pre_tokenizers.Split(Regex(_SPLITS[name]), behavior="isolated", invert=False)
+        return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if name == "smollm":
+        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
+    return words
+
+
+def _finished(tokenizer: Tokenizer, facts: TokenizerFacts) -> Tokenizer:
+    def tokens(special: bool) -> list[AddedToken]:
+        return [
+            AddedToken(facts.tokens[number], special=special, normalized=False)
+            for number, is_special in facts.added.items()
+            if is_special == special
+        ]
+
+    tokenizer.add_special_tokens(tokens(special=True))
+    tokenizer.add_tokens(tokens(special=False))
+    if facts.add_bos and facts.bos_id is not None:
+        bos = facts.tokens[facts.bos_id]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[bos, "$A"], pair=[bos, "$A", bos, "$B"], special_tokens=[(bos, facts.bos_id)]
+        )
+    return tokenizer

@@ -1,0 +1,158 @@
+"""Builds the `transformers` module that an architecture describes and fills it straight from the file.
+
+Tensors are decoded one at a time while the loader places them, so a file goes to NF4 with one full-precision tensor
+alive. Nothing is left to chance: a key that is missing, unexpected or mismatched is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from aprnb.architecture import Architecture, ContractReport, check_contract, expected_tensors, resolve
+from aprnb.architecture.weights import read_weight
+from aprnb.errors import ContractError
+from aprnb.formats import Checkpoint, open
+from aprnb.model.device import Placement, place
+from aprnb.model.quiet import quiet_loading
+from aprnb.model.tokenizer import choose_tokenizer
+
+_DIRECT = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def load(
+    path: str | os.PathLike[str] | Checkpoint,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    quantize: str | None = None,
+    *,
+    config: str | Path | Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    chat_template: str | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The model and its tokenizer, from the file alone.
+
+    `quantize` is None, "nf4" or "int8" (bitsandbytes; the linear layers, not embeddings or head). Raises
+    ArchitectureError or ContractError before a weight is read, TokenizerError, ContractError for NaN weights.
+    """
+    checkpoint = path if isinstance(path, Checkpoint) else open(path)
+    report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
+    report.raise_for_violations()
+    tokenizer = choose_tokenizer(checkpoint, report.architecture, chat_template).tokenizer
+    return build_model(checkpoint, report, place(device, dtype, quantize)), tokenizer
+
+
+def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Placement) -> PreTrainedModel:
+    """The filled module on its device, in eval mode. Raises ContractError where anything does not fit."""
+    report.raise_for_violations()
+    architecture = report.architecture
+    compare_with_class(architecture)
+    weights = {name: _LazyWeight(checkpoint, report, name, placement.dtype) for name in report.weights}
+    options: dict[str, Any] = {"quantization_config": _quantization(placement)} if placement.quantize else {}
+    with quiet_loading():
+        model, info = model_class(architecture).from_pretrained(
+            None,
+            config=model_config(architecture),
+            state_dict=weights,
+            dtype=placement.dtype,
+            device_map={"": placement.device},
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            **options,
+        )
+    _require_all_loaded(info, model, report)
+    _keep_gradients_exact(model)
+    return model.eval()
+
+
+def model_class(architecture: Architecture) -> type[PreTrainedModel]:
+    return getattr(transformers, architecture.family.class_name)
+
+
+def model_config(architecture: Architecture) -> transformers.PretrainedConfig:
+    """The architecture as a `transformers` config, every field set and none left to the class's defaults."""
+    fields = architecture.fields()
+    rope = {"rope_type": "default", **(fields.pop("rope_scaling") or {}), "rope_theta": fields.pop("rope_theta")}
+    fields.pop("model_type")
+    window = fields["sliding_window"]
+    return getattr(transformers, architecture.family.config_name)(
+        **fields, rope_parameters=rope, use_sliding_window=window is not None, use_cache=True
+    )
+
+
+def compare_with_class(architecture: Architecture) -> None:
+    """Holds the family's table against the class itself, built without memory; raises ContractError on a difference."""
+    with torch.device("meta"):
+        skeleton = model_class(architecture)(model_config(architecture))
+    built = {name: tuple(value.shape) for name, value in skeleton.named_parameters()}
+    expected = {name: tensor.shape for name, tensor in expected_tensors(architecture).items()}
+    if built != expected:
+        wrong = sorted(name for name in built.keys() | expected.keys() if built.get(name) != expected.get(name))
+        first = wrong[0]
+        raise ContractError(
+            f"{architecture.family.class_name} of transformers {transformers.__version__} has {first} "
+            f"{built.get(first, 'not at all')}; {len(wrong)} tensors differ",
+            expected=str(expected.get(first, "no such tensor")),
+        )
+
+
+class _LazyWeight:
+    """Decodes its tensor when the loader indexes it with `[...]`; holds nothing before or after."""
+
+    def __init__(self, checkpoint: Checkpoint, report: ContractReport, name: str, dtype: torch.dtype) -> None:
+        self._checkpoint, self._report, self._name, self._dtype = checkpoint, report, name, dtype
+
+    def __getitem__(self, _: Any) -> torch.Tensor:
+        tensor = read_tensor(self._checkpoint, self._report, self._name).to(self._dtype)
+        if not torch.isfinite(tensor).all():
+            raise ContractError(
+                f"tensor {self._report.weights[self._name]} holds NaN or infinity in {self._dtype}",
+                where=str(self._checkpoint.path),
+                action="the weights are damaged; `inspect` shows the file, an older copy may be whole",
+            )
+        return tensor
+
+
+def read_tensor(checkpoint: Checkpoint, report: ContractReport, name: str) -> torch.Tensor:
+    """The model's weight as a torch tensor; plain float types keep theirs, everything else arrives as float32."""
+    file_name = report.weights[name]
+    entry = checkpoint.tensors[file_name]
+    direct = _DIRECT.get(entry.dtype.name)
+    if direct is not None and file_name == name:
+        return torch.frombuffer(bytearray(checkpoint.raw(file_name)), dtype=direct).reshape(entry.shape)
+    return torch.from_numpy(read_weight(checkpoint, report, name))
+
+
+def _quantization(placement: Placement) -> transformers.BitsAndBytesConfig:
+    if placement.quantize == "int8":
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=placement.dtype,
+    )
+
+
+def _require_all_loaded(info: Mapping[str, Any], model: PreTrainedModel, report: ContractReport) -> None:
+    wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info.get(key)}
+    left = [name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_meta]
+    if wrong or left or info.get("error_msgs"):
+        raise ContractError(
+            f"the loader left tensors unfilled: {wrong or left or info['error_msgs']}",
+            where=str(report.path),
+            action="this is a defect of aprnb or of the installed transformers; nothing was trained",
+        )
+
+
+def _keep_gradients_exact(model: PreTrainedModel) -> None:
+    """bitsandbytes repacks 4-bit weights for inference on CPUs with AVX-512 BF16 and then loses their gradients."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,51 @@
+"""Where a model goes and in which precision; what is asked for and not there is refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from aprnb.errors import UsageProblem
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Device, computation dtype, and quantisation of the linear layers (None, `nf4` or `int8`)."""
+
+    device: torch.device
+    dtype: torch.dtype
+    quantize: str | None = None
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+
+def place(device: str = "auto", dtype: str | torch.dtype = "auto", quantize: str | None = None) -> Placement:
+    """`auto` takes the GPU where there is one; then bfloat16 on a GPU that has it, else float32."""
+    if quantize not in (None, "nf4", "int8"):
+        raise UsageProblem(f"quantize {quantize!r} is not known", expected="nf4 or int8")
+    chosen = _device(device)
+    if isinstance(dtype, torch.dtype):
+        return Placement(chosen, dtype, quantize)
+    if dtype == "auto":
+        fast = chosen.type == "cuda" and torch.cuda.is_bf16_supported()
+        return Placement(chosen, torch.bfloat16 if fast else torch.float32, quantize)
+    if dtype not in DTYPES:
+        raise UsageProblem(f"dtype {dtype!r} is not known", expected=f"auto, {', '.join(DTYPES)}")
+    return Placement(chosen, DTYPES[dtype], quantize)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageProblem(f"device {name!r} is not known", expected="auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageProblem(f"device {name} is not there: torch sees no CUDA GPU", action="use --device cpu or auto")
+    return device

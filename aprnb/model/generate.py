@@ -1,0 +1,69 @@
+"""Greedy answers from a loaded model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from aprnb.errors import UsageProblem
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """`prompt` as the model saw it, the new token ids (the end token included), and their text without special tokens."""
+
+    prompt: str
+    ids: tuple[int, ...]
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"prompt": self.prompt, "ids": list(self.ids), "text": self.text}
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompt: str,
+    *,
+    raw: bool = False,
+    system: str | None = None,
+    max_new_tokens: int = 64,
+) -> Generation:
+    """The most likely continuation, token by token; `raw` leaves `prompt` without the chat template.
+
+    Stops at the tokenizer's end token or after `max_new_tokens`. Raises UsageProblem for a prompt without tokens or
+    longer than the model's positions.
+    """
+    text = prompt if raw else chat_prompt(tokenizer, prompt, system)
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    limit = model.config.max_position_embeddings
+    if not ids.shape[1]:
+        raise UsageProblem("the prompt has no tokens", expected="some text")
+    if ids.shape[1] + max_new_tokens > limit:
+        raise UsageProblem(
+            f"prompt of {ids.shape[1]} tokens and {max_new_tokens} new ones", expected=f"at most {limit} positions"
+        )
+    settings = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+    )
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        ids = ids.to(model.device)
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+    model.train(training)
+    new = output[0, ids.shape[1] :].tolist()
+    return Generation(text, tuple(new), tokenizer.decode(new, skip_special_tokens=True))
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, system: str | None = None) -> str:
+    """`prompt` as a user's turn in the tokenizer's chat template, opened for the answer."""
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

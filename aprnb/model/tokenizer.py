@@ -1,0 +1,183 @@
+"""The tokenizer of a checkpoint: from its metadata, else from the files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from aprnb.errors import TokenizerError
+from aprnb.inspection.tokenizer_facts import TokenizerFacts, has_tokenizer, read_facts
+from aprnb.inspection.tokenizer_rules import choose_pre_tokenizer
+from aprnb.model.bpe import byte_level_tokenizer, sentencepiece_tokenizer
+from aprnb.model.chat import choose_template
+from aprnb.model.siblings import Siblings, find_siblings, read_object, read_text
+
+if TYPE_CHECKING:
+    from aprnb.architecture import Architecture
+    from aprnb.formats import Checkpoint
+
+_PUBLISHED_QWEN_END_OF_TEXT = 151643
+_SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+@dataclass(frozen=True)
+class TokenizerChoice:
+    """A tokenizer with its chat template, where both come from, and what had to be assumed."""
+
+    tokenizer: PreTrainedTokenizerFast
+    source: str
+    assumptions: tuple[str, ...]
+    template_source: str
+    warnings: tuple[str, ...] = ()
+
+
+def build_tokenizer(
+    metadata: Mapping[str, Any],
+    architecture_name: str,
+    beside: Path | None = None,
+    chat_template: str | None = None,
+) -> TokenizerChoice:
+    """The tokenizer of a checkpoint with this metadata.
+
+    `beside` is the checkpoint's path (or its folder): the files next to it are used where the metadata carries no
+    tokenizer, and in place of assumptions. `chat_template` is a name, a file or template text and goes before all.
+    Without any template `tokenizer.chat_template` is None and rendering a conversation raises ChatTemplateError.
+
+    Raises TokenizerError where nothing settles the tokenizer, ChatTemplateError where the wanted template is none.
+    """
+    siblings = find_siblings(beside)
+    if has_tokenizer(metadata):
+        built = _from_metadata(metadata, architecture_name, siblings)
+    elif siblings.tokenizer is not None:
+        built = _from_siblings(siblings)
+    else:
+        raise TokenizerError(
+            "the checkpoint carries no tokenizer",
+            where="metadata tokenizer.vocabulary is absent, no tokenizer.json stands beside the file",
+            action="put the model's tokenizer.json (and tokenizer_config.json) into the checkpoint's folder",
+        )
+    tokenizer = built.tokenizer
+    template = choose_template(metadata, architecture_name, siblings, chat_template, tokenizer)
+    tokenizer.chat_template = template.text
+    assumptions = (*built.assumptions, *template.assumptions)
+    return TokenizerChoice(tokenizer, built.source, assumptions, template.source, built.warnings)
+
+
+def choose_tokenizer(
+    checkpoint: Checkpoint, architecture: Architecture, chat_template: str | None = None
+) -> TokenizerChoice:
+    """`build_tokenizer` for an open checkpoint, held against its embedding; unused rows are among the warnings."""
+    choice = build_tokenizer(checkpoint.metadata, architecture.model_type, checkpoint.path, chat_template)
+    note = check_vocabulary(choice.tokenizer, architecture.vocab_size)
+    return replace(choice, warnings=(*choice.warnings, note)) if note else choice
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> str | None:
+    """Holds the tokenizer against an embedding of `vocab_size` rows; returns a note where rows stay unused.
+
+    Raises TokenizerError where a token has no row.
+    """
+    ids = tokenizer.get_vocab()
+    text, highest = max(ids.items(), key=lambda item: item[1], default=("", -1))
+    if highest >= vocab_size:
+        raise TokenizerError(
+            f"the tokenizer's highest id is {highest:,} ({text!r}); the embedding has {vocab_size:,} rows",
+            expected=f"ids below {vocab_size:,}",
+            action="this tokenizer is not the model's: put the right tokenizer.json beside the checkpoint",
+        )
+    unused = vocab_size - len(set(ids.values()))
+    return f"{unused:,} of the embedding's {vocab_size:,} rows belong to no token" if unused else None
+
+
+def _from_metadata(metadata: Mapping[str, Any], architecture: str, siblings: Siblings) -> TokenizerChoice:
+    facts = read_facts(metadata)
+    if facts.kind == "byte-level BPE":
+        backend, notes, unsure = _byte_level(facts, metadata, architecture)
+    else:
+        backend, notes, unsure = _sentencepiece(facts)
+    warnings = list(facts.warnings)
+    if unsure and siblings.tokenizer is not None:
+        settled = _from_siblings(siblings)
+        if _same_vocabulary(settled.tokenizer, facts):
+            _take_special_tokens(settled.tokenizer, facts, architecture)
+            source = f"{siblings.tokenizer.name} beside the file (its vocabulary is the file's)"
+            return TokenizerChoice(settled.tokenizer, source, (), "", facts.warnings)
+        warnings.append(f"{siblings.tokenizer} has another vocabulary than the checkpoint; it is not used")
+    tokenizer = _wrapped(backend)
+    _take_special_tokens(tokenizer, facts, architecture)
+    return TokenizerChoice(tokenizer, f"metadata ({facts.kind})", notes, "", tuple(warnings))
+
+
+def _byte_level(
+    facts: TokenizerFacts, metadata: Mapping[str, Any], architecture: str
+) -> tuple[Tokenizer, tuple[str, ...], bool]:
+    name, source, assumed = choose_pre_tokenizer(metadata, architecture)
+    published_qwen = name == "qwen2" and facts.tokens.get(_PUBLISHED_QWEN_END_OF_TEXT) == "<|endoftext|>"
+    notes = []
+    if assumed:
+        notes.append(f"tokenizer: text is split as {name} does ({source}); a tokenizer.json beside the file settles it")
+    if published_qwen:
+        notes.append("tokenizer: text is normalised to NFC, as every published Qwen vocabulary (<|endoftext|> = 151643)")
+    elif name == "qwen2":
+        notes.append("tokenizer: text is not normalised (not the published Qwen vocabulary, which takes NFC)")
+    return byte_level_tokenizer(facts, name, compose=published_qwen), tuple(notes), assumed
+
+
+def _sentencepiece(facts: TokenizerFacts) -> tuple[Tokenizer, tuple[str, ...], bool]:
+    notes = ("tokenizer: a space is put in front of text, as llama's SentencePiece models do; the file does not say",)
+    return sentencepiece_tokenizer(facts), notes, True
+
+
+def _from_siblings(siblings: Siblings) -> TokenizerChoice:
+    path = siblings.tokenizer
+    assert path is not None
+    try:
+        backend = Tokenizer.from_str(read_text(path))
+    except TokenizerError:
+        raise
+    except Exception as problem:  # the library raises bare Exception for text that is no tokenizer
+        raise TokenizerError(f"{path} is no tokenizer: {problem}") from None
+    named, warnings = _named_tokens(siblings, backend)
+    source = f"{path.name} beside the file"
+    return TokenizerChoice(_wrapped(backend, **named), source, (), "", warnings)
+
+
+def _named_tokens(siblings: Siblings, backend: Tokenizer) -> tuple[dict[str, str], tuple[str, ...]]:
+    """bos, eos, pad and unk of tokenizer_config.json, as far as the tokenizer has them."""
+    if siblings.settings is None:
+        return {}, ("no tokenizer_config.json beside the file: which token ends an answer is not known",)
+    settings = read_object(siblings.settings)
+    named, warnings = {}, []
+    for name in _SPECIAL_NAMES:
+        value = settings.get(name)
+        text = value.get("content") if isinstance(value, dict) else value
+        if isinstance(text, str) and backend.token_to_id(text) is not None:
+            named[name] = text
+        elif text is not None:
+            warnings.append(f"{siblings.settings.name}: {name} {text!r} is no token of {siblings.tokenizer}; not used")
+    return named, tuple(warnings)
+
+
+def _same_vocabulary(tokenizer: PreTrainedTokenizerFast, facts: TokenizerFacts) -> bool:
+    return bool(tokenizer.get_vocab() == {text: number for number, text in facts.tokens.items()})
+
+
+def _take_special_tokens(tokenizer: PreTrainedTokenizerFast, facts: TokenizerFacts, architecture: str) -> None:
+    """The ids that the file names; published Qwen models pad with <|endoftext|>, which the file does not say."""
+    for name, number in (("bos_token", facts.bos_id), ("eos_token", facts.eos_id), ("pad_token", facts.pad_id)):
+        if number is not None:
+            setattr(tokenizer, name, facts.tokens[number])
+    end = "<|endoftext|>"
+    if facts.pad_id is None and architecture in ("qwen2", "qwen3") and end in facts.tokens.values():
+        tokenizer.pad_token = end
+
+
+def _wrapped(backend: Tokenizer, **named: str) -> PreTrainedTokenizerFast:
+    backend.no_truncation()
+    backend.no_padding()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **named)

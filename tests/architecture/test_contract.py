@@ -1,0 +1,116 @@
+"""Full shapes, both ways, before a weight is read; and each family's table against the `transformers` class itself."""
+
+import aprnb
+import pytest
+from aprnb.architecture import FAMILIES, Architecture, expected_tensors, parameter_count
+from aprnb.formats import TensorSource, write_apr
+from aprnb.formats.dtypes import BY_NAME, F32
+
+
+def spoiled(source, target, change):
+    """A copy of a real file after `change(name, entry)`, which gives a tensor's new entry or None to leave it out."""
+    checkpoint = aprnb.open(source)
+    tensors = []
+    for name, entry in checkpoint.tensors.items():
+        if entry.size_bytes:
+            tensors += change(TensorSource(name, entry.dtype, entry.shape, lambda n=name: checkpoint.raw(n)))
+    write_apr(target, checkpoint.metadata, tensors)
+    return aprnb.check(target)
+
+
+def test_a_missing_and_an_unexpected_tensor_are_named(pocket_qwen3, tmp_path):
+    gone, odd = "model.layers.1.mlp.up_proj.weight", "model.layers.1.mlp.odd.weight"
+    report = spoiled(
+        pocket_qwen3,
+        tmp_path / "x.apr",
+        lambda t: [TensorSource(odd, t.dtype, t.shape, t.load)] if t.name == gone else [t],
+    )
+    assert {(v.tensor, v.kind) for v in report.violations} == {(gone, "missing"), (odd, "unexpected")}
+    assert "[intermediate_size, hidden_size] = [384, 128]" in report.violations[0].expected
+
+
+def test_a_transposed_matrix_is_a_wrong_shape_although_its_count_is_right(pocket_qwen3, tmp_path):
+    name = "model.layers.2.mlp.down_proj.weight"
+    report = spoiled(
+        pocket_qwen3,
+        tmp_path / "x.apr",
+        lambda t: [TensorSource(t.name, t.dtype, t.shape[::-1], t.load)] if t.name == name else [t],
+    )
+    (violation,) = report.violations
+    assert (violation.tensor, violation.kind) == (name, "shape")
+    assert "[hidden_size, intermediate_size] = [128, 384]" in violation.expected
+    assert "[384, 128] (transposed)" in violation.found
+
+
+def test_an_integer_tensor_has_the_wrong_dtype(pocket_qwen3, tmp_path):
+    report = spoiled(
+        pocket_qwen3,
+        tmp_path / "x.apr",
+        lambda t: [TensorSource(t.name, BY_NAME["I32"], t.shape, lambda: bytes(512))] if t.name == "model.norm.weight" else [t],
+    )
+    assert [(v.tensor, v.kind, v.found) for v in report.violations] == [("model.norm.weight", "dtype", "I32")]
+
+
+def test_a_head_without_bytes_in_an_untied_model_lacks_its_extent(pocket_qwen3):
+    with pytest.raises(aprnb.AprnbError, match="tie_word_embeddings is True by lm_head.weight with 0 bytes, False by --set"):
+        aprnb.check(pocket_qwen3, overrides={"tie_word_embeddings": False})
+
+
+def test_the_error_names_ten_tensors_in_full_and_the_rest_by_name(pocket_qwen3, tmp_path):
+    report = spoiled(pocket_qwen3, tmp_path / "x.apr", lambda t: [] if "mlp" in t.name or "self_attn.q" in t.name else [t])
+    assert len(report.violations) == 15
+    with pytest.raises(aprnb.AprnbError) as caught:
+        report.raise_for_violations()
+    text = str(caught.value)
+    assert text.count("missing: expected") == 10
+    assert "and 5 more:" in text
+    assert all(violation.tensor in text for violation in report.violations)
+
+
+def small(family: str, size: int) -> Architecture:
+    heads, kv, head_dim = (4, 2, 16) if size == 1 else (6, 3, 32)
+    return Architecture(
+        model_type=family,
+        hidden_size=64 * size,
+        num_hidden_layers=1 + size,
+        num_attention_heads=heads,
+        num_key_value_heads=kv,
+        head_dim=head_dim,
+        intermediate_size=96 * size,
+        vocab_size=128 * size,
+        max_position_embeddings=256,
+        rope_theta=1e4,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=size == 2,
+        attention_bias=family == "qwen2" or (family in ("llama", "qwen3") and size == 2),
+        mlp_bias=family == "llama" and size == 2,
+        sliding_window=None,
+        rope_scaling=None,
+        hidden_act="silu",
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_familys_table_is_that_of_the_transformers_class(family, size):
+    import torch
+    from aprnb.model.build import model_class, model_config
+
+    architecture = small(family, size)
+    with torch.device("meta"):
+        built = model_class(architecture)(model_config(architecture))
+    expected = {name: tensor.shape for name, tensor in expected_tensors(architecture).items()}
+    assert {name: tuple(value.shape) for name, value in built.named_parameters()} == expected
+    assert sum(value.numel() for value in built.parameters()) == parameter_count(architecture)
+
+
+def test_no_torch_is_needed_for_a_verdict(pocket_qwen3):
+    import subprocess
+    import sys
+
+    program = f"import sys, aprnb; assert aprnb.check({str(pocket_qwen3)!r}).ok; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_f32_is_what_the_table_says():
+    assert F32.sizes_bytes((2, 3)) == (24,)

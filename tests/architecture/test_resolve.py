@@ -1,0 +1,118 @@
+"""Whose word counts: the architecture of every real file, and refusals that name the field and the way out."""
+
+import json
+from pathlib import Path
+
+import aprnb
+import pytest
+from aprnb.architecture import FAMILIES, resolve
+
+DATA = Path(__file__).parents[1] / "data"
+GREEN = [
+    *("pocket-qwen3 pocket-qwen3-fp16 pocket-qwen3-int8 pocket-qwen3-int4 pocket-qwen3-q4k pocket-qwen3-stream-q4k").split(),
+    *("pocket-qwen2 pocket-qwen2-int8 pocket-qwen2-int4 pocket-qwen2-q4k qwen3-untied qwen3-untied-sharded").split(),
+    *("llama llama-int8 llama-q4k gguf-qwen2-f16 gguf-qwen3-f16 gguf-llama-f16 gguf-llama-q4_0").split(),
+    *("gguf-llama-q4_0-preserve gguf-qwen2-q8_0-preserve").split(),
+]
+NEEDS_CONFIG = {
+    "pocket-qwen3-convert-fp16": ("qwen3", "rope_theta"),
+    "pocket-qwen3-convert-q4k": ("qwen3", "model_type is qwen2 by .*q_norm.*qwen3"),
+    "pocket-qwen2-convert-fp16": ("qwen2", "num_attention_heads.*rope_theta"),
+    "mistral": ("mistral", "sliding_window unsettled"),
+}
+
+
+def differences(architecture, truth):
+    return {key: (value, getattr(architecture, key)) for key, value in truth.items() if getattr(architecture, key) != value}
+
+
+@pytest.mark.parametrize("name", GREEN)
+def test_a_real_file_resolves_to_what_it_truly_is_and_its_contract_is_green(real, golden, name):
+    report = aprnb.check(real(name))
+    assert differences(report.architecture, golden(name)["true_architecture"]) == {}
+    assert report.ok
+    assert set(report.architecture.sources) == set(report.architecture.fields())
+
+
+@pytest.mark.parametrize("name", NEEDS_CONFIG)
+def test_a_file_that_leaves_the_forward_pass_open_is_refused_until_its_config_is_given(real, golden, sources, name):
+    source, message = NEEDS_CONFIG[name]
+    with pytest.raises(aprnb.AprnbError, match=f"(?s){message}.*--config") as caught:
+        aprnb.check(real(name))
+    assert caught.value.exit_code == 5
+    report = aprnb.check(real(name), config=sources / source / "config.json")
+    assert report.ok
+    assert differences(report.architecture, golden(name)["true_architecture"]) == {}
+
+
+def test_a_config_of_another_model_is_refused(real, sources):
+    with pytest.raises(aprnb.AprnbError, match="hidden_size is 128 by .*256 by config.json"):
+        aprnb.check(real("pocket-qwen3-convert-q4k"), config=sources / "qwen3-untied" / "config.json")
+
+
+def test_a_sibling_config_that_does_not_fit_is_set_aside_with_a_warning(pocket_qwen3, sources, tmp_path):
+    for source, word in (("qwen2", "another model"), ("qwen3", None)):
+        (tmp_path / "m.apr").write_bytes(pocket_qwen3.read_bytes())
+        (tmp_path / "config.json").write_text((sources / source / "config.json").read_text())
+        architecture = aprnb.open(tmp_path / "m.apr").architecture
+        assert architecture.hidden_size == 128
+        assert (word is None) or any(word in warning for warning in architecture.warnings)
+    assert architecture.sources["rope_theta"] == "config.json rope_theta"
+
+
+def test_what_a_person_sets_wins_over_metadata_with_a_warning_and_never_over_shapes(pocket_qwen3):
+    checkpoint = aprnb.open(pocket_qwen3)
+    architecture = resolve(checkpoint, overrides={"rope_theta": "5e5"})
+    assert (architecture.rope_theta, architecture.sources["rope_theta"]) == (500000.0, "--set rope_theta")
+    assert "rope_theta is 500000.0 by --set rope_theta, 1000000.0 by metadata rope_theta" in architecture.warnings
+    with pytest.raises(aprnb.AprnbError, match="num_hidden_layers is 3 by layers in the tensor index, 2 by --set"):
+        resolve(checkpoint, overrides={"num_hidden_layers": 2})
+    with pytest.raises(aprnb.AprnbError, match="did you mean rope_theta"):
+        resolve(checkpoint, overrides={"rope_thetta": 1})
+
+
+@pytest.mark.parametrize(("name", "family"), [("gemma", "gemma"), ("gpt2", "gpt2")])
+def test_a_family_that_cannot_be_built_is_refused_by_name_with_those_that_can(real, name, family):
+    with pytest.raises(aprnb.AprnbError, match=f"family '{family}'.*{', '.join(FAMILIES)}") as caught:
+        aprnb.check(real(name))
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize(("name", "word"), [("slice_model", "bert"), ("golden_v2", "no transformer")])
+def test_what_is_no_causal_language_model_is_refused_by_name(foreign, name, word):
+    with pytest.raises(aprnb.AprnbError, match=word):
+        aprnb.check(foreign / f"{name}.apr")
+
+
+def test_the_head_is_found_where_the_file_lies_about_it(real):
+    assert aprnb.open(real("pocket-qwen2")).architecture.tie_word_embeddings is False
+    assert any("flag is wrong" in warning for warning in aprnb.open(real("pocket-qwen2")).architecture.warnings)
+    report = aprnb.check(real("gguf-llama-q4_0"))
+    assert report.weights["lm_head.weight"] == "output.weight"
+
+
+@pytest.mark.parametrize(("key", "value"), [("hidden_size", "128"), ("num_heads", -4), ("rope_theta", True), ("num_layers", 3.5)])
+def test_metadata_of_the_wrong_type_is_named(pocket_qwen3, tmp_path, key, value):
+    from aprnb.formats import TensorSource, write_apr
+
+    checkpoint = aprnb.open(pocket_qwen3)
+    tensors = [
+        TensorSource(n, e.dtype, e.shape, lambda n=n: checkpoint.raw(n)) for n, e in checkpoint.tensors.items() if e.size_bytes
+    ]
+    write_apr(tmp_path / "m.apr", {**checkpoint.metadata, key: value}, tensors)
+    with pytest.raises(aprnb.AprnbError, match=f"metadata {key} is"):
+        aprnb.check(tmp_path / "m.apr")
+
+
+def test_llama_with_many_positions_and_no_word_on_scaling_is_unsettled(real):
+    with pytest.raises(aprnb.AprnbError, match="rope_scaling unsettled.*\n.*--set rope_scaling=VALUE"):
+        resolve(aprnb.open(real("llama-q4k")), overrides={"max_position_embeddings": 131072})
+    settled = resolve(aprnb.open(real("llama-q4k")), overrides={"max_position_embeddings": 131072, "rope_scaling": "none"})
+    assert settled.rope_scaling is None
+
+
+def test_assumed_rules_are_listed(pocket_qwen3):
+    architecture = aprnb.open(pocket_qwen3).architecture
+    assert architecture.sources["sliding_window"] == "rule of the qwen3 family (assumed)"
+    assert any(text.startswith("sliding_window = None") for text in architecture.assumptions)
+    assert json.dumps(architecture.to_json())

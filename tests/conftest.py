@@ -1,0 +1,90 @@
+"""Where the tests find real things: the shipped checkpoint, the real `apr` tool, the folder of fixtures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def pocket_qwen3() -> Path:
+    """The checkpoint that comes with the repository: 3 layers, hidden 128, tied, BF16, trained."""
+    return ROOT / "notebooks" / "pocket-qwen3.apr"
+
+
+@pytest.fixture(scope="session")
+def apr_binary() -> Path:
+    """The real `apr` tool, from APR_BIN or PATH."""
+    named = os.environ.get("APR_BIN")
+    if named:
+        path = Path(named)
+        assert path.is_file(), f"APR_BIN={named} is no file"
+        return path
+    found = shutil.which("apr")
+    if found is None:
+        pytest.skip("the real apr tool is not here: set APR_BIN or put apr on PATH")
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
+def fixtures_folder() -> Path:
+    """Folder of `.apr` files written by the real tool, with their golden values."""
+    named = os.environ.get("APRNB_FIXTURES")
+    if not named:
+        pytest.skip("the folder of real .apr fixtures is not here: set APRNB_FIXTURES")
+    path = Path(named)
+    assert path.is_dir(), f"APRNB_FIXTURES={named} is no folder"
+    return path
+
+
+DATA = Path(__file__).parent / "data"
+LARGER = Path(os.environ["APRNB_FIXTURES"]) if os.environ.get("APRNB_FIXTURES") else None
+"""A folder that holds the real files which are too large to ship."""
+
+
+def real_file(name: str) -> Path:
+    """A `.apr` file written by the real tool: shipped with the tests, or from the folder of all of them."""
+    places = [DATA / "real" / f"{name}.apr", ROOT / "notebooks" / f"{name}.apr"]
+    places += [LARGER / f"{name}.apr"] if LARGER else []
+    for place in places:
+        if place.is_file():
+            return place
+    pytest.skip(f"{name}.apr is too large to ship: set APRNB_FIXTURES to a folder that holds it")
+
+
+@pytest.fixture(scope="session")
+def real() -> Callable[[str], Path]:
+    """`real("llama-q4k")` is the path of that file."""
+    return real_file
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, Any]]:
+    """`golden("llama-q4k")` is what is true about that file."""
+    return lambda name: json.loads((DATA / "real" / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def sources() -> Path:
+    """Configs, tokenizers, reference logits and answers of the models behind the real files."""
+    return DATA / "sources"
+
+
+@pytest.fixture(scope="session")
+def foreign() -> Path:
+    """Old and foreign files."""
+    return DATA / "foreign"

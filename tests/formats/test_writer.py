@@ -1,0 +1,89 @@
+"""What we write: byte-identical to the tool's golden file, whole or not there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import aprnb
+import numpy as np
+import pytest
+from aprnb.formats import TensorSource, write_apr
+from aprnb.formats.blocks import encode
+from aprnb.formats.dtypes import BY_NAME, F32
+
+
+def rewrite(source: Path, target: Path, **options) -> None:
+    checkpoint = aprnb.open(source)
+    tensors = [TensorSource(n, e.dtype, e.shape, lambda n=n: checkpoint.raw(n)) for n, e in checkpoint.tensors.items()]
+    write_apr(target, checkpoint.metadata, tensors, **options)
+
+
+@pytest.mark.parametrize("name", ["golden_v2_skip_none", "golden_v2"])
+def test_the_golden_files_come_out_byte_for_byte(foreign, tmp_path, name):
+    rewrite(foreign / f"{name}.apr", tmp_path / "out.apr")
+    assert (tmp_path / "out.apr").read_bytes() == (foreign / f"{name}.apr").read_bytes()
+
+
+def test_equal_input_gives_equal_bytes_in_any_order(tmp_path):
+    one = TensorSource("b", F32, (2,), lambda: bytes(8))
+    two = TensorSource("a", F32, (1,), lambda: bytes(4))
+    write_apr(tmp_path / "1.apr", {"z": 1, "model_type": "m", "a": 2}, [one, two])
+    write_apr(tmp_path / "2.apr", {"a": 2, "model_type": "m", "z": 1}, [two, one])
+    assert (tmp_path / "1.apr").read_bytes() == (tmp_path / "2.apr").read_bytes()
+    assert aprnb.open(tmp_path / "1.apr", verify=True).footer_checksum == "ok"
+
+
+def test_nothing_is_overwritten_without_force(tmp_path):
+    target = tmp_path / "x.apr"
+    target.write_bytes(b"precious")
+    with pytest.raises(aprnb.AprnbError, match="exists") as caught:
+        write_apr(target, {}, [])
+    assert caught.value.exit_code == 2
+    assert target.read_bytes() == b"precious"
+    write_apr(target, {}, [TensorSource("a", F32, (1,), lambda: bytes(4))], force=True)
+    assert aprnb.open(target)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(aprnb.AprnbError, match="no folder") as caught:
+        write_apr(tmp_path / "no" / "x.apr", {}, [])
+    assert caught.value.exit_code == 3
+
+
+def test_a_failure_half_way_leaves_nothing_behind(tmp_path):
+    def fail() -> bytes:
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError):
+        write_apr(tmp_path / "x.apr", {}, [TensorSource("a", F32, (1,), lambda: bytes(4)), TensorSource("b", F32, (1,), fail)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_space_left_is_said_and_leaves_nothing(tmp_path):
+    """The kernel's own refusal: a process that may not write files beyond 64 KiB."""
+    program = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from aprnb.formats import TensorSource, write_apr; from aprnb.formats.dtypes import F32\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
+        "try: write_apr(Path(sys.argv[1]), {}, [TensorSource('a', F32, (1 << 20,), lambda: bytes(4 << 20))])\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program, str(tmp_path / "x.apr")], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("OutputError no space left to write")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_tensor_of_the_wrong_size_is_refused(tmp_path):
+    with pytest.raises(aprnb.AprnbError, match="gave 3 bytes; expected 4"):
+        write_apr(tmp_path / "x.apr", {}, [TensorSource("a", F32, (1,), lambda: bytes(3))])
+
+
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16"])
+def test_float_encoders_round_to_nearest_even_like_torch(name):
+    import torch
+
+    dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[name]
+    values = np.random.default_rng(0).standard_normal(4096).astype(np.float32) * np.float32(3e-3)
+    expected = torch.from_numpy(values).to(dtype).view(torch.int32 if name == "F32" else torch.int16).numpy().tobytes()
+    assert encode(values, BY_NAME[name]) == expected
