@@ -38,6 +38,8 @@ class Architecture:
     sources: Mapping[str, str] = field(repr=False, compare=False, default_factory=dict)
     assumptions: tuple[str, ...] = field(repr=False, compare=False, default=())
     warnings: tuple[str, ...] = field(repr=False, compare=False, default=())
+    superseded: tuple[str, ...] = field(repr=False, compare=False, default=())
+    """Tensors of the file that another one replaces: a copy of the embedding beside the true head."""
 
     @property
     def family(self) -> Family:
@@ -52,7 +54,7 @@ class Architecture:
 
 
 FIELDS: tuple[str, ...] = tuple(
-    name for name in Architecture.__dataclass_fields__ if name not in ("sources", "assumptions", "warnings")
+    name for name, entry in Architecture.__dataclass_fields__.items() if entry.compare
 )
 
 

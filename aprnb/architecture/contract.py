@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aprnb.architecture.architecture import Architecture, ExpectedTensor, expected_tensors
-from aprnb.architecture.head import find_head
 from aprnb.architecture.names import canonical_name
 from aprnb.architecture.resolve import resolve
 from aprnb.display.bundle import Displayed
@@ -134,12 +133,11 @@ def _assign(
     checkpoint: Checkpoint, architecture: Architecture, expected: Mapping[str, ExpectedTensor]
 ) -> tuple[dict[str, str], list[str]]:
     """Model name → file name, and the file's tensors that play no part."""
-    head = find_head(checkpoint)
     weights: dict[str, str] = {}
     surplus = []
     for name in checkpoint.tensors:
         canonical = canonical_name(name, architecture.family)
-        if name in head.ignored or (canonical == "lm_head.weight" and canonical not in expected):
+        if name in architecture.superseded or (canonical == "lm_head.weight" and canonical not in expected):
             continue
         if canonical in expected and canonical not in weights:
             weights[canonical] = name

@@ -7,6 +7,7 @@ its own, a copy of the embedding named `lm_head.weight` beside the true `output.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from aprnb.errors import ArchitectureError
 from aprnb.formats import Checkpoint
@@ -45,7 +46,7 @@ def find_head(checkpoint: Checkpoint) -> Head:
 
 def _of_two(checkpoint: Checkpoint, embedding: str) -> Head:
     copy = "lm_head.weight"
-    if not (_same_bytes(checkpoint, copy, embedding) or _same_bytes(checkpoint, copy, "output.weight")):
+    if "different" == _likeness(checkpoint, copy, embedding) == _likeness(checkpoint, copy, "output.weight"):
         raise ArchitectureError(
             "two heads that differ: output.weight and lm_head.weight",
             where=str(checkpoint.path),
@@ -62,30 +63,29 @@ def _compared(checkpoint: Checkpoint, head: str, embedding: str) -> Head:
         return Head(head, False, "metadata tied_embeddings")
     if checkpoint.tensors[head].dtype != checkpoint.tensors[embedding].dtype:
         return Head(head, None, f"{head} has a dtype of its own", default=False)
-    if not _same_bytes(checkpoint, head, embedding):
+    likeness = _likeness(checkpoint, head, embedding)
+    if likeness == "different":
         lie = ("metadata tied_embeddings is true, but the head's bytes differ: the flag is wrong",) if flag else ()
         return Head(head, False, f"bytes of {head} differ from {embedding}", warnings=lie)
     if flag is True:
         return Head(head, True, f"metadata tied_embeddings, and {head} equals {embedding}")
-    empty = _all_zero(checkpoint, head)
-    return Head(head, None, f"{head} {'is all zero' if empty else f'equals {embedding}'}", default=not empty)
+    if likeness == "zero":
+        return Head(head, None, f"{head} is all zero", default=False)
+    return Head(head, None, f"{head} equals {embedding}")
 
 
-def _same_bytes(checkpoint: Checkpoint, first: str, second: str) -> bool:
+def _likeness(checkpoint: Checkpoint, first: str, second: str) -> Literal["different", "equal", "zero"]:
+    """Two tensors byte by byte, up to the first difference; equal ones that hold nothing but zeros prove nothing."""
     one, other = checkpoint.tensors[first], checkpoint.tensors[second]
     if (one.dtype, one.shape, one.size_bytes) != (other.dtype, other.shape, other.size_bytes):
-        return False
+        return "different"
+    if checkpoint.is_hole(first) and checkpoint.is_hole(second):
+        return "zero"
+    zeros, empty = bytes(_CHUNK_BYTES), True
     for start in range(0, one.size_bytes, _CHUNK_BYTES):
         size = min(_CHUNK_BYTES, one.size_bytes - start)
-        if checkpoint.read_part(first, start, size) != checkpoint.read_part(second, start, size):
-            return False
-    return True
-
-
-def _all_zero(checkpoint: Checkpoint, name: str) -> bool:
-    size_bytes = checkpoint.tensors[name].size_bytes
-    for start in range(0, size_bytes, _CHUNK_BYTES):
-        size = min(_CHUNK_BYTES, size_bytes - start)
-        if checkpoint.read_part(name, start, size).count(0) != size:
-            return False
-    return True
+        part = checkpoint.read_part(first, start, size)
+        if part != checkpoint.read_part(second, start, size):
+            return "different"
+        empty = empty and part == zeros[:size]
+    return "zero" if empty else "equal"

@@ -58,10 +58,12 @@ class _Settlement:
         self.conflicts: list[str] = []
         self.open: list[str] = []
         self.head_default: tuple[bool, str] | None = None
+        self.superseded: tuple[str, ...] = ()
 
     def settle_head(self, checkpoint: Checkpoint) -> None:
         head = find_head(checkpoint)
         self.warnings += head.warnings
+        self.superseded = head.ignored
         if head.tied is None:
             self.head_default = (head.default, head.source)
         else:
@@ -129,6 +131,7 @@ class _Settlement:
             sources=MappingProxyType(self.sources),
             assumptions=tuple(self.assumptions),
             warnings=tuple(self.warnings),
+            superseded=self.superseded,
         )
 
 

@@ -40,7 +40,9 @@ def curve_words(steps: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str,
     if not steps:
         return "training curve without steps"
     words = f"training loss from {steps[0]['loss']:.4f} to {steps[-1]['loss']:.4f} over {len(steps)} steps"
-    return words + (f"; held-out loss from {evals[0]['eval_loss']:.4f} to {evals[-1]['eval_loss']:.4f}" if evals else "")
+    return words + (
+        f"; held-out loss from {evals[0]['eval_loss']:.4f} to {evals[-1]['eval_loss']:.4f}" if evals else ""
+    )
 
 
 def _draw_losses(axes: Axes, steps: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]]) -> None:

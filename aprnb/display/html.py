@@ -26,7 +26,6 @@ from aprnb.display.document import (
     Table,
     cell_text,
     rows_shown,
-    visible,
     visible_lines,
 )
 
@@ -35,6 +34,8 @@ _ROW_LIMIT = 400
 _STATUS_COLOURS: dict[Status, str] = {"ok": "#2e8b57", "warning": "#b7791f", "failed": "#d64545"}
 _MESSAGE_COLOURS = {"warning": "#b7791f", "error": "#d64545", "assumption": "#6b7fd7"}
 _LINE = "1px solid #8886"
+# Notebooks give tables a fixed layout, which lets long names run into their neighbours.
+_TABLE = "border-collapse: collapse; table-layout: auto; width: auto"
 _MONO = "font-family: monospace"
 _CELL = f"padding: 2px 10px; border: 0; border-bottom: {_LINE}; vertical-align: top; white-space: nowrap"
 _NUMBER = "text-align: right; font-variant-numeric: tabular-nums"
@@ -54,7 +55,8 @@ def to_html(document: Document, table_html: Callable[[Table], str] | None = None
         head += f' &nbsp;<span class="aprnb-status"><b style="color: {colour}">{sign}</b> {word}</span>'
     body = "\n".join(_block_html(block, table_html or static_table) for block in document.blocks)
     style = f"border-left: 3px solid {colour}; padding: 2px 0 2px 14px; margin: 4px 0; line-height: 1.5"
-    return f'<div class="aprnb-document" style="{style}">\n<p class="aprnb-title" style="margin: 0 0 6px">{head}</p>\n{body}\n</div>'
+    title = f'<p class="aprnb-title" style="margin: 0 0 6px">{head}</p>'
+    return f'<div class="aprnb-document" style="{style}">\n{title}\n{body}\n</div>'
 
 
 def _block_html(block: Block, table_html: Callable[[Table], str]) -> str:
@@ -78,13 +80,15 @@ def _block_html(block: Block, table_html: Callable[[Table], str]) -> str:
 
 def _fields_html(rows: tuple[tuple[str, Cell, str], ...]) -> str:
     cell = "padding: 1px 18px 1px 0; border: 0; text-align: left; vertical-align: top"
+    quiet = f"{cell}; opacity: 0.75"
     lines = "\n".join(
-        f'<tr style="background: none"><th scope="row" style="{cell}; font-weight: normal; opacity: 0.75">{escaped(name)}</th>'
+        f'<tr style="background: none"><th scope="row" style="{quiet}; font-weight: normal">{escaped(name)}</th>'
         f'<td style="{cell}; {_MONO}">{escaped(cell_text(value))}</td>'
-        f'<td style="{cell}; opacity: 0.75">{escaped(note)}</td></tr>'
+        f'<td style="{quiet}">{escaped(note)}</td></tr>'
         for name, value, note in rows
     )
-    return f'<table class="aprnb-fields" style="border-collapse: collapse; margin: 4px 0">\n<tbody>\n{lines}\n</tbody>\n</table>'
+    style = f"{_TABLE}; margin: 4px 0"
+    return f'<table class="aprnb-fields" style="{style}">\n<tbody>\n{lines}\n</tbody>\n</table>'
 
 
 def _messages_html(kind: str, items: tuple[str, ...]) -> str:
@@ -99,21 +103,24 @@ def static_table(table: Table, row_limit: int | None = _ROW_LIMIT, table_id: str
     With `table_id` the table can be found by a script; without, equal tables give equal HTML.
     """
     rows, hidden = rows_shown(table, row_limit)
-    heads = "".join(f'<th scope="col" style="{_cell_style(column)}">{escaped(column.name)}</th>' for column in table.columns)
+    heads = "".join(
+        f'<th scope="col" style="{_cell_style(column)}">{escaped(column.name)}</th>' for column in table.columns
+    )
     lines = "\n".join(f"<tr>{_row_html(table.columns, row)}</tr>" for row in rows)
     count = f"{len(rows) + hidden:,} rows" + (f", {hidden:,} of them not shown" if hidden else "")
+    caption = f"{escaped(table.title)}: {count}"
     identity = f' id="{table_id}"' if table_id else ""
     return (
         f'<p class="aprnb-heading" style="margin: 8px 0 2px"><strong>{escaped(table.title)}</strong></p>\n'
-        f'<table class="aprnb-table"{identity} style="border-collapse: collapse; margin: 0 0 6px">\n'
-        f'<caption style="caption-side: bottom; text-align: left; opacity: 0.75">{escaped(table.title)}: {count}</caption>\n'
+        f'<table class="aprnb-table"{identity} style="{_TABLE}; margin: 0 0 6px">\n'
+        f'<caption style="caption-side: bottom; text-align: left; opacity: 0.75">{caption}</caption>\n'
         f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
     )
 
 
 def _row_html(columns: tuple[Column, ...], row: tuple[Cell, ...]) -> str:
     return "".join(
-        f"<td{_sort_key(value)} style=\"{_cell_style(column)}{'' if isinstance(value, str) else '; ' + _NUMBER}\">"
+        f'<td{_sort_key(value)} style="{_cell_style(column)}{"" if isinstance(value, str) else "; " + _NUMBER}">'
         f"{escaped(cell_text(value))}</td>"
         for column, value in zip(columns, row, strict=True)
     )
@@ -126,5 +133,3 @@ def _sort_key(value: Cell) -> str:
 
 def _cell_style(column: Column) -> str:
     return f"{_CELL}; text-align: {column.align}"
-
-

@@ -27,7 +27,7 @@ def attach(model: Any, recipe: Recipe) -> Any:
     names = recipe.target_modules
     config = LoraConfig(
         r=recipe.rank,
-        lora_alpha=recipe.scale,
+        lora_alpha=recipe.scale,  # type: ignore[arg-type]  # PEFT takes any number
         lora_dropout=recipe.lora_dropout,
         target_modules=names if isinstance(names, str) else list(names),
         bias="none",
@@ -45,21 +45,22 @@ def prepare_full(model: nn.Module) -> nn.Module:
 
 
 def check_targets(model: Any, target_modules: str | tuple[str, ...]) -> None:
+    """Raises UsageProblem for a name that no linear module of the layers has; the head takes no adapter."""
     if isinstance(target_modules, str):
         return
     head = model.get_output_embeddings()
-    linears = {name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module) and module is not head}
+    linears = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
     for name in target_modules:
         if name not in linears:
             found = f"--target-modules {name}{closest(name, linears)}"
             raise UsageProblem(found, expected="some of " + ", ".join(sorted(linears)))
 
 
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear)
-
-
-def adapted_layers(model: nn.Module) -> dict[str, nn.Module]:
+def adapted_layers(model: nn.Module) -> dict[str, Any]:
     """The modules that carry LoRA matrices, by name."""
     from peft.tuners.lora import LoraLayer
 
@@ -83,7 +84,7 @@ def save_adapter(model: Any, folder: Path, base: Path, *, force: bool = False) -
 def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     """`model` wrapped by PEFT with the adapter in `folder`.
 
-    Raises FileMissing without one and UsageProblem where a tensor has no place or a place no tensor, which PEFT passes over.
+    Raises FileMissing without one, and UsageProblem where a tensor has no place or a place no tensor: PEFT would go on.
     """
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -94,11 +95,12 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     config = LoraConfig.from_pretrained(str(folder))
     config.inference_mode = not trainable
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=True)
-    result = set_peft_model_state_dict(wrapped, load_file(folder / WEIGHTS_NAME))
+    result: Any = set_peft_model_state_dict(wrapped, load_file(folder / WEIGHTS_NAME))
     missing = [name for name in result.missing_keys if ".lora_" in name]
     if missing or result.unexpected_keys:
         odd = (missing + list(result.unexpected_keys))[0]
-        raise UsageProblem(f"the adapter in {folder} does not fit the model: {odd}", expected="the same tensors in both")
+        found = f"the adapter in {folder} does not fit the model: {odd}"
+        raise UsageProblem(found, expected="the same tensors in both")
     return wrapped
 
 

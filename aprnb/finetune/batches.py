@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from aprnb.errors import TrainingError
-from aprnb.finetune.data import Examples
 from aprnb.finetune.events import Notice
+from aprnb.finetune.examples import Examples
 from aprnb.finetune.loss import answer_loss
 from aprnb.finetune.packing import pack
 from aprnb.finetune.state import capture_random, restore_random
@@ -40,10 +40,10 @@ class Batches:
     ) -> Generator[Notice, None, Accumulated | None]:
         """Adds up the gradients of one optimizer step; returns `Accumulated`, or None where `stopped()` turned true.
 
-        The loss is divided by the labelled tokens of the whole step, so that any cut into micro-batches is the same step.
+        The loss is divided by the labelled tokens of the whole step: any cut into micro-batches is the same step.
         Out of memory, the step starts again with micro-batches of half the size, and a Notice says so.
         """
-        lengths = [len(example.input_ids) for example in examples.examples]
+        lengths = examples.lengths
         labelled = planned_labels(examples, micro_batches)
         random = capture_random(self._device)
         while True:
@@ -59,8 +59,11 @@ class Batches:
     def evaluate(
         self, examples: Examples, micro_batches: Sequence[Indices] | None = None
     ) -> Generator[Notice, None, float]:
-        """Returns the mean loss over the labelled tokens of `examples` (or of some): no gradients, evaluation mode, then back."""
-        lengths = [len(example.input_ids) for example in examples.examples]
+        """Returns the mean loss over the labelled tokens of `examples`, or of those in `micro_batches`.
+
+        Without gradients, in evaluation mode; the model is in its former mode afterwards.
+        """
+        lengths = examples.lengths
         chosen = micro_batches or [tuple(range(len(lengths)))]
         was_training = self._model.training
         self._model.eval()
@@ -77,7 +80,7 @@ class Batches:
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        """16-bit computing where the recipe has it: float32 adapters then multiply in 16 bits, without copies of inputs."""
+        """16-bit computing where the recipe has it: float32 adapters then multiply in 16 bits, without copies."""
         from peft.helpers import disable_input_dtype_casting
 
         with ExitStack() as stack:
@@ -87,7 +90,7 @@ class Batches:
             yield
 
     def row(self, examples: Examples, indices: Indices) -> tuple[Tensor, Tensor, Tensor]:
-        """`input_ids`, `position_ids` and the labelled tokens of one packed row, each [T], on the device."""
+        """`input_ids`, `position_ids` and the labels' mask of one packed row, each [T], on the device."""
         packed = pack(examples.examples, indices)
         arrays = packed.input_ids.astype(np.int64), packed.position_ids.astype(np.int64), packed.labels_mask
         ids, positions, labelled = (torch.from_numpy(np.ascontiguousarray(array)).to(self._device) for array in arrays)

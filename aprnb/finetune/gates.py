@@ -21,12 +21,12 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def disable_cpu_repacking(model: nn.Module) -> int:
     """Switches off bitsandbytes' repacking for AVX-512 BF16 in each 4-bit layer; returns how many there are.
 
-    In evaluation mode it rewrites the weights for a kernel without gradients and never writes them back, so that after one
-    evaluation the base passes no gradient on for the rest of the run.
+    In evaluation mode it rewrites the weights for a kernel without gradients and never writes them back: after one
+    evaluation the base would pass no gradient on for the rest of the run.
     """
-    layers = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
     for layer in layers:
-        layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+        layer.support_avx512bf16_for_cpu = False
     return len(layers)
 
 
@@ -89,7 +89,7 @@ def watched_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
     adapters = {
         f"{name}.lora_B.{key}": part.weight
         for name, layer in adapted_layers(model).items()
-        for key, part in layer.lora_B.items()  # type: ignore[union-attr,operator]
+        for key, part in layer.lora_B.items()
     }
     if adapters:
         return adapters
@@ -115,8 +115,8 @@ def targets_must_move(model: nn.Module) -> Iterator[None]:
 def frozen_fingerprint(model: nn.Module) -> str:
     """SHA-256 over everything that must not change: parameters without gradient and the scales of quantised ones.
 
-    Of each tensor: name, dtype, shape, the sum of all its bit patterns as integers (any single change shows), and up to
-    65,536 of its elements, evenly spaced; small tensors enter whole. So 8 billion weights are read once, on their device.
+    Of each tensor: name, dtype, shape, the sum of all its bit patterns as integers (any single change shows), and
+    at least 65,536 of its elements, evenly spaced (small tensors whole). Weights are read once, where they are.
     """
     digest = hashlib.sha256()
     for name, tensor in _frozen_tensors(model):
@@ -127,10 +127,10 @@ def frozen_fingerprint(model: nn.Module) -> str:
 
 
 def check_frozen(before: str, after: str) -> None:
+    """The fingerprints from before and after the run are equal."""
     if before != after:
-        raise GateError(
-            "the frozen base changed during the run", expected="only adapters to change", action="do not use this output"
-        )  # fmt: skip
+        found = "the frozen base changed during the run"
+        raise GateError(found, expected="only adapters to change", action="do not use this output")
 
 
 def _frozen_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

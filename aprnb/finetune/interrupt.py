@@ -34,14 +34,16 @@ class Interrupt:
             self._installed = True
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._installed:
-            # A handler that C code had installed cannot be handed back by Python; SIGINT then raises, its usual meaning.
+            # A handler that C code had installed (None) cannot be handed back; SIGINT then raises, its usual meaning.
             previous = signal.default_int_handler if self._previous is None else self._previous
             signal.signal(signal.SIGINT, previous)
             self._installed = False
 
-    def _on_press(self, number: int, frame: FrameType | None) -> None:
+    def _on_press(self, _number: int, _frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.request()

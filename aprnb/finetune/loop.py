@@ -1,17 +1,17 @@
 """The training loop: one generator of events that never knows who listens.
 
-    train(model, examples, held_out, schedule, recipe, *, device, identity, state=None, interrupt=None, save=None)
-        -> Iterator[Event]
+train(model, examples, held_out, schedule, recipe, *, device, identity, state=None, interrupt=None, save=None)
+    -> Iterator[Event]
 
-    model      from `adapter.attach` (lora, qlora) or `adapter.prepare_full`, already on `device`
-    examples   the training rows as `data.Examples`; `schedule` (`packing.Schedule`) holds indices into them
-    held_out   the rows to evaluate on, or None
-    recipe     settled by `plan.settle`: nothing that the loop uses is None or "auto"
-    identity   `state.Identity` of recipe, data and base
-    state      from `state.load_state`, to go on after its step
-    interrupt  an entered `interrupt.Interrupt`
-    save       writes a `RunState` and returns its path; called at each evaluation, at the end, when the run is
-               interrupted and before it fails on a loss that is no number
+model      from `adapter.attach` (lora, qlora) or `adapter.prepare_full`, already on `device`
+examples   the training rows as `data.Examples`; `schedule` (`packing.Schedule`) holds indices into them
+held_out   the rows to evaluate on, or None
+recipe     settled by `plan.settle`: nothing that the loop uses is None or "auto"
+identity   `state.Identity` of recipe, data and base
+state      from `state.load_state`, to go on after its step
+interrupt  an entered `interrupt.Interrupt`
+save       writes a `RunState` and returns its path; called at each evaluation, at the end, when the run is
+           interrupted and before it fails on a loss that is no number
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from torch import Tensor, nn
 
 from aprnb.errors import TrainingError
 from aprnb.finetune import gates
-from aprnb.finetune.batches import Batches, planned_labels
+from aprnb.finetune.adapter import adapted_layers
+from aprnb.finetune.batches import Batches
 from aprnb.finetune.clock import Clock
-from aprnb.finetune.data import Examples
 from aprnb.finetune.device import memory_in_use
 from aprnb.finetune.events import EvalEvent, Event, Finished, Notice, Saved, StepEvent, to_metrics_row
+from aprnb.finetune.examples import Examples
 from aprnb.finetune.interrupt import Interrupt
 from aprnb.finetune.loss import causal_model
 from aprnb.finetune.optimizer import build_optimizer, learning_rate, set_learning_rate
@@ -41,6 +42,7 @@ from aprnb.finetune.state import Identity, RunState, capture_random, restore, tr
 
 T = TypeVar("T")
 E = TypeVar("E", StepEvent, EvalEvent)
+_PROBE_TOKENS = 64
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -59,8 +61,8 @@ def train(
 ) -> Iterator[Event]:
     """Trains `model` in place and tells what happens; the last event is `Finished`.
 
-    Seeds torch from the recipe at the start. Raises GateError where a check fails and TrainingError where training cannot
-    go on; the state after the last good step is saved before.
+    Seeds torch from the recipe at the start. Raises GateError where a check fails and TrainingError where training
+    cannot go on; the state after the last good step is saved before.
     """
     torch.manual_seed(recipe.seed)
     run = Training(model, examples, schedule, recipe, device, identity, save)
@@ -113,12 +115,12 @@ class Training:
         self._random: Mapping[str, Tensor] = capture_random(device)
 
     def check_start(self, held_out: Examples | None) -> Iterator[Event]:
-        """Before the first step: a fresh adapter changes nothing, and the base is better than guessing on these rows."""
+        """Before step 1: a fresh adapter changes nothing, and the base is better than guessing on these rows."""
         first = self._schedule.steps[0].micro_batches
         self.model.eval()
-        if gates.adapted_layers(self.model):
+        if adapted_layers(self.model):
             with self._batches.precision():
-                gates.check_adapter_is_neutral(self.model, *self._batches.row(self._examples, first[0][:1])[:2])
+                gates.check_adapter_is_neutral(self.model, *self._probe())
         self.model.train()
         probe, micro_batches = (held_out, None) if held_out else (self._examples, first)
         loss = yield from self._batches.evaluate(probe, micro_batches)
@@ -127,6 +129,12 @@ class Training:
             yield Notice("warning", warning)
         if held_out:
             yield self._noted(EvalEvent(0, loss))
+
+    def _probe(self) -> tuple[Tensor, Tensor]:
+        """The beginning of the first row: enough to see an adapter, few enough for a full matrix of logits."""
+        first = self._schedule.steps[0].micro_batches[0][:1]
+        ids, positions, _ = self._batches.row(self._examples, first)
+        return ids[:_PROBE_TOKENS], positions[:_PROBE_TOKENS]
 
     def go_on_from(self, state: RunState) -> Notice:
         """Puts the saved state in place."""
@@ -137,14 +145,14 @@ class Training:
 
     def take_step(self, step: int, interrupt: Interrupt | None) -> Generator[Event, None, StepEvent | None]:
         """One optimizer step; returns its StepEvent, or None where a person stopped it before its end."""
-        micro_batches = self._schedule.steps[step - 1].micro_batches
+        planned = self._schedule.steps[step - 1]
         recipe, optimizer = self.recipe, self._optimizer
         rate = learning_rate(step, self.steps, required(recipe.learning_rate), recipe.warmup_ratio)
         set_learning_rate(optimizer, rate)
         self._clock.start_step()
 
         result = yield from self._batches.accumulate(
-            self._examples, micro_batches, lambda: interrupt is not None and interrupt.requested
+            self._examples, planned.micro_batches, lambda: interrupt is not None and interrupt.requested
         )
         if result is None:
             return None
@@ -152,7 +160,7 @@ class Training:
         grad_norm = float(nn.utils.clip_grad_norm_(weights, recipe.max_grad_norm))
 
         yield from self._check_finite(step, result.loss, grad_norm)
-        gates.check_labelled(step, result.labelled_tokens, planned_labels(self._examples, micro_batches))
+        gates.check_labelled(step, result.labelled_tokens, planned.labelled_tokens)
         with gates.targets_must_move(self.model) if step == 1 else nullcontext():
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -216,14 +224,17 @@ def evaluation_steps(steps: int, every: int | None) -> frozenset[int]:
 def set_checkpointing(model: Any, wanted: str) -> None:
     """Switches recomputing of activations on or off, and reads back whether the model obeyed."""
     base = causal_model(model)
+    # transformers renamed these from gradient_ to activation_ and warns about the old names.
+    word = "activation" if hasattr(base, "activation_checkpointing_enable") else "gradient"
     if wanted == "on":
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        getattr(base, f"{word}_checkpointing_enable")(**{f"{word}_checkpointing_kwargs": {"use_reentrant": False}})
     elif wanted == "off":
-        base.gradient_checkpointing_disable()
+        getattr(base, f"{word}_checkpointing_disable")()
     else:
         raise ValueError(f"the recipe is not settled: gradient_checkpointing={wanted}")
-    if base.is_gradient_checkpointing != (wanted == "on"):
-        raise TrainingError(f"{type(base).__name__} cannot recompute activations", action="--gradient-checkpointing off")
+    if getattr(base, f"is_{word}_checkpointing") != (wanted == "on"):
+        found = f"{type(base).__name__} cannot recompute activations"
+        raise TrainingError(found, action="--gradient-checkpointing off")
 
 
 def required(value: T | None) -> T:

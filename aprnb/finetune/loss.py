@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -10,17 +12,17 @@ from torch.utils.checkpoint import checkpoint
 from aprnb.inspection.memory import chunk_positions
 
 
-def causal_model(model: nn.Module) -> nn.Module:
+def causal_model(model: Any) -> Any:
     """The causal language model itself, taken out of a PEFT wrapper where there is one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def answer_loss(model: nn.Module, input_ids: Tensor, position_ids: Tensor, labelled: Tensor) -> tuple[Tensor, int]:
+def answer_loss(model: Any, input_ids: Tensor, position_ids: Tensor, labelled: Tensor) -> tuple[Tensor, int]:
     """Sum of the cross entropy over the labelled tokens of one packed row, and how many those are.
 
     `input_ids`, `position_ids` and `labelled` are [T]; positions restart at 0 with each document; `labelled[t]` says
-    that token t is to be predicted (from t - 1, so never where a document begins). No attention mask and no KV cache are passed:
-    either one lets packed documents see each other.
+    that token t is to be predicted (from t - 1, so never where a document begins). Neither an attention mask nor a KV
+    cache is passed: either one lets packed documents see each other.
     """
     hidden = hidden_states(model, input_ids, position_ids)
     targets = torch.nonzero(labelled[1:] & (position_ids[1:] > 0)).squeeze(1) + 1
@@ -28,14 +30,15 @@ def answer_loss(model: nn.Module, input_ids: Tensor, position_ids: Tensor, label
     return chunked_cross_entropy(hidden[targets - 1], head, input_ids[targets]), targets.numel()
 
 
-def hidden_states(model: nn.Module, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+def hidden_states(model: Any, input_ids: Tensor, position_ids: Tensor) -> Tensor:
     """The decoder's last hidden states [T, hidden], before the head."""
     decoder = causal_model(model).get_decoder()
     output = decoder(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False)
-    return output.last_hidden_state[0]
+    hidden: Tensor = output.last_hidden_state[0]
+    return hidden
 
 
-def chunked_cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
+def chunked_cross_entropy(hidden: Tensor, head: Any, targets: Tensor) -> Tensor:
     """Summed float32 cross entropy of `hidden` [N, hidden] against `targets` [N], head applied chunk by chunk.
 
     Each chunk is computed again in the backward pass, so one chunk's logits are the most that ever exist.

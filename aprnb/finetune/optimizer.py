@@ -25,10 +25,11 @@ def build_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> t
         raise ValueError("the recipe is not settled: learning_rate")
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=rate, fused=True)
-    import bitsandbytes
+    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
 
-    build = {"adamw8bit": bitsandbytes.optim.AdamW8bit, "paged_adamw8bit": bitsandbytes.optim.PagedAdamW8bit}[name]
-    return build(groups, lr=rate)
+    build: Any = {"adamw8bit": AdamW8bit, "paged_adamw8bit": PagedAdamW8bit}[name]
+    optimizer: torch.optim.Optimizer = build(groups, lr=rate)
+    return optimizer
 
 
 def check_optimizer(name: str, device_type: str) -> str:
@@ -41,6 +42,7 @@ def check_optimizer(name: str, device_type: str) -> str:
 
 
 def decay_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups for torch: trainable matrices with the decay, trainable vectors without."""
     trainable = [parameter for _, parameter in named if parameter.requires_grad]
     groups = [
         {"params": [one for one in trainable if one.ndim >= 2], "weight_decay": weight_decay},
@@ -59,5 +61,6 @@ def learning_rate(step: int, steps: int, peak: float, warmup_ratio: float) -> fl
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The rate of the next step, for every group."""
     for group in optimizer.param_groups:
         group["lr"] = rate

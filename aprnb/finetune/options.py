@@ -36,6 +36,7 @@ def option(default: Any, kind: Kind, text: str, **limits: Any) -> Any:
 
 
 def options_of(recipe: type) -> dict[str, Option]:
+    """Field name → option, from a dataclass whose fields come from `option`."""
     return {
         field.name: Option(name=field.name, default=field.default, **field.metadata)
         for field in dataclasses.fields(recipe)
@@ -52,7 +53,7 @@ def read_value(known: Option, value: Any, where: str) -> Any:
     reader = {"flag": _flag, "integer": _integer, "number": _number, "modules": _modules, "pairs": _pairs}
     found = reader[known.kind](known, value, where) if known.kind in reader else _text(known, value, where)
     if known.kind == "choice" and found not in known.choices:
-        raise _refused(known, value, "one of " + ", ".join(known.choices) + closest(found, known.choices), where)
+        raise _refused(known, value, "one of " + ", ".join(known.choices) + closest(str(found), known.choices), where)
     too_low = known.low is not None and isinstance(found, (int, float)) and found < known.low
     too_high = known.high is not None and isinstance(found, (int, float)) and found > known.high
     if too_low or too_high:

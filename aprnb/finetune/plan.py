@@ -1,14 +1,15 @@
 """The plan of a run: what it will train, on what, with how much memory, before any weight is read (no torch).
 
-    facts = device.device_facts(placement)
-    recipe, notes = settle(recipe, architecture, facts)     every open choice made, each said in a note
-    plan = make_plan(report, recipe, examples, held_out, schedule, facts, notes)
+facts = device.device_facts(placement)
+recipe, notes = settle(recipe, architecture, facts)     every open choice made, each said in a note
+plan = make_plan(report, recipe, examples, held_out, schedule, facts, notes)
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aprnb.architecture import Architecture, ContractReport, parameter_count
@@ -20,7 +21,7 @@ from aprnb.units import bytes_text
 
 if TYPE_CHECKING:
     from aprnb.display.document import Document
-    from aprnb.finetune.data import Examples
+    from aprnb.finetune.examples import Examples
     from aprnb.finetune.packing import Schedule
 
 MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
@@ -50,6 +51,7 @@ class DeviceFacts:
 class Plan(Displayed):
     """Everything that is known before the run; `recipe` is settled."""
 
+    base: Path
     architecture: Architecture
     recipe: Recipe
     facts: DeviceFacts
@@ -108,7 +110,8 @@ def settle(recipe: Recipe, architecture: Architecture, facts: DeviceFacts) -> tu
     notes: list[str] = []
     positions = architecture.max_position_embeddings
     if recipe.max_seq_len and recipe.max_seq_len > positions:
-        raise UsageProblem(f"--max-seq-len {recipe.max_seq_len}", expected=f"at most {positions}, the model's positions")
+        found = f"--max-seq-len {recipe.max_seq_len}"
+        raise UsageProblem(found, expected=f"at most {positions}, the model's positions")
     if facts.kind not in MICRO_BATCH_TOKENS:
         raise UsageProblem(f"--device {facts.device}", expected="cpu or cuda")
     if recipe.optimizer.endswith("8bit") and facts.kind != "cuda":
@@ -140,11 +143,12 @@ def make_plan(
 ) -> Plan:
     """The plan of a settled recipe over encoded rows; `warnings` come from file and data and are added to."""
     architecture = report.architecture
-    lengths = [len(example.input_ids) for example in examples.examples]
+    lengths = examples.lengths
     largest = max(sum(lengths[index] for index in part) for step in schedule.steps for part in step.micro_batches)
     total = parameter_count(architecture)
     memory = estimate(recipe, architecture, largest)
     return Plan(
+        base=report.path,
         architecture=architecture,
         recipe=recipe,
         facts=facts,
@@ -166,12 +170,14 @@ def make_plan(
 
 
 def trainable_parameters(recipe: Recipe, architecture: Architecture) -> int:
+    """How many parameters the recipe's method trains."""
     if not recipe.trains_adapter:
         return parameter_count(architecture)
     return adapter_parameters(architecture, recipe.rank, recipe.target_modules)
 
 
 def estimate(recipe: Recipe, architecture: Architecture, micro_batch_tokens: int) -> MemoryPlan:
+    """Memory by term for a recipe whose method, dtype and optimizer are settled."""
     return plan_memory(
         architecture,
         parameter_count(architecture),
@@ -221,7 +227,9 @@ def _warnings(
         found.append("no rows are held out: nothing will show whether the model learns or memorises")
     if memory.total > facts.available_bytes:
         needed, free = bytes_text(memory.total), bytes_text(facts.available_bytes)
-        found.append(f"the run needs about {needed}, {free} are free: try --quantize-nf4 or a smaller --micro-batch-tokens")
+        way_out = "try --quantize-nf4 or a smaller --micro-batch-tokens"
+        found.append(f"the run needs about {needed}, {free} are free: {way_out}")
     if largest > (recipe.micro_batch_tokens or largest):
-        found.append(f"a row of {largest} tokens exceeds --micro-batch-tokens {recipe.micro_batch_tokens} and runs alone")
+        limit = recipe.micro_batch_tokens
+        found.append(f"a row of {largest} tokens exceeds --micro-batch-tokens {limit} and runs alone")
     return found

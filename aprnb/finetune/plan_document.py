@@ -22,6 +22,7 @@ _TERMS = {
 
 
 def plan_document(plan: Plan) -> Document:
+    """What `--plan` shows."""
     memory = plan.memory.to_json()
     rows = tuple((name, bytes_text(memory[name]), note) for name, note in _TERMS.items())
     blocks: list[Block] = [
@@ -48,7 +49,8 @@ def _model_rows(plan: Plan) -> tuple[tuple[str, Cell, str], ...]:
 
 
 def _training_rows(plan: Plan) -> tuple[tuple[str, Cell, str], ...]:
-    recipe, facts = plan.recipe, plan.facts
+    recipe, facts, largest = plan.recipe, plan.facts, plan.largest_micro_batch
+    attention = f"attention {facts.attention}, gradient checkpointing {recipe.gradient_checkpointing}"
     adapters = f"rank {recipe.rank}, alpha {recipe.scale:g}" if recipe.trains_adapter else "all weights"
     rate = f"{recipe.learning_rate:g}, warm-up {recipe.warmup_ratio:.0%}, cosine"
     return (
@@ -56,13 +58,14 @@ def _training_rows(plan: Plan) -> tuple[tuple[str, Cell, str], ...]:
         ("steps", plan.steps, f"{recipe.epochs} epochs, {recipe.batch_size} rows per step"),
         ("learning rate", rate, f"{recipe.optimizer}, gradient norm at most {recipe.max_grad_norm:g}"),
         ("device", facts.device, f"{facts.name}; {bytes_text(facts.available_bytes)} free"),
-        ("precision", facts.dtype, f"attention {facts.attention}, gradient checkpointing {recipe.gradient_checkpointing}"),
-        ("micro-batch", f"up to {recipe.micro_batch_tokens} tokens", f"largest here {plan.largest_micro_batch}; packed"),
+        ("precision", facts.dtype, attention),
+        ("micro-batch", f"up to {recipe.micro_batch_tokens} tokens", f"largest here {largest}; packed"),
     )
 
 
 def _data_rows(plan: Plan) -> tuple[tuple[str, Cell, str], ...]:
-    dropped = f"{plan.rows_without_labels} without a label, {plan.rows_truncated} cut at {plan.recipe.max_seq_len} tokens"
+    length = plan.recipe.max_seq_len
+    dropped = f"{plan.rows_without_labels} without a label, {plan.rows_truncated} cut at {length} tokens"
     return (
         ("rows", plan.rows, dropped),
         ("tokens", plan.tokens, f"{plan.labelled_tokens:,} of them labelled (answers)"),

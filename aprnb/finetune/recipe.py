@@ -12,6 +12,8 @@ from typing import Any
 from aprnb.errors import UsageProblem, closest
 from aprnb.finetune.options import Option, option, options_of, read_value
 
+# ruff: noqa: RUF009  (`option` makes a dataclass field, as dataclasses.field does)
+
 ADAPTER_ONLY_OPTIONS = ("rank", "alpha", "lora_dropout", "target_modules", "adapter_only")
 _NOT_TRAINING = ("data", "eval_data", "model_size", "eval_every", "output", "output_dtype", "adapter_only", "force",
                  "resume", "plan", "verbose", "device", "gradient_checkpointing", "config", "overrides")  # fmt: skip
@@ -43,9 +45,7 @@ class Recipe:
     weight_decay: float = option(0.0, "number", "decay of matrices (not of norms and biases)", low=0, high=10)
     max_grad_norm: float = option(1.0, "number", "clip the gradient's norm to this", low=1e-9)
     seed: int = option(42, "integer", "seed of split, order, LoRA matrices and dropout", low=0, high=2**63 - 1)
-    optimizer: str = option(
-        "auto", "choice", "optimizer", choices=("auto", "adamw", "adamw8bit", "paged_adamw8bit")
-    )  # fmt: skip
+    optimizer: str = option("auto", "choice", "optimizer", choices=("auto", "adamw", "adamw8bit", "paged_adamw8bit"))
     gradient_checkpointing: str = option(
         "auto", "choice", "recompute activations in the backward pass", choices=("auto", "on", "off")
     )
@@ -56,15 +56,11 @@ class Recipe:
     resume: bool = option(False, "flag", "continue an interrupted run")
     plan: bool = option(False, "flag", "show the plan and stop")
     verbose: bool = option(False, "flag", "show more")
-    device: str = option("auto", "text", "auto, cpu, cuda, cuda:1, mps")
+    device: str = option("auto", "text", "auto, cpu, cuda or cuda:N")
     dtype: str = option("auto", "choice", "dtype of the base", choices=("auto", "float32", "bfloat16"))
     config: Any = option(None, "source", "a config.json that settles what the file does not")
-    overrides: Mapping[str, Any] = option(None, "pairs", "field=value, settles one architecture field")
+    overrides: Mapping[str, Any] | None = option(None, "pairs", "field=value, settles one architecture field")
     chat_template: str | None = option(None, "text", "template name or file where the checkpoint has none")
-
-    def __post_init__(self) -> None:
-        if self.overrides is None:
-            object.__setattr__(self, "overrides", {})
 
     @classmethod
     def from_options(cls, mapping: Mapping[str, Any], where: str = "options") -> Recipe:
@@ -101,8 +97,9 @@ class Recipe:
         found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         found["data"], found["eval_data"] = describe_source(self.data), describe_source(self.eval_data)
         found["config"] = dict(self.config) if isinstance(self.config, Mapping) else describe_source(self.config)
-        found["target_modules"] = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
-        return {**found, "alpha": self.scale, "overrides": dict(self.overrides)}
+        if not isinstance(self.target_modules, str):
+            found["target_modules"] = list(self.target_modules)
+        return {**found, "alpha": self.scale, "overrides": dict(self.overrides or {})}
 
     def identity(self) -> dict[str, Any]:
         """The options that decide which numbers come out: a saved state may only go on with equal ones."""
@@ -163,7 +160,7 @@ def _refuse_contradictions(given: Mapping[str, Any], where: str) -> None:
 
     full = given.get("method") == "full"
     if full and given.get("quantize_nf4"):
-        refuse("--method full with --quantize-nf4", "one of them: 4-bit weights cannot be trained, only adapters on them")
+        refuse("--method full with --quantize-nf4", "one of them: 4-bit weights carry adapters, they are not trained")
     useless = [OPTIONS[name].flag for name in ADAPTER_ONLY_OPTIONS if given.get(name) not in (None, False)]
     if full and useless:
         refuse(f"--method full with {', '.join(useless)}", "these only with lora or qlora")
@@ -173,8 +170,4 @@ def _refuse_contradictions(given: Mapping[str, Any], where: str) -> None:
         refuse("--output-dtype with --adapter-only", "one of them: no model is written")
     task = given.get("task", "instruct")
     if task != "instruct":
-        raise UsageProblem(
-            f"--task {task} is not offered{closest(task, ['instruct'])}", expected="instruct", where=where
-        )  # fmt: skip
-
-
+        refuse(f"--task {task} is not offered", "instruct")

@@ -25,8 +25,8 @@ def parse_model_size(text: str) -> tuple[Decimal, Decimal]:
 def size_fits(text: str, parameters: int) -> bool:
     """Whether a model of `parameters` is commonly called `text`.
 
-    Names are rounded (Qwen3-0.6B has 0.596e9) or cut (Qwen2.5-7B has 7.62e9, Llama-3.2-1B has 1.24e9). So a count fits from
-    half a unit of the last digit below the name up to one whole unit above it, and never more than a quarter away.
+    Names are rounded (Qwen3-0.6B has 0.596e9) or cut (Qwen2.5-7B has 7.62e9, Llama-3.2-1B has 1.24e9). So a count fits
+    from half a unit of the last digit below the name up to one whole unit above it, and never a quarter away.
     """
     named, unit = parse_model_size(text)
     lowest = max(named - unit / 2, named * 3 / 4)

@@ -1,9 +1,9 @@
 """A run's resumable state: tensors in safetensors, everything else in JSON, never pickle.
 
-    states/
-      step-000012/            arrives whole by rename; the older one goes after that
-        state.json            step, metrics so far, identity, optimizer state without its tensors
-        tensors.safetensors   trainable parameters, optimizer tensors, random number generators
+states/
+  step-000012/            arrives whole by rename; the older one goes after that
+    state.json            step, metrics so far, identity, optimizer state without its tensors
+    tensors.safetensors   trainable parameters, optimizer tensors, random number generators
 """
 
 from __future__ import annotations
@@ -57,12 +57,14 @@ def capture_random(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_random(random: Mapping[str, Tensor], device: torch.device) -> None:
+    """Undoes what was drawn since `capture_random`."""
     torch.set_rng_state(random["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(random["cuda"], device)
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that training changes, by name; views, not copies."""
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 

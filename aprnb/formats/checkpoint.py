@@ -116,6 +116,16 @@ class Checkpoint(Mapping[str, np.ndarray]):
             raise ValueError(f"bytes {start}–{start + size_bytes} lie outside {name} ({entry.size_bytes} bytes)")
         return self._source.read(self.header.data_offset + entry.offset + start, size_bytes, f"tensor {name}")
 
+    def is_hole(self, name: str) -> bool:
+        """Whether the tensor is a hole of a sparse file: zeros that nobody wrote."""
+        entry = self.entry(name)
+        return self._source.is_hole(self.header.data_offset + entry.offset, entry.size_bytes)
+
+    def read_end(self, size_bytes: int) -> bytes:
+        """The last bytes of the file: the footer, where there is one."""
+        size_bytes = min(size_bytes, self.size_bytes)
+        return bytes(self._source.read(self.size_bytes - size_bytes, size_bytes, "the end of the file"))
+
     def _footer_state(self, verify: bool) -> str:
         """`ok`, `absent` or `not checked`; raises where a verified checksum is wrong."""
         end = self.header.data_offset + max(

@@ -103,6 +103,10 @@ def _check_extents(entries: Iterable[TensorEntry], header: Header, path: object,
     before: TensorEntry | None = None
     for entry in sorted((e for e in entries if e.size_bytes), key=lambda e: e.offset):
         start = header.data_offset + entry.offset
+        if before and before.offset + before.size_bytes > entry.offset:
+            raise CheckpointError(
+                f"tensors {before.name} and {entry.name} overlap", where=f"byte {start:,} of {path}"
+            )
         end = start + align(entry.size_bytes)
         if end > size_bytes:
             part = "" if start + entry.size_bytes > size_bytes else "the padding after "
@@ -110,9 +114,5 @@ def _check_extents(entries: Iterable[TensorEntry], header: Header, path: object,
                 f"{path} ends at byte {size_bytes:,}: byte {max(start, size_bytes):,} is the first one missing of {part}{entry.name}",
                 expected=f"bytes {start:,} to {end:,}",
                 action="copy or download the file again",
-            )
-        if before and before.offset + before.size_bytes > entry.offset:
-            raise CheckpointError(
-                f"tensors {before.name} and {entry.name} overlap", where=f"byte {start:,} of {path}"
             )
         before = entry

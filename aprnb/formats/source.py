@@ -5,6 +5,7 @@ Plain reads, no memory map: a file that shrinks under a map kills the process, u
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -46,6 +47,16 @@ class ByteSource:
                 f"{self.path} became shorter while open: {read:,} of {size_bytes:,} bytes of {what} at byte {offset:,}"
             )
         return buffer
+
+    def is_hole(self, offset: int, size_bytes: int) -> bool:
+        """Whether the range is known to read as zeros without being read: a sparse file's hole (False where unsure)."""
+        if not hasattr(os, "SEEK_DATA"):
+            return False
+        with self._lock:
+            try:
+                return os.lseek(self._file.fileno(), offset, os.SEEK_DATA) >= offset + size_bytes
+            except OSError as error:
+                return error.errno == errno.ENXIO and offset + size_bytes <= self.size_bytes
 
     def close(self) -> None:
         self._file.close()

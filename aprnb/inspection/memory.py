@@ -1,9 +1,9 @@
 """What a run needs in memory, term by term (no torch).
 
-The terms follow from what has to be alive at the peak of one optimizer step; each function says its formula. They hold for
-decoders with grouped-query attention and a gated MLP trained by the loop of this package (packed rows, loss over
-labelled positions in chunks). Weights, adapters, gradients and optimizer are exact up to the allocator; activations count
-the tensors that autograd keeps for the backward pass of transformers' layers.
+The terms follow from what has to be alive at the peak of one optimizer step; each function says its formula. They
+hold for decoders with grouped-query attention and a gated MLP, trained by this package's loop (packed rows, loss over
+labelled positions in chunks). Weights, adapters, gradients and optimizer are exact up to the allocator; activations
+count the tensors that autograd keeps for the backward pass of transformers' layers.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from aprnb.errors import UsageProblem, closest
 LOGIT_CHUNK_BYTES = 128 * 2**20
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 2 * 4 / 256, "paged_adamw8bit": 2.0 + 2 * 4 / 256}
+
+# (full, float32) → how often a layer keeps something as wide as the hidden state, the queries, the keys.
+_KEPT = {(False, True): (4, 5, 1), (False, False): (6, 6, 2), (True, True): (6, 6, 2), (True, False): (12, 8, 2)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +93,11 @@ def weight_bytes(architecture: Architecture, parameters: int, method: str, dtype
     """Bytes of the base: its dtype (lora), float32 (full: master weights), or NF4 for the layers' matrices (qlora).
 
     NF4 takes 4 bits per weight, one byte per block of 64 for its scale and 4 bytes per 256 scales (double quantisation,
-    Dettmers et al. 2023, section 3). Embedding, head and norms keep the dtype.
+    Dettmers et al. 2023, section 3); embedding, head and norms keep the dtype. Full training in 16 bits holds a 16-bit
+    copy of the weights during a pass.
     """
     if method == "full":
-        return 4 * parameters
+        return (4 if dtype == "float32" else 4 + 2) * parameters
     if method != "qlora":
         return DTYPE_BYTES[dtype] * parameters
     matrices = sum(rows * columns for linears in linear_shapes(architecture).values() for rows, columns in linears)
@@ -103,28 +107,32 @@ def weight_bytes(architecture: Architecture, parameters: int, method: str, dtype
 def activation_bytes(architecture: Architecture, tokens: int, method: str, dtype: str, checkpointing: bool) -> int:
     """Bytes that autograd keeps for one micro-batch of `tokens`.
 
-    With checkpointing the input of each layer stays and one layer at a time is computed again; without it all layers' stay.
+    With checkpointing the input of each layer stays and one layer at a time is computed again.
     """
-    element = 4 if dtype == "float32" else 2
-    layer = tokens * layer_activation_elements(architecture, method) * element
-    boundary = tokens * architecture.hidden_size * element
-    # SDPA with packed documents builds one boolean mask of tokens × tokens; memory-efficient kernels want it in the dtype.
-    mask = tokens * tokens * (1 + element)
+    layer = tokens * layer_activation_elements(architecture, tokens, method, dtype) * DTYPE_BYTES[dtype]
+    boundary = tokens * architecture.hidden_size * DTYPE_BYTES[dtype]
     layers = architecture.num_hidden_layers
-    return mask + boundary + (layers * boundary + layer if checkpointing else layers * layer)
+    # The boolean mask that keeps packed documents apart exists once; each layer's copy in the dtype is counted there.
+    return tokens * tokens + boundary + (layers * boundary + layer if checkpointing else layers * layer)
 
 
-def layer_activation_elements(architecture: Architecture, method: str) -> int:
-    """Elements per token that one layer keeps, in units of the compute dtype.
+def layer_activation_elements(architecture: Architecture, tokens: int, method: str, dtype: str) -> int:
+    """Elements per token that one layer of transformers keeps for the backward pass, in units of the dtype.
 
-    Two norms over the hidden state: input in float32 and the normalised result (4 · hidden). Linear inputs: hidden into
-    q/k/v, queries into o, hidden into gate/up, the product into down. Attention: q, k, v after rotation, its output, the
-    rotation's own factors (q and k once more), q_norm/k_norm the same again. MLP: gate, its activation, up.
+    Norms keep their input (in float32) and what goes into the next linear modules; attention keeps queries before and
+    after their norm, keys and values repeated to the number of heads, its output, and one row of the mask; the MLP
+    keeps gate, activated gate, up and their product. Counted with saved-tensor hooks, which the tests do again.
     """
-    hidden, inner = architecture.hidden_size, architecture.intermediate_size
-    queries = architecture.num_attention_heads * architecture.head_dim
-    keys = architecture.num_key_value_heads * architecture.head_dim
-    return 6 * hidden + 4 * queries + 4 * keys + 4 * inner
+    hidden, queries, keys = _KEPT[method == "full", dtype == "float32"]
+    query_width = architecture.num_attention_heads * architecture.head_dim
+    key_width = architecture.num_key_value_heads * architecture.head_dim
+    return (
+        hidden * architecture.hidden_size
+        + queries * query_width
+        + keys * key_width
+        + 4 * architecture.intermediate_size
+        + tokens
+    )
 
 
 def logit_bytes(architecture: Architecture, tokens: int) -> int:
@@ -135,5 +143,3 @@ def logit_bytes(architecture: Architecture, tokens: int) -> int:
 def chunk_positions(vocab_size: int) -> int:
     """How many positions go through the head at once."""
     return max(16, LOGIT_CHUNK_BYTES // (4 * vocab_size))
-
-

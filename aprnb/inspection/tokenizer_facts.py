@@ -18,6 +18,8 @@ MAX_TOKEN_CHARACTERS = 4_096
 
 _SENTENCEPIECE_TYPES = ("llama", "spm", "sentencepiece", "unigram")
 _PIECE_CONTROLS = frozenset({"<unk>", "<s>", "</s>", "<pad>"})
+
+
 @dataclass(frozen=True)
 class TokenizerFacts:
     """What the file holds; `tokens` maps each used id to its string, `added` the ids outside the merges."""
@@ -125,7 +127,8 @@ def _scores(metadata: Mapping[str, Any], count: int) -> list[float]:
 def _are_ranks(scores: Any) -> bool:
     """Whether scores are whole and never positive: ranks of merges (BPE), not logarithms of probabilities (unigram)."""
     return isinstance(scores, list) and all(
-        isinstance(score, (int, float)) and math.isfinite(score) and score <= 0 and score == int(score) for score in scores
+        isinstance(score, (int, float)) and math.isfinite(score) and score <= 0 and score == int(score)
+        for score in scores
     )
 
 
@@ -141,7 +144,7 @@ def _used_tokens(vocabulary: list[str], types: list[Any]) -> tuple[dict[int, str
         if filler or (types and types[at] == UNUSED):
             continue
         if text in seen:
-            repeated.append(f"{text!r} at {seen[text]} and {at}")
+            repeated.append(f"{text[:60]!r} at {seen[text]} and {at}")
             continue
         seen[text] = at
     shown = ", ".join(repeated[:3]) + (f" and {len(repeated) - 3:,} more" if len(repeated) > 3 else "")
@@ -156,7 +159,7 @@ def _token_id(metadata: Mapping[str, Any], name: str, tokens: Mapping[int, str],
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value not in tokens:
-        warnings.append(f"metadata {key} is {value!r}, which is no token of the vocabulary; it is not used")
+        warnings.append(f"metadata {key} is {str(value)[:40]}, which is no token of the vocabulary; it is not used")
         return None
     return value
 
@@ -166,19 +169,22 @@ def _read_merges(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     for at, text in enumerate(_strings(metadata, "tokenizer.merges")):
         left, space, right = text.partition(" ")
         if not left or not space or not right or " " in right:
-            raise TokenizerError(f"merge {at:,} is {text!r}", expected="two parts with one space between", action=SIBLING)
+            raise TokenizerError(
+                f"merge {at:,} is {text[:60]!r}", expected="two parts with one space between", action=SIBLING
+            )
         merges.append((left, right))
     return tuple(merges)
 
 
 def _check_merges(merges: tuple[tuple[str, str], ...], entries: set[str]) -> None:
     for at, (left, right) in enumerate(merges):
-        missing = next((text for text in (left, right, left + right) if text not in entries), None)
-        if missing is not None:
-            raise TokenizerError(
-                f"merge {at:,} ({left!r} with {right!r}) needs {missing!r}, which the vocabulary does not hold",
-                action=SIBLING,
-            )
+        if left in entries and right in entries and left + right in entries:
+            continue
+        missing = next(text for text in (left, right, left + right) if text not in entries)
+        raise TokenizerError(
+            f"merge {at:,} ({left[:60]!r} with {right[:60]!r}) needs {missing[:60]!r}, which the vocabulary does not hold",
+            action=SIBLING,
+        )
 
 
 def _added_tokens(

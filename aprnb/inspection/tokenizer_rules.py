@@ -37,10 +37,10 @@ def choose_pre_tokenizer(metadata: Mapping[str, Any], architecture: str) -> tupl
     """Name of the byte-level pre-tokenizer, what it follows from, and whether that is an assumption."""
     named = metadata.get("tokenizer.pre_type")
     if named:
-        if named not in PRE_TOKENIZERS:
+        if not isinstance(named, str) or named not in PRE_TOKENIZERS:
             known = ", ".join(PRE_TOKENIZERS)
             raise TokenizerError(
-                f"pre-tokenizer {named!r} is not known here", expected=f"one of {known}",
+                f"pre-tokenizer {str(named)[:60]!r} is not known here", expected=f"one of {known}",
                 where="metadata tokenizer.pre_type", action=SIBLING,
             )  # fmt: skip
         return PRE_TOKENIZERS[named], "metadata tokenizer.pre_type", False

@@ -57,8 +57,8 @@ def _bpe(facts: TokenizerFacts, **options: object) -> Tokenizer:
 
 def _split(name: str) -> pre_tokenizers.PreTokenizer:
     if name in _SPLITS:
-        words = pre_tokenizers.Split(Regex(_SPLITS[name]), behavior="isolated", invert=False)
-        return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        split = pre_tokenizers.Split(Regex(_SPLITS[name]), behavior="isolated", invert=False)
+        return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if name == "smollm":
         return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])

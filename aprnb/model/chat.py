@@ -85,7 +85,7 @@ def choose_template(
     name = _FAMILY_TEMPLATES.get(architecture)
     if name and not _missing_tokens(name, tokenizer):
         rule = f"rule of the {architecture} family ({name})"
-        note = f"chat template: {name}, the {rule}; neither the file nor its folder holds one"
+        note = f"chat template: {name}, by the rule of the {architecture} family; neither the file nor its folder holds one"
         return Template(TEMPLATES[name], rule, (note,))
     return Template(None, "absent")
 
@@ -107,7 +107,9 @@ def render_all(tokenizer: Any, requests: Sequence[Request]) -> list[Rendering]:
     if not isinstance(template, str):
         raise ChatTemplateError("the checkpoint has no chat template", action=_WAY_OUT)
     variables = {name: str(text) for name, text in tokenizer.special_tokens_map.items() if text is not None}
-    lines = [json.dumps({"messages": list(r.messages), "add_generation_prompt": r.add_generation_prompt}) for r in requests]
+    lines = [
+        json.dumps({"messages": list(r.messages), "add_generation_prompt": r.add_generation_prompt}) for r in requests
+    ]
     found: list[Rendering] = []
     while len(found) < len(lines):
         count = _batch_length(lines, len(found))
@@ -167,8 +169,8 @@ def _wanted_template(wanted: str, tokenizer: Any) -> Template:
 
 
 def _missing_tokens(name: str, tokenizer: Any) -> list[str]:
-    known = tokenizer.get_vocab()
-    missing = [text for text in _NEEDED_TOKENS[name] if text not in known]
+    backend = tokenizer.backend_tokenizer
+    missing = [text for text in _NEEDED_TOKENS[name] if backend.token_to_id(text) is None]
     if name == "zephyr" and tokenizer.eos_token is None:
         missing.append("an end-of-sequence token")
     return missing
@@ -201,7 +203,9 @@ def _single(found: Any, where: str) -> str:
             )
         found = named["default"]
     if not isinstance(found, str):
-        raise ChatTemplateError(f"the chat template in {where} is {type(found).__name__}", expected="text", action=_WAY_OUT)
+        raise ChatTemplateError(
+            f"the chat template in {where} is {type(found).__name__}", expected="text", action=_WAY_OUT
+        )
     return found
 
 

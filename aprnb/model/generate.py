@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from aprnb.errors import UsageProblem
+from aprnb.model.chat import render
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,4 +67,4 @@ def chat_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, system: str | N
     """`prompt` as a user's turn in the tokenizer's chat template, opened for the answer."""
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return render(tokenizer, messages, add_generation_prompt=True)

@@ -64,9 +64,11 @@ def _raise_exception(message: Any) -> None:
     raise jinja2.exceptions.TemplateError(str(message))
 
 
-def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-    known = {name: options.get(name) for name in ("indent", "separators")}
-    return json.dumps(value, ensure_ascii=ensure_ascii, sort_keys=bool(options.get("sort_keys")), **known)
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    # jinja2's own filter would escape HTML characters
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _now(pattern: str) -> str:

@@ -122,15 +122,24 @@ def _byte_level(
     if assumed:
         notes.append(f"tokenizer: text is split as {name} does ({source}); a tokenizer.json beside the file settles it")
     if published_qwen:
-        notes.append("tokenizer: text is normalised to NFC, as every published Qwen vocabulary (<|endoftext|> = 151643)")
+        notes.append(
+            "tokenizer: text is normalised to NFC, as every published Qwen vocabulary (<|endoftext|> = 151643)"
+        )
     elif name == "qwen2":
         notes.append("tokenizer: text is not normalised (not the published Qwen vocabulary, which takes NFC)")
+    elif facts.bos_id is not None and facts.add_bos is None:
+        notes.append(f"tokenizer: no {facts.tokens[facts.bos_id]} is put in front of text; the file does not say")
     return byte_level_tokenizer(facts, name, compose=published_qwen), tuple(notes), assumed
 
 
 def _sentencepiece(facts: TokenizerFacts) -> tuple[Tokenizer, tuple[str, ...], bool]:
-    notes = ("tokenizer: a space is put in front of text, as llama's SentencePiece models do; the file does not say",)
-    return sentencepiece_tokenizer(facts), notes, True
+    notes = ["tokenizer: a space is put in front of text, as llama's SentencePiece models do; the file does not say"]
+    if facts.add_bos is None and facts.bos_id is not None:
+        facts = replace(facts, add_bos=True)
+        notes.append(
+            f"tokenizer: {facts.tokens[facts.bos_id]} is put in front of text, as every SentencePiece model does"
+        )
+    return sentencepiece_tokenizer(facts), tuple(notes), True
 
 
 def _from_siblings(siblings: Siblings) -> TokenizerChoice:

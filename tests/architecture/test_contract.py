@@ -68,7 +68,7 @@ def test_the_error_names_ten_tensors_in_full_and_the_rest_by_name(pocket_qwen3, 
 
 
 def small(family: str, size: int) -> Architecture:
-    heads, kv, head_dim = (4, 2, 16) if size == 1 else (6, 3, 32)
+    heads, kv, head_dim = (4, 2, 16) if size == 1 else (8, 4, 32)
     return Architecture(
         model_type=family,
         hidden_size=64 * size,

@@ -1,0 +1,216 @@
+"""The command line: the commands of the notebook without a notebook.
+
+The result goes to standard output, progress and warnings go to standard error. With `--json` standard output holds one
+document and nothing else, an error included. The exit code equals the verdict: 0 good, 1 failed, 2 usage, 3 file
+missing, 4 not a readable checkpoint, 5 contract or validation failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aprnb.arguments import help_text, parse
+from aprnb.commands import SUMMARIES, arguments_of
+from aprnb.errors import AprnbError, FileMissing, Interrupted, UsageProblem
+
+if TYPE_CHECKING:
+    from aprnb.finetune.events import Event
+    from aprnb.finetune.plan import Plan
+
+
+class Answer(Protocol):
+    """What a command found: one object gives the text and the document."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command prints, as text and as a document, and the exit code that goes with its verdict."""
+
+    text: str
+    document: Mapping[str, Any]
+    exit_code: int = 0
+
+
+def _said(answer: Answer, exit_code: int = 0) -> Outcome:
+    return Outcome(str(answer), answer.to_json(), exit_code)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in words
+    try:
+        return _run(words, as_json)
+    except AprnbError as error:
+        return _report(error, as_json)
+    except KeyboardInterrupt:
+        return _report(Interrupted("stopped", action="nothing was saved"), as_json)
+
+
+def _run(words: Sequence[str], as_json: bool) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if words else 2
+    if words[0] == "--version":
+        from aprnb import __version__
+
+        print(__version__)
+        return 0
+    command, prog = words[0], f"aprnb {words[0]}"
+    arguments_of(command)
+    given = parse(command, words[1:], prog=prog, surface="shell")
+    if given.pop("help", False):
+        print(help_text(command, prog=prog, surface="shell"))
+        return 0
+    given.pop("json", None)
+    # Libraries print as they like; what they say must not break the document.
+    with redirect_stdout(sys.stderr):
+        outcome = _COMMANDS[command](given)
+    print(json.dumps(outcome.document, ensure_ascii=False) if as_json else outcome.text)
+    return outcome.exit_code
+
+
+def _report(error: AprnbError, as_json: bool) -> int:
+    print("\n".join(error._render_traceback_()), file=sys.stderr)
+    if as_json:
+        named = {"found": error.found, "expected": error.expected, "where": error.where, "action": error.action}
+        document = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code, **named}
+        print(json.dumps({"error": document}, ensure_ascii=False))
+    return error.exit_code
+
+
+def _overview() -> str:
+    commands = "\n".join(f"  {name:<10}{summary}" for name, summary in SUMMARIES.items())
+    codes = "0 good, 1 failed, 2 usage, 3 file missing, 4 not a readable checkpoint, 5 contract or validation failed,"
+    return (
+        f"usage: aprnb COMMAND ...\n\n{commands}\n\naprnb COMMAND --help shows its options; each takes --json.\n"
+        f"exit codes: {codes}\n130 interrupted with the state saved"
+    )
+
+
+def _inspect(given: dict[str, Any]) -> Outcome:
+    from aprnb.inspection import inspect
+
+    report = inspect(given.pop("checkpoint"), **given)
+    contract = report.contract
+    return _said(report, 0 if contract is None or contract.ok else 5)
+
+
+def _check(given: dict[str, Any]) -> Outcome:
+    from aprnb.architecture import check
+
+    report = check(given.pop("checkpoint"), **given)
+    return _said(report, 0 if report.ok else 5)
+
+
+def _plan(given: dict[str, Any]) -> Outcome:
+    from aprnb.finetune.run import finetune
+
+    options = _with_recipe(given)
+    return _said(finetune(options.pop("checkpoint", None), **{**options, "plan": True}))
+
+
+def _finetune(given: dict[str, Any]) -> Outcome:
+    if given.get("plan"):
+        return _plan(given)
+    from aprnb.finetune.run import Run, finetune
+
+    options = _with_recipe(given)
+    progress = _Progress(every_step=bool(options.get("verbose")))
+    result = finetune(options.pop("checkpoint", None), listener=progress, **options)
+    interrupted = isinstance(result, Run) and result.status == "interrupted"
+    return _said(result, Interrupted.exit_code if interrupted else 0)
+
+
+def _merge(given: dict[str, Any]) -> Outcome:
+    from aprnb.finetune.merge import merge
+
+    merged = merge(given.pop("checkpoint"), given.pop("adapter"), given.pop("output"), **given)
+    document = {"output": str(merged.path), "tensors": merged.tensors, "changed": merged.changed}
+    return Outcome(f"{merged.path}: {merged.changed} of {merged.tensors} tensors changed", document)
+
+
+def _generate(given: dict[str, Any]) -> Outcome:
+    from aprnb.model import generate, load
+
+    asking = {name: given.pop(name) for name in ("raw", "max_new_tokens") if name in given}
+    prompt = given.pop("prompt")
+    model, tokenizer = load(given.pop("checkpoint"), **given)
+    answer = generate(model, tokenizer, prompt, **asking)
+    return Outcome(answer.text, answer.to_json())
+
+
+_COMMANDS: Mapping[str, Callable[[dict[str, Any]], Outcome]] = {
+    "inspect": _inspect,
+    "check": _check,
+    "plan": _plan,
+    "finetune": _finetune,
+    "merge": _merge,
+    "generate": _generate,
+}
+
+
+def _with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `--recipe FILE` under those of the line."""
+    options = dict(given)
+    path = options.pop("recipe", None)
+    if path is None:
+        return options
+    from aprnb.finetune.recipe import read_toml
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileMissing(f"no recipe at {path}") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UsageProblem(f"the recipe {path} cannot be read: {problem}") from None
+    return {**read_toml(text, where=str(path)), **options}
+
+
+class _Progress:
+    """Listens to a run and tells standard error: each step on a terminal, about twenty in a log."""
+
+    def __init__(self, *, every_step: bool) -> None:
+        self.every_step = every_step
+        self.in_place = sys.stderr.isatty() and not every_step
+        self.open_line = False
+
+    def __call__(self, event: Plan | Event) -> None:
+        from aprnb.finetune import events
+
+        if isinstance(event, events.StepEvent):
+            if self.in_place or self.every_step or event.step % max(1, event.steps // 20) == 0 or event.step == 1:
+                self._say(_step_text(event), in_place=self.in_place)
+        elif isinstance(event, events.EvalEvent):
+            self._say(f"step {event.step}: eval loss {event.eval_loss:.4f}")
+        elif isinstance(event, events.Notice):
+            self._say(f"{event.kind}: {event.text}")
+        elif isinstance(event, events.Saved):
+            self._say(f"step {event.step}: state saved in {event.path}")
+        elif isinstance(event, events.Finished):
+            self._say(f"{event.status} after step {event.step}")
+        else:
+            self._say(f"{event}\n")
+
+    def _say(self, text: str, *, in_place: bool = False) -> None:
+        start = "\r\x1b[K" if self.open_line else ""
+        print(f"{start}{text}", end="" if in_place else "\n", file=sys.stderr, flush=True)
+        self.open_line = in_place
+
+
+def _step_text(event: Any) -> str:
+    from aprnb.units import duration_text
+
+    left = f", {duration_text(event.remaining_s)} left" if event.remaining_s is not None else ""
+    return (
+        f"step {event.step}/{event.steps}: loss {event.loss:.4f}, gradient norm {event.grad_norm:.3f}, "
+        f"{event.tokens_per_s:,.0f} tokens/s{left}"
+    )

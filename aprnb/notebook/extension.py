@@ -1,0 +1,60 @@
+"""What `%load_ext aprnb` adds to a shell, and how `%unload_ext` takes it back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from IPython.core.interactiveshell import InteractiveShell
+
+_ATTRIBUTE = "_aprnb_extension"
+# By name, so that loading imports neither the display room nor what it needs.
+_SHOWN_TYPE = ("aprnb.display.bundle", "Displayed")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What loading put in, and what stood there before."""
+
+    replaced: dict[tuple[str, str], Any]
+    matcher: Callable[..., Any]
+
+
+def load(shell: InteractiveShell) -> None:
+    """Registers the magics, their completion and the display of our objects."""
+    if hasattr(shell, _ATTRIBUTE):
+        unload(shell)
+    from aprnb.notebook.completion import magic_matcher
+    from aprnb.notebook.magics import Session, magics_of
+
+    session = Session(shell)
+    replaced: dict[tuple[str, str], Any] = {}
+    for magic in magics_of(session):
+        for kind in magic.kinds:
+            replaced[kind, magic.name] = shell.magics_manager.magics[kind].get(magic.name)
+            shell.magics_manager.register_function(magic, kind, magic.name)
+    if shell.Completer is not None:
+        shell.Completer.custom_matchers.append(magic_matcher)
+    if shell.display_formatter is not None:
+        shell.display_formatter.mimebundle_formatter.for_type_by_name(*_SHOWN_TYPE, session.bundle)
+    setattr(shell, _ATTRIBUTE, Loaded(replaced, magic_matcher))
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Puts everything back as it was before loading."""
+    loaded: Loaded | None = getattr(shell, _ATTRIBUTE, None)
+    if loaded is None:
+        return
+    for (kind, name), former in loaded.replaced.items():
+        table = shell.magics_manager.magics[kind]
+        table.pop(name, None)
+        if former is not None:
+            table[name] = former
+    if shell.Completer is not None and loaded.matcher in shell.Completer.custom_matchers:
+        shell.Completer.custom_matchers.remove(loaded.matcher)
+    if shell.display_formatter is not None:
+        shell.display_formatter.mimebundle_formatter.pop(".".join(_SHOWN_TYPE), None)
+    delattr(shell, _ATTRIBUTE)

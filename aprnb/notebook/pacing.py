@@ -1,0 +1,38 @@
+"""When to refresh: numbers at most five times a second, the curve so rarely that drawing stays under 1 % of the run."""
+
+from __future__ import annotations
+
+_NUMBERS_S = 0.2
+_DRAWING_SHARE = 0.01
+
+
+class Pace:
+    """Times are seconds of one clock that the caller reads."""
+
+    def __init__(self, now_s: float) -> None:
+        self.start_s = now_s
+        self.drawing_s = 0.0
+        self._next_numbers_s = now_s
+        self._last_drawing_s = 0.0
+
+    def numbers_are_due(self, now_s: float) -> bool:
+        if now_s < self._next_numbers_s:
+            return False
+        self._next_numbers_s = now_s + _NUMBERS_S
+        return True
+
+    def drawing_is_due(self, now_s: float) -> bool:
+        """Whether one more drawing, as long as the last, keeps the share of all of them."""
+        return self.drawing_s + self._last_drawing_s <= _DRAWING_SHARE * (now_s - self.start_s)
+
+    def expect(self, drawing_s: float) -> None:
+        """What a drawing costs, measured before the run."""
+        self._last_drawing_s = drawing_s
+
+    def drew(self, drawing_s: float) -> None:
+        self.drawing_s += drawing_s
+        self._last_drawing_s = drawing_s
+
+    def share(self, now_s: float) -> float:
+        """Part of the time so far that went into drawing."""
+        return self.drawing_s / max(now_s - self.start_s, 1e-9)

@@ -1,0 +1,135 @@
+"""The live panel of a run: it listens to plan and events, and leaves static HTML and a picture.
+
+One display holds ipywidgets while the run lasts; at its end, however it ends, the static result takes their place, so
+that a saved notebook has no widget in it. The widgets take the static result too: a page that was reloaded meanwhile
+gets it from them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from aprnb.display.bundle import Displayed
+from aprnb.display.curve import figure_png, training_curve
+from aprnb.display.document import Document
+from aprnb.display.html import to_html
+from aprnb.errors import MissingExtra
+from aprnb.notebook.pacing import Pace
+from aprnb.notebook.progress import Progress
+from aprnb.notebook.screen import Screen, picture_bundle, pictures, publish, static_bundle, without_pictures
+from aprnb.notebook.stop import stop_button
+
+if TYPE_CHECKING:
+    from aprnb.finetune.events import Event
+
+
+class Panel:
+    """Call it with the plan, then with each event; `finish` takes the run; leaving the block makes it static."""
+
+    def __init__(self, screen: Screen, clock: Callable[[], float] = time.monotonic) -> None:
+        for package in ("matplotlib", *(("ipywidgets",) if screen.is_live else ())):
+            if find_spec(package) is None:
+                raise MissingExtra("notebook", package)
+        self.screen, self.clock = screen, clock
+        self.progress = Progress()
+        self.pace = Pace(clock())
+        self._view: _LiveView | None = None
+        self._run: Displayed | None = None
+
+    def __call__(self, item: Displayed | Event) -> None:
+        if isinstance(item, Displayed):
+            self._begin(item)
+            return
+        self.progress.take(item)
+        if self._view:
+            self._refresh(self._view)
+
+    def finish(self, run: Displayed) -> None:
+        """The run that came back: its document is what stays."""
+        self._run = run
+
+    def document(self) -> Document:
+        """The present state: of the run once it is back, until then of what was heard."""
+        if self._run is not None:
+            return self._run.document()
+        return self.progress.document(self._png() if self.progress.steps else None)
+
+    def __enter__(self) -> Panel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.progress.plan is None:
+            return
+        if error is not None:
+            self.progress.status = "failed"
+        document = self.document()
+        if self._view:
+            self._view.close(document)
+        else:
+            self.screen.show(document)
+        if self._run is not None:
+            self.screen.was_shown(self._run)
+
+    def _begin(self, plan: Displayed) -> None:
+        self.progress.plan = plan
+        self.screen.show(plan)
+        if not self.screen.is_live:
+            return
+        self._view = _LiveView(self.progress.live_html(), stop_button(self.screen.kernel_id))
+        # The first drawing imports matplotlib and reads fonts; it is made here, before the weights are loaded.
+        self._png()
+        self.pace = Pace(self.clock())
+        self.pace.expect(self._timed_png()[1])
+
+    def _refresh(self, view: _LiveView) -> None:
+        if self.pace.numbers_are_due(self.clock()):
+            view.numbers(self.progress.live_html())
+        if self.progress.steps and self.pace.drawing_is_due(self.clock()):
+            png, drawing_s = self._timed_png()
+            self.pace.drew(drawing_s)
+            view.curve(png)
+
+    def _timed_png(self) -> tuple[bytes, float]:
+        start_s = self.clock()
+        png = self._png()
+        return png, self.clock() - start_s
+
+    def _png(self) -> bytes:
+        return figure_png(training_curve(self.progress.steps, self.progress.evals))
+
+
+class _LiveView:
+    """ipywidgets under one display id."""
+
+    def __init__(self, numbers_html: str, button_html: str) -> None:
+        import ipywidgets
+
+        self._numbers = ipywidgets.HTML(numbers_html)
+        self._button = ipywidgets.HTML(button_html)
+        self._curve = ipywidgets.Image(format="png", layout={"display": "none", "max_width": "720px"})
+        self._box = ipywidgets.VBox([self._numbers, self._button, self._curve], layout={"max_width": "960px"})
+        shown = self._box._repr_mimebundle_()
+        self._handle = publish({**shown, "text/plain": "fine-tuning …"}, display_id=True)
+
+    def numbers(self, html: str) -> None:
+        self._numbers.value = html
+
+    def curve(self, png: bytes) -> None:
+        self._curve.value = png
+        self._curve.layout.display = "block"
+
+    def close(self, document: Document) -> None:
+        """Static outputs in place of the widgets, which stay in the kernel with the same content."""
+        self._numbers.value = to_html(document)
+        self._box.children = (self._numbers,)
+        self._button.close()
+        self._curve.close()
+        self._handle.update(static_bundle(without_pictures(document)), raw=True)
+        for picture in pictures(document):
+            publish(picture_bundle(picture))

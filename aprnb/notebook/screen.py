@@ -1,0 +1,107 @@
+"""Where results are shown: the running shell, whether a live view makes sense, what its last word was."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aprnb.display.bundle import Displayed
+from aprnb.display.document import Document, Picture
+from aprnb.notebook.tables import TableScript, interactive_html
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+STATIC_VARIABLE = "APRNB_STATIC"
+
+
+def wants_static() -> bool:
+    """`APRNB_STATIC=1`: no live view, no scripts; the same input gives the same output (tests, stored tutorials)."""
+    return os.environ.get(STATIC_VARIABLE, "") not in ("", "0")
+
+
+class Screen:
+    """One shell's outputs."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self.shell = shell
+        self.tables = TableScript()
+        self._last_word: tuple[int, int] | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a front end with a browser may be listening."""
+        return hasattr(self.shell, "kernel") and not wants_static()
+
+    @property
+    def kernel_id(self) -> str | None:
+        """The id under which a Jupyter server knows this kernel: part of the connection file's name."""
+        kernel = getattr(self.shell, "kernel", None)
+        name = Path(getattr(getattr(kernel, "parent", None), "connection_file", "")).stem
+        return name.removeprefix("kernel-") if name.startswith("kernel-") else None
+
+    @property
+    def cell_id(self) -> str | None:
+        """The notebook cell that is running, where the front end says so."""
+        if not hasattr(self.shell, "get_parent"):
+            return None
+        cell = (self.shell.get_parent() or {}).get("metadata", {}).get("cellId")
+        return str(cell) if cell else None
+
+    def show(self, shown: Displayed | Document) -> None:
+        """Displays text and HTML that stay; pictures follow as outputs of their own, which every viewer renders."""
+        document = shown.document() if isinstance(shown, Displayed) else shown
+        publish(static_bundle(without_pictures(document)))
+        for picture in pictures(document):
+            publish(picture_bundle(picture))
+
+    def was_shown(self, result: object) -> None:
+        """Notes that the cell's result already stands above, so that it is not shown twice."""
+        self._last_word = (id(result), self.shell.execution_count)
+
+    def bundle(self, shown: Displayed) -> dict[str, str]:
+        """How IPython shows an object of ours: static HTML, its tables made interactive where scripts may run."""
+        document = shown.document()
+        if self._last_word == (id(shown), self.shell.execution_count):
+            return {"text/plain": f"{type(shown).__name__}: {document.title} (shown above)"}
+        bundle = static_bundle(document)
+        if self.is_live:
+            bundle["text/html"] = interactive_html(document, self.tables, self.cell_id) or bundle["text/html"]
+        return bundle
+
+
+def static_bundle(document: Document) -> dict[str, str]:
+    """Text and HTML of a document."""
+    from aprnb.display.html import to_html
+    from aprnb.display.text import to_text
+
+    return {"text/plain": to_text(document), "text/html": to_html(document)}
+
+
+def picture_bundle(picture: Picture) -> dict[str, Any]:
+    """A picture and its words."""
+    return {"image/png": picture.figure_png, "text/plain": f"[picture: {picture.alt}]"}
+
+
+def pictures(document: Document) -> list[Picture]:
+    """Those on the document's first level."""
+    return [block for block in document.blocks if isinstance(block, Picture)]
+
+
+def without_pictures(document: Document) -> Document:
+    """The document for viewers that get the pictures apart."""
+    blocks = tuple(block for block in document.blocks if not isinstance(block, Picture))
+    return Document(document.title, document.status, blocks)
+
+
+def publish(bundle: dict[str, Any], **how: Any) -> Any:
+    """Sends a bundle to the front end as it is."""
+    from base64 import b64encode
+
+    from IPython.display import display
+
+    data = {
+        kind: b64encode(shown).decode("ascii") if isinstance(shown, bytes) else shown for kind, shown in bundle.items()
+    }
+    return display(data, raw=True, **how)

@@ -1,0 +1,66 @@
+"""The live panel in a real JupyterLab: numbers while the cell runs, the Stop button, what stays in the saved notebook."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .lab import LabPage, output_kinds
+
+_TRAIN = """%%apr_finetune pocket.apr \\
+    --method lora --rank 4 --max-steps {steps} --epochs 1000 --batch-size 4 --seed 1 \\
+    --data rows.jsonl --output {output}.apr"""
+
+
+@pytest.fixture
+def ready(page: LabPage, pocket_qwen3: Path) -> LabPage:
+    shutil.copy(pocket_qwen3, page.folder / "pocket.apr")
+    rows = [{"instruction": f"Say the number {n}.", "response": f"The number is {n}."} for n in range(24)]
+    (page.folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return page
+
+
+def test_the_stop_button_ends_a_blocking_run_and_the_saved_notebook_is_static(ready: LabPage, tmp_path: Path) -> None:
+    page = ready
+    page.open("stop.ipynb", ["%load_ext aprnb", _TRAIN.format(steps=100_000, output="stopped"), "_.status"])
+    page.run(0)
+    page.start(1)
+    button = page.cell(1).locator("button.aprnb-stop")
+    button.wait_for(timeout=90_000)
+    page.cell(1).get_by_text("tokens/s").wait_for(timeout=60_000)
+    first = page.cell(1).locator(".aprnb-live").inner_text()
+    page.cell(1).locator("img[src^='blob:'], img[src^='data:image/png']").first.wait_for(timeout=60_000)
+    page.page.screenshot(path=tmp_path / "live.png")
+    assert page.cell(1).locator(".aprnb-live").inner_text() != first, "the numbers move"
+    button.click()
+    page.wait_for_end(1, 60)
+    assert page.run(2).strip() == "'interrupted'"
+    page.cell(1).scroll_into_view_if_needed()
+    page.page.wait_for_timeout(500)
+    page.page.screenshot(path=tmp_path / "stopped.png")
+
+    saved = page.save("stop.ipynb")
+    kinds = output_kinds(saved)
+    assert not any("widget" in kind for kind in kinds), kinds
+    assert "image/png" in kinds
+    assert "widgets" not in saved["metadata"]
+    text = json.dumps(saved["cells"][1]["outputs"])
+    assert "nterrupted" in text
+    assert "aprnb-stop" not in text
+
+
+def test_a_page_that_was_reloaded_in_between_gets_the_result(ready: LabPage, tmp_path: Path) -> None:
+    page = ready
+    page.open("reload.ipynb", ["%load_ext aprnb", _TRAIN.format(steps=150, output="reloaded") + " --as run", "run"])
+    page.run(0)
+    page.start(1)
+    page.cell(1).get_by_text("tokens/s").wait_for(timeout=90_000)
+    page.save("reload.ipynb")
+    page.page.reload()
+    page.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    page.cell(1).get_by_text("Run finished").wait_for(timeout=120_000)
+    page.page.screenshot(path=tmp_path / "reloaded.png")
+    assert "Run finished" in page.run(2)

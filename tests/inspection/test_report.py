@@ -1,0 +1,53 @@
+"""The report tells the same in JSON, text and HTML, for files that hold and files that do not."""
+
+import json
+
+import aprnb
+import pytest
+
+
+def test_the_json_has_the_keys_that_scripts_rely_on(pocket_qwen3):
+    found = json.loads(json.dumps(aprnb.inspect(pocket_qwen3, verify=True).to_json()))
+    assert set(found["file"]) == {"path", "size_bytes", "format", "version", "flags", "header_checksum", "footer_checksum"}
+    assert (found["file"]["header_checksum"], found["file"]["footer_checksum"]) == ("ok", "ok")
+    assert found["architecture"]["head_dim"] == {"value": 64, "source": "shape of model.layers.0.self_attn.q_norm.weight"}
+    assert found["parameters"] == {"total": 1_000_704, "unique": 869_632}
+    assert set(found["tensors"][0]) == {"name", "dtype", "shape", "offset", "size_bytes"}
+    assert found["contract"] == {"ok": True, "checked": 35, "violations": []}
+    assert found["tokenizer"]["vocab_size"] == 1024
+
+
+def test_layers_and_dtypes_add_up_to_the_file(pocket_qwen3):
+    report = aprnb.inspect(pocket_qwen3)
+    for shares in (report.layers(), report.dtypes()):
+        assert sum(share.tensors for share in shares) == 36
+        assert sum(share.parameters for share in shares) == report.parameters["total"]
+    assert [share.name for share in report.layers()] == ["outside layers", "layer 0", "layer 1", "layer 2"]
+
+
+@pytest.mark.parametrize(("name", "word"), [("gemma", "family 'gemma'"), ("pocket-qwen3-convert-q4k", "belongs to qwen3")])
+def test_a_file_that_is_refused_is_still_shown(real, name, word):
+    report = aprnb.inspect(real(name))
+    assert not report.ok
+    assert word in report.to_json()["architecture_error"]
+    assert report.to_json()["contract"]["ok"] is None
+    assert "not checked" in str(report)
+    assert len(report.to_json()["tensors"]) > 20
+
+
+def test_text_and_html_name_every_tensor(pocket_qwen3):
+    report = aprnb.inspect(pocket_qwen3)
+    for name in report.checkpoint:
+        assert name in str(report)
+        assert name in report.to_html()
+
+
+def test_a_declared_quantization_that_the_tensors_do_not_have_is_a_warning(real):
+    warnings = aprnb.inspect(real("gguf-qwen2-q8_0-preserve")).warnings
+    assert any("declares quantization 'Q4_K'; the tensors hold Q8_0" in warning for warning in warnings)
+
+
+def test_the_tensors_come_as_a_dataframe(pocket_qwen3):
+    frame = aprnb.inspect(pocket_qwen3).df
+    assert list(frame.columns) == ["name", "dtype", "shape", "offset", "size_bytes"]
+    assert len(frame) == 36
