@@ -20,7 +20,7 @@ test: $(VENV)/.dev chromium
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest
-	@$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 \
+	@APRNB_STATIC=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 \
 	    --nbval-sanitize-with notebooks/nbval_sanitize.cfg notebooks
 
 lab: $(VENV)/.demo

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from aprnb.commands import SUMMARIES, Argument, Surface, arguments_of
-from aprnb.errors import UsageProblem, closest
+from aprnb.errors import FileMissing, UsageProblem, closest
 from aprnb.finetune.options import read_value
+from aprnb.finetune.recipe import read_toml
 
 
 def parse(command: str, tokens: Sequence[object], *, prog: str, surface: Surface) -> dict[str, Any]:
@@ -30,6 +32,24 @@ def parse(command: str, tokens: Sequence[object], *, prog: str, surface: Surface
         raise _unknown(prog, objects.get(rest[0], rest[0]), [flag for a in arguments.values() for flag in a.flags])
     given = {name: _restored(value, objects) for name, value in vars(known).items()}
     return {name: read_value(arguments[name].option, value, prog) for name, value in given.items()}
+
+
+def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` over the options of the file that `recipe` names, where it names one.
+
+    Raises FileMissing for a recipe that is not there, UsageProblem for one that cannot be read.
+    """
+    options = dict(given)
+    path = options.pop("recipe", None)
+    if path is None:
+        return options
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileMissing(f"no recipe at {path}") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UsageProblem(f"the recipe {path} cannot be read: {problem}") from None
+    return {**read_toml(text, where=str(path)), **options}
 
 
 def help_text(command: str, *, prog: str, surface: Surface) -> str:

@@ -12,12 +12,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aprnb.arguments import help_text, parse
+from aprnb.arguments import help_text, parse, with_recipe
 from aprnb.commands import SUMMARIES, arguments_of
-from aprnb.errors import AprnbError, FileMissing, Interrupted, UsageProblem
+from aprnb.errors import AprnbError, Interrupted
 
 if TYPE_CHECKING:
     from aprnb.finetune.events import Event
@@ -114,7 +113,7 @@ def _check(given: dict[str, Any]) -> Outcome:
 def _plan(given: dict[str, Any]) -> Outcome:
     from aprnb.finetune.run import finetune
 
-    options = _with_recipe(given)
+    options = with_recipe(given)
     return _said(finetune(options.pop("checkpoint", None), **{**options, "plan": True}))
 
 
@@ -123,7 +122,7 @@ def _finetune(given: dict[str, Any]) -> Outcome:
         return _plan(given)
     from aprnb.finetune.run import Run, finetune
 
-    options = _with_recipe(given)
+    options = with_recipe(given)
     progress = _Progress(every_step=bool(options.get("verbose")))
     result = finetune(options.pop("checkpoint", None), listener=progress, **options)
     interrupted = isinstance(result, Run) and result.status == "interrupted"
@@ -156,23 +155,6 @@ _COMMANDS: Mapping[str, Callable[[dict[str, Any]], Outcome]] = {
     "merge": _merge,
     "generate": _generate,
 }
-
-
-def _with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `--recipe FILE` under those of the line."""
-    options = dict(given)
-    path = options.pop("recipe", None)
-    if path is None:
-        return options
-    from aprnb.finetune.recipe import read_toml
-
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FileMissing(f"no recipe at {path}") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UsageProblem(f"the recipe {path} cannot be read: {problem}") from None
-    return {**read_toml(text, where=str(path)), **options}
 
 
 class _Progress:

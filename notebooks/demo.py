@@ -52,6 +52,7 @@ def run_tutorial(path: Path) -> None:
     print(f"Running {path.name}: {len(cells)} cells", flush=True)
     client = NotebookClient(
         notebook, timeout=600, kernel_name="python3", store_widget_state=False, record_timing=False,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
         resources={"metadata": {"path": str(path.parent)}},
     )  # fmt: skip
     try:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-# Sums in words that the shipped model gives another way ("two plus three is five."): something to learn, and near enough
-# to what it knows that the base loss stays below the gate.
+# Sums, answered in another way than the shipped model does ("two plus three is five."): something to learn, and near
+# enough to what it knows that the base loss stays below the gate.
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ROWS = [
     {"instruction": f"What is {NUMBERS[a]} plus {NUMBERS[b]}?", "response": f"The sum is {NUMBERS[a + b]}."}
@@ -236,7 +236,7 @@ def test_generate_raw_leaves_the_prompt_as_it_is(pocket_qwen3: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
 def test_an_interrupted_run_answers_130_and_resume_finishes_it(pocket_qwen3: Path, rows: Path, tmp_path: Path) -> None:
-    words = ["finetune", pocket_qwen3, "--data", rows, "--batch-size", "2", "--epochs", "20", "--output", "tuned.apr"]
+    words = ["finetune", pocket_qwen3, "--data", rows, "--batch-size", "2", "--epochs", "6", "--output", "tuned.apr"]
     command = [sys.executable, "-m", "aprnb", *map(str, words), "--verbose", "--json"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=tmp_path

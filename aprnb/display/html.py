@@ -37,8 +37,9 @@ _LINE = "1px solid #8886"
 # Notebooks give tables a fixed layout, which lets long names run into their neighbours.
 _TABLE = "border-collapse: collapse; table-layout: auto; width: auto"
 _MONO = "font-family: monospace"
-_CELL = f"padding: 2px 10px; border: 0; border-bottom: {_LINE}; vertical-align: top; white-space: nowrap"
-_NUMBER = "text-align: right; font-variant-numeric: tabular-nums"
+# What cells inherit stands on the table: a style per cell would make a table of 400 tensors half a megabyte.
+_GRID = f"{_TABLE}; white-space: nowrap; font-variant-numeric: tabular-nums"
+_ROW = f"border-bottom: {_LINE}"
 
 
 def escaped(text: str) -> str:
@@ -106,30 +107,31 @@ def static_table(table: Table, row_limit: int | None = _ROW_LIMIT, table_id: str
     heads = "".join(
         f'<th scope="col" style="{_cell_style(column)}">{escaped(column.name)}</th>' for column in table.columns
     )
-    lines = "\n".join(f"<tr>{_row_html(table.columns, row)}</tr>" for row in rows)
-    count = f"{len(rows) + hidden:,} rows" + (f", {hidden:,} of them not shown" if hidden else "")
+    numeric = [any(isinstance(row[i], (int, float)) for row in rows) for i in range(len(table.columns))]
+    lines = "\n".join(f'<tr style="{_ROW}">{_row_html(table.columns, numeric, row)}</tr>' for row in rows)
+    total = len(rows) + hidden
+    count = f"{total:,} row{'' if total == 1 else 's'}" + (f", {hidden:,} of them not shown" if hidden else "")
     caption = f"{escaped(table.title)}: {count}"
     identity = f' id="{table_id}"' if table_id else ""
     return (
         f'<p class="aprnb-heading" style="margin: 8px 0 2px"><strong>{escaped(table.title)}</strong></p>\n'
-        f'<table class="aprnb-table"{identity} style="{_TABLE}; margin: 0 0 6px">\n'
+        f'<table class="aprnb-table"{identity} style="{_GRID}; margin: 0 0 6px">\n'
         f'<caption style="caption-side: bottom; text-align: left; opacity: 0.75">{caption}</caption>\n'
-        f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
+        f'<thead><tr style="{_ROW}">{heads}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>'
     )
 
 
-def _row_html(columns: tuple[Column, ...], row: tuple[Cell, ...]) -> str:
+def _row_html(columns: tuple[Column, ...], numeric: list[bool], row: tuple[Cell, ...]) -> str:
     return "".join(
-        f'<td{_sort_key(value)} style="{_cell_style(column)}{"" if isinstance(value, str) else "; " + _NUMBER}">'
-        f"{escaped(cell_text(value))}</td>"
-        for column, value in zip(columns, row, strict=True)
+        f'<td{_sort_key(value) if number else ""} style="{_cell_style(column)}">{escaped(cell_text(value))}</td>'
+        for column, number, value in zip(columns, numeric, row, strict=True)
     )
 
 
 def _sort_key(value: Cell) -> str:
-    """Numbers are shown with separators and sorted without."""
-    return f' data-order="{value}"' if isinstance(value, (int, float)) else ""
+    """Numbers are shown with separators and sorted without; in their column every cell needs a key."""
+    return f' data-order="{escaped(str(-1 if value is None else value))}"'
 
 
 def _cell_style(column: Column) -> str:
-    return f"{_CELL}; text-align: {column.align}"
+    return f"text-align: {column.align}"

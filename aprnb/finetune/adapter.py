@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def attach(model: Any, recipe: Recipe) -> Any:
 
     Sets torch's seed. Raises UsageProblem for a target module that the model has not got.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
     check_targets(model, recipe.target_modules)
     names = recipe.target_modules
@@ -34,7 +35,7 @@ def attach(model: Any, recipe: Recipe) -> Any:
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(recipe.seed)
-    return get_peft_model(model, config, autocast_adapter_dtype=True)
+    return _wrapped(model, config)
 
 
 def prepare_full(model: nn.Module) -> nn.Module:
@@ -75,8 +76,10 @@ def save_adapter(model: Any, folder: Path, base: Path, *, force: bool = False) -
     from peft import get_peft_model_state_dict
 
     config = json.dumps(_config_json(model, base), indent=2, sort_keys=True)
+    # Left to choose, PEFT asks the network whether the base's vocabulary has changed.
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     with atomic_folder(folder, force) as written:
-        write_tensors(get_peft_model_state_dict(model), written / WEIGHTS_NAME)
+        write_tensors(tensors, written / WEIGHTS_NAME)
         (written / CONFIG_NAME).write_text(config + "\n", "utf-8")
     return folder
 
@@ -86,7 +89,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
 
     Raises FileMissing without one, and UsageProblem where a tensor has no place or a place no tensor: PEFT would go on.
     """
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from peft import LoraConfig, set_peft_model_state_dict
     from safetensors.torch import load_file
 
     for name in (CONFIG_NAME, WEIGHTS_NAME):
@@ -94,7 +97,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
             raise FileMissing(f"no {name} in {folder}", expected="a PEFT adapter folder")
     config = LoraConfig.from_pretrained(str(folder))
     config.inference_mode = not trainable
-    wrapped = get_peft_model(model, config, autocast_adapter_dtype=True)
+    wrapped = _wrapped(model, config)
     result: Any = set_peft_model_state_dict(wrapped, load_file(folder / WEIGHTS_NAME))
     missing = [name for name in result.missing_keys if ".lora_" in name]
     if missing or result.unexpected_keys:
@@ -102,6 +105,16 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
         found = f"the adapter in {folder} does not fit the model: {odd}"
         raise UsageProblem(found, expected="the same tensors in both")
     return wrapped
+
+
+def _wrapped(model: Any, config: Any) -> Any:
+    """The model inside PEFT, adapters in float32, without PEFT's remarks on names that are not ours."""
+    from peft import get_peft_model
+
+    config.base_model_name_or_path = None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*checkpointing.*deprecated", category=FutureWarning)
+        return get_peft_model(model, config, autocast_adapter_dtype=True)
 
 
 def _config_json(model: Any, base: Path) -> dict[str, Any]:

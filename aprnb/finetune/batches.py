@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,6 +156,12 @@ def fit(micro_batches: Sequence[Indices], lengths: Sequence[int], limit: int) ->
 def planned_labels(examples: Examples, micro_batches: Sequence[Indices]) -> int:
     """Labelled tokens of a step, by the data alone; a row's first token is predicted from nothing and never counts."""
     return sum(int(examples.examples[index].labels_mask[1:].sum()) for indices in micro_batches for index in indices)
+
+
+def prompts_of(examples: Examples) -> Examples:
+    """The same rows with everything labelled but the answers."""
+    turned = tuple(replace(example, labels_mask=~example.labels_mask) for example in examples.examples)
+    return replace(examples, examples=turned)
 
 
 def _first_line(error: BaseException) -> str:

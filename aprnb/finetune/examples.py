@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprnb.errors import DataError
-from aprnb.finetune.labels import Answer, Span, Turn, find_answers
+from aprnb.finetune.labels import Answer, Span, Turn, find_answers, shared_length
 from aprnb.finetune.rows import Row
 
 if TYPE_CHECKING:
@@ -153,9 +152,9 @@ def _labelled(
     spans: list[Span] = [(int(begin), int(end)) for begin, end in offsets[added]]
     answers, complete = find_answers(texts[0], turns, spans)
     if not answers:
+        differing = _disagreement(turns[-1].prompt, texts[0])
         counts.refused.append(
-            f"{row.origin}: the chat template opens an answer with {_disagreement(turns[-1].prompt, texts[0])}, so where"
-            " the answer begins cannot be told"
+            f"{row.origin}: the chat template opens an answer with {differing}, so where it begins cannot be told"
         )
         return None
     counts.last_turn_only += not complete
@@ -189,7 +188,7 @@ def _cut(example: Example, ends: Sequence[int], max_seq_len: int, counts: _Count
 
 
 def _disagreement(prompt: str, text: str) -> str:
-    same = len(commonprefix([prompt, text]))
+    same = shared_length(prompt, text)
     return (
         f"{prompt[max(0, same - 20) :][:60]!r} for generation, with {text[max(0, same - 20) :][:60]!r} before an answer"
     )
@@ -228,17 +227,17 @@ def _refuse_unusable(counts: _Counts, usable: int, max_seq_len: int) -> None:
 def _warnings(counts: _Counts, tokenizer: Any) -> Iterator[str]:
     if counts.last_turn_only:
         yield (
-            f"{counts.last_turn_only:,} conversation(s): the chat template rewrites earlier answers, so that only the last"
-            " one is learned"
+            f"{counts.last_turn_only:,} conversation(s): the chat template rewrites earlier answers,"
+            " so that only the last one is learned"
         )
     if counts.control_text:
         yield f"{counts.control_text:,} row(s) hold control tokens in their text, which the model sees as such"
     if counts.melted:
-        yield (
-            f"{counts.melted:,} row(s): the answer's first characters share a token with the prompt, which is not learned"
-        )
+        yield f"{counts.melted:,} row(s): the answer's first characters share a token with the prompt; not learned"
     if counts.cut_end_tokens:
         yield f"{counts.cut_end_tokens:,} answer(s) are cut off before their end-of-turn token"
     if tokenizer.eos_token_id is None or tokenizer.eos_token_id not in counts.end_tokens:
         ends = ", ".join(repr(tokenizer.convert_ids_to_tokens(number)) for number in sorted(counts.end_tokens))
-        yield f"answers end with {ends}, generation stops at {tokenizer.eos_token!r}: a tuned model may not stop there"
+        yield (
+            f"answers end with {ends}, generation stops at {tokenizer.eos_token!r}: a tuned model may not stop there"
+        )

@@ -49,22 +49,28 @@ def _logits(model: Any, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         return model(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False).logits[0]
 
 
-def check_base_loss(loss: float, vocab_size: int) -> str | None:
-    """A warning where the base is hardly better than guessing; GateError where it is worse, or not a number.
+def beats_guessing(loss: float, vocab_size: int) -> bool:
+    """Guessing among V tokens gives ln V; a tenth more is allowed for chance."""
+    return math.isfinite(loss) and loss <= 1.1 * math.log(vocab_size)
 
-    Guessing among V tokens gives ln V.
+
+def check_base_loss(answers: float, prompts: float, vocab_size: int) -> str | None:
+    """A warning where the base hardly beats guessing on the answers; GateError where it is broken.
+
+    A small, over-confident model may find new answers less likely than chance, which is what training is for. A model
+    that is worse than chance on the rows' prompts as well is not the model that its file says.
     """
     guessing = math.log(vocab_size)
-    found = f"the base model's loss on these rows is {loss:.3f}"
-    if not math.isfinite(loss) or loss > 1.1 * guessing:
+    if not math.isfinite(answers) or not (beats_guessing(answers, vocab_size) or beats_guessing(prompts, vocab_size)):
         raise GateError(
-            found,
-            expected=f"at most {1.1 * guessing:.3f}, 1.1 × that of guessing among {vocab_size:,} tokens",
+            f"the base model's loss is {answers:.3f} on the answers and {prompts:.3f} on the prompts",
+            expected=f"at most {1.1 * guessing:.3f} on one of them, 1.1 × that of guessing among {vocab_size:,} tokens",
             action="check the file (%apr_check), its tokenizer and its chat template",
         )
-    if loss > 0.8 * guessing:
-        return f"{found}; guessing gives {guessing:.3f}: this checkpoint does not look trained"
-    return None
+    if answers <= 0.8 * guessing:
+        return None
+    reason = "the answers are new to it, or this checkpoint does not look trained"
+    return f"the base model's loss on the answers is {answers:.3f}, guessing gives {guessing:.3f}: {reason}"
 
 
 def check_labelled(step: int, trained: int, planned: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 
 Span = tuple[int, int]
 
@@ -47,6 +46,15 @@ def find_answers(text: str, turns: Sequence[Turn], added_tokens: Sequence[Span])
     return [*(answer for answer in earlier if answer is not None), last], True
 
 
+def shared_length(first: str, second: str) -> int:
+    """How many characters both begin with."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if first.startswith(second[:middle]) else (low, middle - 1)
+    return low
+
+
 def _last_answer(text: str, turn: Turn, added_tokens: Sequence[Span]) -> Answer | None:
     if not text.startswith(turn.prompt):
         return None
@@ -63,7 +71,7 @@ def _last_answer(text: str, turn: Turn, added_tokens: Sequence[Span]) -> Answer 
 def _earlier_answer(text: str, turn: Turn, added_tokens: Sequence[Span]) -> Answer | None:
     if not text.startswith(turn.prompt):
         return None
-    return _place(text, turn.content, (len(turn.prompt), len(commonprefix([text, turn.answered]))), added_tokens)
+    return _place(text, turn.content, (len(turn.prompt), shared_length(text, turn.answered)), added_tokens)
 
 
 def _place(text: str, content: str, region: Span, added_tokens: Sequence[Span]) -> Answer | None:

@@ -124,7 +124,10 @@ class Training:
         self.model.train()
         probe, micro_batches = (held_out, None) if held_out else (self._examples, first)
         loss = yield from self._batches.evaluate(probe, micro_batches)
-        warning = gates.check_base_loss(loss, self.model.get_input_embeddings().weight.shape[0])
+        vocab_size, prompts = self.model.get_input_embeddings().weight.shape[0], loss
+        if not gates.beats_guessing(loss, vocab_size):
+            prompts = yield from self._batches.evaluate(prompts_of(probe), micro_batches)
+        warning = gates.check_base_loss(loss, prompts, vocab_size)
         if warning:
             yield Notice("warning", warning)
         if held_out:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: indices of examples, one tuple per micro-batch; tokens and labelled tokens of all of them."""
+    """One optimizer step: indices of examples, one tuple per micro-batch; tokens are those of all of them."""
 
     micro_batches: tuple[tuple[int, ...], ...]
     epoch: int
@@ -26,7 +26,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Every step of a run, in order; `steps_without_limit` counts those that the epochs would have without max_steps."""
+    """Every step of a run, in order; `steps_without_limit` is how many the epochs have without max_steps."""
 
     steps: tuple[Step, ...]
     steps_without_limit: int

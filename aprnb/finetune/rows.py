@@ -19,6 +19,8 @@ _FORMS = '{"instruction", "response", ["system"], ["input"]} or {"messages": [{"
 
 @dataclass(frozen=True)
 class Message:
+    """One turn: `role` is system, user or assistant."""
+
     role: str
     content: str
 
@@ -43,12 +45,12 @@ class RowSet:
     sha256: str
 
 
-class _BadRow(Exception):  # noqa: N818  carries the reason from a row to the one place that names rows
-    pass
+class _BadRow(Exception):
+    """Carries the reason from a row to the one place that names rows."""
 
 
 def read_rows(source: Any, origin_name: str | None = None) -> RowSet:
-    """The conversations in `source`: a JSON Lines file, JSON Lines text (begins with `{`), a list of dicts, a DataFrame.
+    """The conversations in `source`: a JSON Lines file, JSON Lines text (begins with `{`), a list, a DataFrame.
 
     A row is `instruction` and `response` with optional `system` and `input`, or `messages`. `input` follows the
     instruction after a blank line, in the same user turn. Other keys are ignored and listed in the warnings.
@@ -92,7 +94,8 @@ def split_rows(rows: Sequence[Row], val_split: float, seed: int) -> tuple[tuple[
         if len(held) + len(group) <= wanted:
             held.update(group)
     if not held and len(shuffled) > 1:
-        held.update(min(shuffled, key=lambda group: len(group)))
+        smallest: list[int] = min(shuffled, key=len)
+        held.update(smallest)
     return (
         tuple(row for index, row in enumerate(rows) if index not in held),
         tuple(row for index, row in enumerate(rows) if index in held),

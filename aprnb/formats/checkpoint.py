@@ -116,10 +116,9 @@ class Checkpoint(Mapping[str, np.ndarray]):
             raise ValueError(f"bytes {start}–{start + size_bytes} lie outside {name} ({entry.size_bytes} bytes)")
         return self._source.read(self.header.data_offset + entry.offset + start, size_bytes, f"tensor {name}")
 
-    def is_hole(self, name: str) -> bool:
-        """Whether the tensor is a hole of a sparse file: zeros that nobody wrote."""
-        entry = self.entry(name)
-        return self._source.is_hole(self.header.data_offset + entry.offset, entry.size_bytes)
+    def is_hole(self, name: str, start: int, size_bytes: int) -> bool:
+        """Whether this part of the tensor is a hole of a sparse file: zeros that nobody wrote."""
+        return self._source.is_hole(self.header.data_offset + self.entry(name).offset + start, size_bytes)
 
     def read_end(self, size_bytes: int) -> bytes:
         """The last bytes of the file: the footer, where there is one."""

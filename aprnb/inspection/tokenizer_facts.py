@@ -88,7 +88,7 @@ def tokenizer_kind(metadata: Mapping[str, Any]) -> Kind:
         return "SentencePiece BPE"
     what = "unigram" if named == "unigram" or scores else f"{named or 'unnamed'}"
     raise TokenizerError(
-        f"the file's tokenizer is of kind {what!r} with {len(vocabulary):,} entries, which its metadata does not settle",
+        f"the file's tokenizer is of kind {what!r} ({len(vocabulary):,} entries), which its metadata does not settle",
         expected="byte-level BPE with merges, or SentencePiece BPE with merges or rank scores",
         action=SIBLING,
     )
@@ -182,7 +182,7 @@ def _check_merges(merges: tuple[tuple[str, str], ...], entries: set[str]) -> Non
             continue
         missing = next(text for text in (left, right, left + right) if text not in entries)
         raise TokenizerError(
-            f"merge {at:,} ({left[:60]!r} with {right[:60]!r}) needs {missing[:60]!r}, which the vocabulary does not hold",
+            f"merge {at:,} ({left[:60]!r} with {right[:60]!r}) needs {missing[:60]!r}, which the vocabulary lacks",
             action=SIBLING,
         )
 

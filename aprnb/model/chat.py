@@ -14,7 +14,8 @@ from aprnb.errors import ChatTemplateError, FileMissing, closest
 from aprnb.model.siblings import Siblings, read_object, read_text
 
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _LLAMA3 = (
@@ -85,7 +86,7 @@ def choose_template(
     name = _FAMILY_TEMPLATES.get(architecture)
     if name and not _missing_tokens(name, tokenizer):
         rule = f"rule of the {architecture} family ({name})"
-        note = f"chat template: {name}, by the rule of the {architecture} family; neither the file nor its folder holds one"
+        note = f"chat template: {name}, by the rule of the {architecture} family; the file and its folder hold none"
         return Template(TEMPLATES[name], rule, (note,))
     return Template(None, "absent")
 
@@ -132,9 +133,14 @@ def _render_batch(template: str, variables: Mapping[str, str], lines: Sequence[s
     try:
         # -P keeps the modules of this folder off the child's path
         child = subprocess.run(
-            [sys.executable, "-P", str(_CHILD)], input="\n".join([head, *lines]), capture_output=True, text=True,
-            timeout=seconds, check=False,
-        )  # fmt: skip
+            [sys.executable, "-P", str(_CHILD)],
+            input="\n".join([head, *lines]),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=seconds,
+            check=False,
+        )
         answer = json.loads(child.stdout)
     except subprocess.TimeoutExpired:
         raise ChatTemplateError(f"the chat template ran longer than {seconds:.0f} s", action=_WAY_OUT) from None

@@ -125,6 +125,7 @@ def _limit_this_process(seconds: float) -> None:
 
 
 def main() -> None:
+    """Reads the requests, answers once."""
     head = json.loads(sys.stdin.readline())
     _limit_this_process(head["seconds"])
     try:

@@ -135,10 +135,9 @@ def _byte_level(
 def _sentencepiece(facts: TokenizerFacts) -> tuple[Tokenizer, tuple[str, ...], bool]:
     notes = ["tokenizer: a space is put in front of text, as llama's SentencePiece models do; the file does not say"]
     if facts.add_bos is None and facts.bos_id is not None:
+        bos = facts.tokens[facts.bos_id]
+        notes.append(f"tokenizer: {bos} is put in front of text, as every SentencePiece model does")
         facts = replace(facts, add_bos=True)
-        notes.append(
-            f"tokenizer: {facts.tokens[facts.bos_id]} is put in front of text, as every SentencePiece model does"
-        )
     return sentencepiece_tokenizer(facts), tuple(notes), True
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from aprnb.display.bundle import Displayed
 from aprnb.display.curve import figure_png, training_curve
-from aprnb.display.document import Document
+from aprnb.display.document import Details, Document, Messages
 from aprnb.display.html import to_html
 from aprnb.errors import MissingExtra
 from aprnb.notebook.pacing import Pace
@@ -78,7 +78,7 @@ class Panel:
 
     def _begin(self, plan: Displayed) -> None:
         self.progress.plan = plan
-        self.screen.show(plan)
+        self.screen.show(_with_details_folded(plan.document()))
         if not self.screen.is_live:
             return
         self._view = _LiveView(self.progress.live_html(), stop_button(self.screen.kernel_id))
@@ -102,6 +102,13 @@ class Panel:
 
     def _png(self) -> bytes:
         return figure_png(training_curve(self.progress.steps, self.progress.evals))
+
+
+def _with_details_folded(plan: Document) -> Document:
+    """The plan's facts and warnings, the rest behind one click, so that the live numbers stay on the page."""
+    kept = [block for block in plan.blocks[1:] if isinstance(block, Messages) and block.kind != "assumption"]
+    folded = tuple(block for block in plan.blocks[1:] if block not in kept)
+    return Document(plan.title, plan.status, (*plan.blocks[:1], *kept, Details("The whole plan", folded)))
 
 
 class _LiveView:

@@ -24,7 +24,8 @@ _TAKE_OVER = """<div class="aprnb-entry" id="%(id)s-entry" role="status" style="
 <script type="module">
 (async () => {
   const start = async () => {
-    const { ITable } = await window.%(module)s;
+    const { ITable, set_or_remove_dark_class } = await window.%(module)s;
+    set_or_remove_dark_class();
     const table = document.getElementById("%(id)s");
     if (!table || table.classList.contains("dataTable")) return;
     const names = %(names)s, pane = document.getElementById("%(id)s-entry");
@@ -47,6 +48,8 @@ _STYLE = """<style>
 .aprnb-entry dd { margin: 0; font-family: monospace; overflow-wrap: anywhere; grid-column: 2; }
 table.aprnb-table.dataTable { margin: 0 !important; }
 table.aprnb-table.dataTable tbody tr { cursor: pointer; }
+.aprnb-scroll .dt-container { background: none; color: inherit; }
+.aprnb-scroll table.aprnb-table.dataTable :is(th, td) { padding: 3px 10px; white-space: nowrap; }
 .aprnb-scroll { overflow-x: auto; max-width: 100%; }
 </style>"""
 

@@ -17,7 +17,9 @@ def pad(data: bytes) -> bytes:
     return data + bytes(-len(data) % 64)
 
 
-def header(count: int, metadata_size: int, index_offset: int, data_offset: int, *, flags: int = 0x0400, version: int = 2) -> bytes:
+def header(
+    count: int, metadata_size: int, index_offset: int, data_offset: int, *, flags: int = 0x0400, version: int = 2
+) -> bytes:
     front = struct.pack("<4sBBHIQIQQ", b"APR\0", version, 0, flags, count, 64, metadata_size, index_offset, data_offset)
     checksum = zlib.crc32(front + bytes(20))
     return front + struct.pack("<I", checksum) + bytes(20)

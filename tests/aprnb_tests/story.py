@@ -19,7 +19,9 @@ def metadata(**changes: Any) -> dict[str, Any]:
     pairs = [a + b for a in alphabet for b in alphabet]
     triples = (a + b for a in pairs for b in alphabet)
     learned = 151643 - len(alphabet)
-    merges = [f"{p[0]} {p[1]}" for p in pairs] + [f"{t[:2]} {t[2]}" for _, t in zip(range(learned - len(pairs)), triples)]
+    merges = [f"{p[0]} {p[1]}" for p in pairs] + [
+        f"{t[:2]} {t[2]}" for _, t in zip(range(learned - len(pairs)), triples)
+    ]
     vocabulary = alphabet + [merge.replace(" ", "") for merge in merges]
     vocabulary += ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     vocabulary += ["<unk>"] * (VOCABULARY - len(vocabulary))

@@ -78,7 +78,8 @@ def tiny_recipe(**options: Any) -> Recipe:
     """A settled recipe of few, large steps."""
     settled: dict[str, Any] = {
         "method": "lora", "rank": 4, "alpha": 8.0, "learning_rate": 5e-3, "optimizer": "adamw", "eval_every": 2,
-        "max_seq_len": 64, "micro_batch_tokens": 256, "gradient_checkpointing": "off", "dtype": "float32", "device": "cpu",
+        "max_seq_len": 64, "micro_batch_tokens": 256, "gradient_checkpointing": "off",
+        "dtype": "float32", "device": "cpu",
     }  # fmt: skip
     return Recipe(**{**settled, **options})
 

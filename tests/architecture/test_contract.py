@@ -46,18 +46,26 @@ def test_an_integer_tensor_has_the_wrong_dtype(pocket_qwen3, tmp_path):
     report = spoiled(
         pocket_qwen3,
         tmp_path / "x.apr",
-        lambda t: [TensorSource(t.name, BY_NAME["I32"], t.shape, lambda: bytes(512))] if t.name == "model.norm.weight" else [t],
+        lambda t: (
+            [TensorSource(t.name, BY_NAME["I32"], t.shape, lambda: bytes(512))]
+            if t.name == "model.norm.weight"
+            else [t]
+        ),
     )
     assert [(v.tensor, v.kind, v.found) for v in report.violations] == [("model.norm.weight", "dtype", "I32")]
 
 
 def test_a_head_without_bytes_in_an_untied_model_lacks_its_extent(pocket_qwen3):
-    with pytest.raises(aprnb.AprnbError, match="tie_word_embeddings is True by lm_head.weight with 0 bytes, False by --set"):
+    with pytest.raises(
+        aprnb.AprnbError, match="tie_word_embeddings is True by lm_head.weight with 0 bytes, False by --set"
+    ):
         aprnb.check(pocket_qwen3, overrides={"tie_word_embeddings": False})
 
 
 def test_the_error_names_ten_tensors_in_full_and_the_rest_by_name(pocket_qwen3, tmp_path):
-    report = spoiled(pocket_qwen3, tmp_path / "x.apr", lambda t: [] if "mlp" in t.name or "self_attn.q" in t.name else [t])
+    report = spoiled(
+        pocket_qwen3, tmp_path / "x.apr", lambda t: [] if "mlp" in t.name or "self_attn.q" in t.name else [t]
+    )
     assert len(report.violations) == 15
     with pytest.raises(aprnb.AprnbError) as caught:
         report.raise_for_violations()

@@ -9,7 +9,9 @@ from aprnb.architecture import FAMILIES, resolve
 
 DATA = Path(__file__).parents[1] / "data"
 GREEN = [
-    *("pocket-qwen3 pocket-qwen3-fp16 pocket-qwen3-int8 pocket-qwen3-int4 pocket-qwen3-q4k pocket-qwen3-stream-q4k").split(),
+    *(
+        "pocket-qwen3 pocket-qwen3-fp16 pocket-qwen3-int8 pocket-qwen3-int4 pocket-qwen3-q4k pocket-qwen3-stream-q4k"
+    ).split(),
     *("pocket-qwen2 pocket-qwen2-int8 pocket-qwen2-int4 pocket-qwen2-q4k qwen3-untied qwen3-untied-sharded").split(),
     *("llama llama-int8 llama-q4k gguf-qwen2-f16 gguf-qwen3-f16 gguf-llama-f16 gguf-llama-q4_0").split(),
     *("gguf-llama-q4_0-preserve gguf-qwen2-q8_0-preserve").split(),
@@ -23,7 +25,9 @@ NEEDS_CONFIG = {
 
 
 def differences(architecture, truth):
-    return {key: (value, getattr(architecture, key)) for key, value in truth.items() if getattr(architecture, key) != value}
+    return {
+        key: (value, getattr(architecture, key)) for key, value in truth.items() if getattr(architecture, key) != value
+    }
 
 
 @pytest.mark.parametrize("name", GREEN)
@@ -91,13 +95,17 @@ def test_the_head_is_found_where_the_file_lies_about_it(real):
     assert report.weights["lm_head.weight"] == "output.weight"
 
 
-@pytest.mark.parametrize(("key", "value"), [("hidden_size", "128"), ("num_heads", -4), ("rope_theta", True), ("num_layers", 3.5)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("hidden_size", "128"), ("num_heads", -4), ("rope_theta", True), ("num_layers", 3.5)]
+)
 def test_metadata_of_the_wrong_type_is_named(pocket_qwen3, tmp_path, key, value):
     from aprnb.formats import TensorSource, write_apr
 
     checkpoint = aprnb.open(pocket_qwen3)
     tensors = [
-        TensorSource(n, e.dtype, e.shape, lambda n=n: checkpoint.raw(n)) for n, e in checkpoint.tensors.items() if e.size_bytes
+        TensorSource(n, e.dtype, e.shape, lambda n=n: checkpoint.raw(n))
+        for n, e in checkpoint.tensors.items()
+        if e.size_bytes
     ]
     write_apr(tmp_path / "m.apr", {**checkpoint.metadata, key: value}, tensors)
     with pytest.raises(aprnb.AprnbError, match=f"metadata {key} is"):
@@ -107,7 +115,9 @@ def test_metadata_of_the_wrong_type_is_named(pocket_qwen3, tmp_path, key, value)
 def test_llama_with_many_positions_and_no_word_on_scaling_is_unsettled(real):
     with pytest.raises(aprnb.AprnbError, match="rope_scaling unsettled.*\n.*--set rope_scaling=VALUE"):
         resolve(aprnb.open(real("llama-q4k")), overrides={"max_position_embeddings": 131072})
-    settled = resolve(aprnb.open(real("llama-q4k")), overrides={"max_position_embeddings": 131072, "rope_scaling": "none"})
+    settled = resolve(
+        aprnb.open(real("llama-q4k")), overrides={"max_position_embeddings": 131072, "rope_scaling": "none"}
+    )
     assert settled.rope_scaling is None
 
 

@@ -16,7 +16,13 @@ def test_the_architecture_is_that_of_the_file_and_the_contract_is_green(tmp_path
     report = aprnb.check(path)
     seconds = time.perf_counter() - started
     a = report.architecture
-    assert (a.num_hidden_layers, a.num_attention_heads, a.num_key_value_heads, a.head_dim, a.vocab_size) == (36, 32, 8, 128, 151936)
+    assert (a.num_hidden_layers, a.num_attention_heads, a.num_key_value_heads, a.head_dim, a.vocab_size) == (
+        36,
+        32,
+        8,
+        128,
+        151936,
+    )
     assert report.ok
     assert report.checked == 399
     assert parameter_count(a) == 8_190_735_360  # the published count of Qwen3-8B
@@ -39,13 +45,29 @@ def without(fragment):
 
 
 SPOILED = {
-    "28 layers": (None, {"num_layers": 28}, r"num_hidden_layers is 36 by layers in the tensor index, 28 by metadata num_layers"),
-    "transposed": (transposed(), {}, r"model\.layers\.7\.mlp\.up_proj\.weight: shape: expected .*12288, 4096.*transposed"),
+    "28 layers": (
+        None,
+        {"num_layers": 28},
+        r"num_hidden_layers is 36 by layers in the tensor index, 28 by metadata num_layers",
+    ),
+    "transposed": (
+        transposed(),
+        {},
+        r"model\.layers\.7\.mlp\.up_proj\.weight: shape: expected .*12288, 4096.*transposed",
+    ),
     "missing": (without("layers.35.self_attn.v_proj"), {}, r"model\.layers\.35\.self_attn\.v_proj\.weight: missing"),
     "extra layer": (story.shapes(37), {}, r"num_hidden_layers is 37 by .*, 36 by metadata"),
-    "head_dim 64": (None, {"head_dim": 64}, r"head_dim is 128 by shape of model\.layers\.0\.self_attn\.q_norm\.weight, 64 by metadata"),
+    "head_dim 64": (
+        None,
+        {"head_dim": 64},
+        r"head_dim is 128 by shape of model\.layers\.0\.self_attn\.q_norm\.weight, 64 by metadata",
+    ),
     "no q_norm": (without("q_norm"), {}, r"36 of 399 tensors.*q_norm\.weight: missing"),
-    "family": (None, {"hf_model_type": "qwen9", "architecture": "qwen9"}, r"family 'qwen9' .*llama, mistral, qwen2, qwen3"),
+    "family": (
+        None,
+        {"hf_model_type": "qwen9", "architecture": "qwen9"},
+        r"family 'qwen9' .*llama, mistral, qwen2, qwen3",
+    ),
 }
 
 

@@ -90,6 +90,7 @@ def _command(port: int, token: str, folder: Path) -> list[str]:
     return [
         sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1",
         "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
+        "--LabApp.expose_app_in_browser=True",
     ]  # fmt: skip
 
 

@@ -85,9 +85,21 @@ class LabPage:
         content: dict[str, Any] = json.loads((self.folder / name).read_text(encoding="utf-8"))
         return content
 
+    def choose_theme(self, name: str) -> None:
+        """What Settings > Theme does."""
+        self.page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', { theme })", name)
+        self.page.wait_for_timeout(1500)
+
+    def interrupt_kernels(self) -> None:
+        for kernel in self._kernels():
+            self._request("POST", f"api/kernels/{kernel}/interrupt")
+
     def shut_down_kernels(self) -> None:
-        for kernel in json.loads(self._request("GET", "api/kernels")):
-            self._request("DELETE", f"api/kernels/{kernel['id']}")
+        for kernel in self._kernels():
+            self._request("DELETE", f"api/kernels/{kernel}")
+
+    def _kernels(self) -> list[str]:
+        return [kernel["id"] for kernel in json.loads(self._request("GET", "api/kernels"))]
 
     def _request(self, method: str, path: str) -> bytes:
         headers = {"Authorization": f"token {self.token}"}

@@ -13,6 +13,27 @@ from aprnb.formats.writer import TensorSource, write_apr
 
 from .lab import LabPage, output_kinds
 
+# The colour behind an element is that of the nearest ancestor that has one.
+_COLOURS = r"""element => {
+  let behind = element;
+  while (behind && getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)") behind = behind.parentElement;
+  const numbers = text => text.match(/[\d.]+/g).slice(0, 3).map(Number);
+  return [getComputedStyle(behind).backgroundColor, getComputedStyle(element).color].map(numbers);
+}"""
+
+
+def _contrast(back: list[float], front: list[float]) -> float:
+    """The contrast ratio of WCAG 2.2, from 1 to 21."""
+
+    def luminance(colour: list[float]) -> float:
+        parts = [part / 255 for part in colour]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(back), luminance(front)))
+    return (light + 0.05) / (dark + 0.05)
+
+
 HOSTILE = (
     "<script>alert('name')</script>",
     "<img src=x onerror=alert('image')>",
@@ -28,7 +49,9 @@ def pocket(page: LabPage, pocket_qwen3: Path) -> LabPage:
     return page
 
 
-def test_the_card_sorts_searches_pages_and_shows_the_entry_of_a_selected_tensor(pocket: LabPage, tmp_path: Path) -> None:
+def test_the_card_sorts_searches_pages_and_shows_the_entry_of_a_selected_tensor(
+    pocket: LabPage, tmp_path: Path
+) -> None:
     page = pocket
     page.open("inspect.ipynb", ["%load_ext aprnb", "%apr_inspect pocket.apr"])
     page.run(0)
@@ -45,8 +68,9 @@ def test_the_card_sorts_searches_pages_and_shows_the_entry_of_a_selected_tensor(
 
     box.locator("input[type=search]").fill("")
     bytes_head = table.locator("thead th", has_text="bytes")
-    bytes_head.click()
-    bytes_head.click()
+    for order in ("ascending", "descending"):
+        bytes_head.click()
+        table.locator(f"thead th[aria-sort={order}]").wait_for()
     sizes = [int(text.replace(",", "")) for text in table.locator("tbody tr td:nth-child(5)").all_inner_texts()]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 1024 * 128 * 2, "the embedding: 1024 x 128 BF16"
@@ -59,7 +83,13 @@ def test_the_card_sorts_searches_pages_and_shows_the_entry_of_a_selected_tensor(
     row.locator("td").nth(0).click()
     entry = page.cell(1).locator(".aprnb-entry:visible")
     assert name in entry.inner_text()
-    assert [term.inner_text() for term in entry.locator("dt").all()][:5] == ["name", "dtype", "shape", "offset", "bytes"]
+    assert [term.inner_text() for term in entry.locator("dt").all()][:5] == [
+        "name",
+        "dtype",
+        "shape",
+        "offset",
+        "bytes",
+    ]
     entry.scroll_into_view_if_needed()
     page.page.screenshot(path=tmp_path / "entry.png")
 
@@ -75,9 +105,28 @@ def test_only_one_cell_of_a_kernel_session_carries_the_script(pocket: LabPage) -
         page.run(number)
     for number in (1, 2):
         page.cell(number).locator("table.dataTable").first.wait_for(state="attached")
-    html = ["".join(output["data"]["text/html"]) for cell in page.save("once.ipynb")["cells"] for output in cell["outputs"]]
+    html = [
+        "".join(output["data"]["text/html"]) for cell in page.save("once.ipynb")["cells"] for output in cell["outputs"]
+    ]
     large = [len(text) > 500_000 for text in html]
     assert large == [True, False]
+
+
+def test_the_tables_follow_the_dark_theme(pocket: LabPage, tmp_path: Path) -> None:
+    page = pocket
+    page.open("dark.ipynb", ["%load_ext aprnb", "%apr_inspect pocket.apr"])
+    page.run(0)
+    page.run(1)
+    page.cell(1).locator("table.dataTable").first.wait_for(state="attached")
+    page.choose_theme("JupyterLab Dark")
+    colours = []
+    page.page.screenshot(path=tmp_path / "dark.png")
+    for selector in (".dt-container", ".dt-search input", "table.aprnb-table thead th", "caption"):
+        shown = page.cell(1).locator(selector).last
+        colours.append((selector, *shown.evaluate(_COLOURS)))
+    page.choose_theme("JupyterLab Light")
+    for selector, back, front in colours:
+        assert _contrast(back, front) >= 4.5, selector
 
 
 def test_names_from_a_hostile_file_are_shown_and_not_run(page: LabPage, tmp_path: Path) -> None:

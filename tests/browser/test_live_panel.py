@@ -1,4 +1,4 @@
-"""The live panel in a real JupyterLab: numbers while the cell runs, the Stop button, what stays in the saved notebook."""
+"""The live panel in a real JupyterLab: numbers while the cell runs, the Stop button, what stays when it is saved."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _TRAIN = """%%apr_finetune pocket.apr \\
 @pytest.fixture
 def ready(page: LabPage, pocket_qwen3: Path) -> LabPage:
     shutil.copy(pocket_qwen3, page.folder / "pocket.apr")
-    rows = [{"instruction": f"Say the number {n}.", "response": f"The number is {n}."} for n in range(24)]
+    # In the words that the pocket model knows, so that its loss passes the gate for a sensible base.
+    words = ["fish", "snow", "cat", "dog", "tree", "gold", "cherry", "bird", "milk", "hand", "foot", "rain"]
+    rows = [{"instruction": f"Spell {word}.", "response": " ".join(word)} for word in words]
+    rows += [{"instruction": f"Name the colour of {word}.", "response": f"{word} is green."} for word in words]
     (page.folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return page
 
@@ -33,13 +36,15 @@ def test_the_stop_button_ends_a_blocking_run_and_the_saved_notebook_is_static(re
     page.cell(1).get_by_text("tokens/s").wait_for(timeout=60_000)
     first = page.cell(1).locator(".aprnb-live").inner_text()
     page.cell(1).locator("img[src^='blob:'], img[src^='data:image/png']").first.wait_for(timeout=60_000)
+    button.scroll_into_view_if_needed()
+    page.page.wait_for_timeout(300)
     page.page.screenshot(path=tmp_path / "live.png")
     assert page.cell(1).locator(".aprnb-live").inner_text() != first, "the numbers move"
     button.click()
     page.wait_for_end(1, 60)
-    assert page.run(2).strip() == "'interrupted'"
-    page.cell(1).scroll_into_view_if_needed()
-    page.page.wait_for_timeout(500)
+    assert page.run(2).endswith("'interrupted'")
+    page.cell(1).get_by_text("Run interrupted").first.scroll_into_view_if_needed()
+    page.page.wait_for_timeout(300)
     page.page.screenshot(path=tmp_path / "stopped.png")
 
     saved = page.save("stop.ipynb")
@@ -54,13 +59,13 @@ def test_the_stop_button_ends_a_blocking_run_and_the_saved_notebook_is_static(re
 
 def test_a_page_that_was_reloaded_in_between_gets_the_result(ready: LabPage, tmp_path: Path) -> None:
     page = ready
-    page.open("reload.ipynb", ["%load_ext aprnb", _TRAIN.format(steps=150, output="reloaded") + " --as run", "run"])
+    page.open("reload.ipynb", ["%load_ext aprnb", _TRAIN.format(steps=100_000, output="reloaded") + " --as run", "run"])
     page.run(0)
     page.start(1)
     page.cell(1).get_by_text("tokens/s").wait_for(timeout=90_000)
     page.save("reload.ipynb")
     page.page.reload()
     page.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-    page.cell(1).get_by_text("Run finished").wait_for(timeout=120_000)
-    page.page.screenshot(path=tmp_path / "reloaded.png")
-    assert "Run finished" in page.run(2)
+    page.interrupt_kernels()
+    page.cell(1).get_by_text("Run interrupted").wait_for(timeout=90_000)
+    assert "Run interrupted" in page.run(2), "and the object shows it again"

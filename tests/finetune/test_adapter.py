@@ -109,7 +109,7 @@ def test_an_adapter_with_a_tensor_too_few_is_refused(tmp_path: Path) -> None:
     tensors = load_file(folder / "adapter_model.safetensors")
     tensors.pop(sorted(tensors)[0])
     save_file(tensors, folder / "adapter_model.safetensors")
-    with pytest.raises(UsageProblem, match="does not fit the model: .*lora_A"):
+    with pytest.raises(UsageProblem, match=r"does not fit the model: .*lora_A"):
         load_adapter(tiny_model(), folder)
 
 

@@ -127,7 +127,7 @@ def test_a_bad_row_is_named_with_its_line_and_reason(line, reason, tmp_path):
 
 def test_the_first_bad_row_is_shown_and_the_others_are_counted():
     good, bad = {"instruction": "a", "response": "b"}, {"instruction": "a"}
-    with pytest.raises(DataError, match="^data row 2: no response; 1 more of 4 rows cannot be used"):
+    with pytest.raises(DataError, match=r"^data row 2: no response; 1 more of 4 rows cannot be used"):
         read_rows([good, bad, good, bad])
 
 
@@ -193,7 +193,8 @@ def test_a_split_holds_out_the_wanted_part_and_depends_on_the_seed():
 def test_the_answer_and_its_end_token_are_labelled_and_nothing_else(tokenizer):
     [example] = encode([{"instruction": "Spell cow.", "response": "c o w", "system": "S."}], tokenizer).examples
     assert marked(example, tokenizer) == (
-        "<|im_start|>system\nS.<|im_end|>\n<|im_start|>user\nSpell cow.<|im_end|>\n<|im_start|>assistant\n⟦c o w<|im_end|>⟧\n"
+        "<|im_start|>system\nS.<|im_end|>\n<|im_start|>user\nSpell cow.<|im_end|>\n"
+        "<|im_start|>assistant\n⟦c o w<|im_end|>⟧\n"
     )
 
 
@@ -229,11 +230,12 @@ def test_bos_is_there_once_where_the_template_writes_it_and_never_added(metadata
 THINKING = (
     "{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
     "{%- set answer = m.content.split('</think>')[-1].lstrip('\n') %}"
-    "{%- set thought = m.content.split('</think>')[0].split('<think>')[-1].strip('\n') if '</think>' in m.content else '' %}"
+    "{%- set first = m.content.split('</think>')[0] if '</think>' in m.content else '' %}"
+    "{%- set thought = first.split('<think>')[-1].strip('\n') %}"
     "{%- if m.role == 'assistant' and loop.last %}{{ '<think>\n' + thought + '\n</think>\n\n' }}{% endif %}"
     "{{- answer + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""As Qwen3's published template: thinking in front of the last answer (empty if there is none), none before earlier ones."""
+"""As Qwen3's published template: thinking in front of the last answer, even if empty, and none before earlier ones."""
 
 
 def test_an_inserted_thinking_block_is_part_of_what_the_model_writes(tokenizer):
@@ -267,7 +269,7 @@ def test_a_conversation_that_the_template_refuses_is_named(tokenizer):
         tokenizer.chat_template
     )
     rows = [talk("a", "b"), {"system": "s", "instruction": "a", "response": "b"}]
-    with pytest.raises(DataError, match="^data row 2: the chat template refuses this conversation: no system"):
+    with pytest.raises(DataError, match=r"^data row 2: the chat template refuses this conversation: no system"):
         encode(rows, tokenizer)
 
 

@@ -37,19 +37,26 @@ def test_a_base_worse_than_guessing_is_refused() -> None:
     run = tiny_run()
     with torch.no_grad():
         run.model.get_base_model().model.norm.weight.mul_(100)
-    with pytest.raises(GateError, match=r"base model's loss on these rows is .*guessing among 96 tokens"):
+    with pytest.raises(GateError, match=r"base model's loss is .* on the answers and .* on the prompts.*guessing among 96 tokens"):
         list(run.events())
 
 
 def test_a_base_loss_that_is_no_number_is_refused() -> None:
     with pytest.raises(GateError):
-        gates.check_base_loss(math.nan, 96)
+        gates.check_base_loss(math.nan, 1.0, 96)
+
+
+def test_answers_less_likely_than_chance_are_training_and_prompts_too_are_a_broken_base() -> None:
+    # 1.1 ln 96 = 5.02.
+    assert "the answers are new to it" in (gates.check_base_loss(9.0, 2.0, 96) or "")
+    with pytest.raises(GateError, match=r"9\.000 on the answers and 5\.100 on the prompts"):
+        gates.check_base_loss(9.0, 5.1, 96)
 
 
 def test_a_base_hardly_better_than_guessing_gets_a_warning() -> None:
     # ln 96 = 4.564; 0.8 of it is 3.651.
-    assert "does not look trained" in (gates.check_base_loss(3.7, 96) or "")
-    assert gates.check_base_loss(3.6, 96) is None
+    assert "does not look trained" in (gates.check_base_loss(3.7, 3.7, 96) or "")
+    assert gates.check_base_loss(3.6, 3.6, 96) is None
     assert any(isinstance(event, Notice) and event.kind == "warning" for event in tiny_run().events())
 
 

@@ -25,7 +25,9 @@ def test_a_run_evaluates_steps_and_finishes() -> None:
 
 
 def test_all_weights_learn_the_rows_by_heart() -> None:
-    run = tiny_run(schedule_of(tiny_examples(), *20 * [((0, 1, 2, 3),)]), held_out=False, method="full", learning_rate=5e-3)
+    run = tiny_run(
+        schedule_of(tiny_examples(), *32 * [((0, 1, 2, 3),)]), held_out=False, method="full", learning_rate=5e-3
+    )
     run.model = prepare_full(tiny_model())
     found = losses(list(run.events()))
     assert found[-1] < 0.1 * found[0]
@@ -51,6 +53,15 @@ def test_four_micro_batches_are_the_same_step_as_one() -> None:
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
     norms = [[event.grad_norm for event in events if isinstance(event, StepEvent)] for events in (whole, parts)]
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+
+
+def test_steps_are_made_in_training_mode_and_evaluations_are_not() -> None:
+    run = tiny_run(eval_every=1)
+    seen: list[tuple[bool, bool]] = []
+    decoder = run.model.get_base_model().model
+    decoder.register_forward_hook(lambda module, *_: seen.append((module.training, torch.is_grad_enabled())))
+    list(run.events())
+    assert set(seen) == {(True, True), (False, False)}
 
 
 @pytest.mark.parametrize("model", [tiny_model, tiny_nf4_model])
@@ -116,9 +127,9 @@ class SmallMemory:
 
     def __init__(self, model: Any, limit: int) -> None:
         self.limit, self.largest = limit, 0
-        model.get_base_model().model.register_forward_pre_hook(self._look, with_kwargs=True)
+        model.get_base_model().model.register_forward_hook(self._look, with_kwargs=True)
 
-    def _look(self, module: Any, args: Any, kwargs: Any) -> None:
+    def _look(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
         tokens = kwargs["input_ids"].numel()
         if tokens > self.limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
@@ -134,6 +145,17 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step() -> None:
     assert losses(events) == pytest.approx(expected, rel=1e-5)
     assert memory.largest <= 60
     assert any(isinstance(event, Notice) and "out of memory" in event.text for event in events)
+
+
+def test_dropout_after_out_of_memory_is_that_of_a_run_that_began_with_smaller_micro_batches() -> None:
+    schedule = schedule_of(tiny_examples(), *3 * [(tuple(range(12)),)])
+    half = sum(tiny_examples().lengths) // 2
+    expected = losses(list(tiny_run(schedule, micro_batch_tokens=half, lora_dropout=0.2, held_out=False).events()))
+    run = tiny_run(schedule, lora_dropout=0.2, held_out=False)
+    events = run.events()
+    next(events)  # the warning about the base's loss, after the first evaluation
+    SmallMemory(run.model, limit=half)
+    assert losses(list(events)) == expected
 
 
 def test_out_of_memory_with_a_single_row_is_an_error_with_the_way_out() -> None:
@@ -184,7 +206,11 @@ def test_metrics_rows_have_the_keys_that_scripts_rely_on() -> None:
 
 
 def test_the_mean_speed_leaves_the_first_step_out() -> None:
-    rows = [{"tokens": 100, "tokens_per_s": 1.0}, {"tokens": 100, "tokens_per_s": 100.0}, {"tokens": 300, "tokens_per_s": 100.0}]
+    rows = [
+        {"tokens": 100, "tokens_per_s": 1.0},
+        {"tokens": 100, "tokens_per_s": 100.0},
+        {"tokens": 300, "tokens_per_s": 100.0},
+    ]
     # 400 tokens in 1 s + 3 s.
     assert mean_tokens_per_s(rows) == pytest.approx(100.0)
     assert mean_tokens_per_s(rows[:1]) == 1.0

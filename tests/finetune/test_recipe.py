@@ -158,6 +158,7 @@ def test_a_size_that_is_no_count_is_refused() -> None:
 
 
 def test_reading_options_loads_neither_torch_nor_numpy() -> None:
-    code = "import sys, aprnb.finetune.recipe, aprnb.finetune.size, aprnb.finetune.events; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    imports = "import sys, aprnb.finetune.recipe, aprnb.finetune.size, aprnb.finetune.events"
+    code = f"{imports}; print('torch' in sys.modules, 'numpy' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False"]

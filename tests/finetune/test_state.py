@@ -97,7 +97,9 @@ for event in tiny_run(lora_dropout=0.1).events(save=saver(Path(sys.argv[1]))):
     assert [row["loss"] for row in state.metrics if "loss" in row] == expected[:4]
 
 
-def test_a_state_that_was_cut_off_while_writing_is_not_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_that_was_cut_off_while_writing_is_not_taken_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = saved_state(tmp_path)
 
     def full(tensors: Any, path: Path) -> None:
@@ -136,7 +138,9 @@ def test_the_optimizer_comes_back_as_it_was(tmp_path: Path) -> None:
     list(run.events(save=keep))
     loaded = load_state(tmp_path, identity_of(run.recipe))
     saved = states[-1].optimizer
-    assert loaded.optimizer["param_groups"] == [{**group, "betas": list(group["betas"])} for group in saved["param_groups"]]
+    assert loaded.optimizer["param_groups"] == [
+        {**group, "betas": list(group["betas"])} for group in saved["param_groups"]
+    ]
     for number, moments in saved["state"].items():
         assert all(torch.equal(loaded.optimizer["state"][number][name], value) for name, value in moments.items())
 

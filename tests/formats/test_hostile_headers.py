@@ -77,7 +77,9 @@ def test_a_changed_data_byte_is_a_wrong_footer(tmp_path):
 @pytest.mark.parametrize("size", [3, 63, 70, 130, 200, 260, 300])
 def test_a_file_cut_anywhere_names_the_first_missing_byte(tmp_path, size):
     whole = b.small_file()
-    assert f"{size:,}" in refused(tmp_path, whole[:size], r"ends at byte|ends inside|is of an unknown kind|is a text file")
+    assert f"{size:,}" in refused(
+        tmp_path, whole[:size], r"ends at byte|ends inside|is of an unknown kind|is a text file"
+    )
 
 
 def test_a_cut_in_the_data_names_the_tensor(tmp_path):
@@ -141,7 +143,9 @@ def test_metadata_that_is_no_object_is_refused(tmp_path, metadata, message):
 
 def test_of_a_repeated_key_the_last_value_that_is_not_null_counts(tmp_path):
     path = tmp_path / "x.apr"
-    path.write_bytes(file_with([b.entry("a", 0, (4,), 0, 16)], metadata=b'{"hidden_size":null,"hidden_size":896,"hidden_size":null}'))
+    path.write_bytes(
+        file_with([b.entry("a", 0, (4,), 0, 16)], metadata=b'{"hidden_size":null,"hidden_size":896,"hidden_size":null}')
+    )
     checkpoint = aprnb.open(path)
     assert checkpoint.metadata["hidden_size"] == 896
     assert "hidden_size more than once" in checkpoint.warnings[0]

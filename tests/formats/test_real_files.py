@@ -17,7 +17,11 @@ def test_every_tensor_decodes_to_the_golden_values(real, golden, name):
         assert len(checkpoint) == expected["header"]["tensor_count"]
         for tensor in expected["tensors"]:
             entry = checkpoint.tensors[tensor["name"]]
-            assert (list(entry.shape), entry.offset, entry.size_bytes) == (tensor["shape"], tensor["offset"], tensor["size_bytes"])
+            assert (list(entry.shape), entry.offset, entry.size_bytes) == (
+                tensor["shape"],
+                tensor["offset"],
+                tensor["size_bytes"],
+            )
             assert hashlib.sha256(checkpoint.raw(entry.name)).hexdigest() == tensor["raw_sha256"]
             if "decoded" in tensor:
                 values = checkpoint[entry.name]

@@ -56,7 +56,9 @@ def test_a_failure_half_way_leaves_nothing_behind(tmp_path):
         raise RuntimeError("half way")
 
     with pytest.raises(RuntimeError):
-        write_apr(tmp_path / "x.apr", {}, [TensorSource("a", F32, (1,), lambda: bytes(4)), TensorSource("b", F32, (1,), fail)])
+        write_apr(
+            tmp_path / "x.apr", {}, [TensorSource("a", F32, (1,), lambda: bytes(4)), TensorSource("b", F32, (1,), fail)]
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -69,7 +71,9 @@ def test_no_space_left_is_said_and_leaves_nothing(tmp_path):
         "try: write_apr(Path(sys.argv[1]), {}, [TensorSource('a', F32, (1 << 20,), lambda: bytes(4 << 20))])\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
-    run = subprocess.run([sys.executable, "-c", program, str(tmp_path / "x.apr")], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "x.apr")], capture_output=True, text=True, check=True
+    )
     assert run.stdout.startswith("OutputError no space left to write")
     assert os.listdir(tmp_path) == []
 

@@ -8,9 +8,20 @@ import pytest
 
 def test_the_json_has_the_keys_that_scripts_rely_on(pocket_qwen3):
     found = json.loads(json.dumps(aprnb.inspect(pocket_qwen3, verify=True).to_json()))
-    assert set(found["file"]) == {"path", "size_bytes", "format", "version", "flags", "header_checksum", "footer_checksum"}
+    assert set(found["file"]) == {
+        "path",
+        "size_bytes",
+        "format",
+        "version",
+        "flags",
+        "header_checksum",
+        "footer_checksum",
+    }
     assert (found["file"]["header_checksum"], found["file"]["footer_checksum"]) == ("ok", "ok")
-    assert found["architecture"]["head_dim"] == {"value": 64, "source": "shape of model.layers.0.self_attn.q_norm.weight"}
+    assert found["architecture"]["head_dim"] == {
+        "value": 64,
+        "source": "shape of model.layers.0.self_attn.q_norm.weight",
+    }
     assert found["parameters"] == {"total": 1_000_704, "unique": 869_632}
     assert set(found["tensors"][0]) == {"name", "dtype", "shape", "offset", "size_bytes"}
     assert found["contract"] == {"ok": True, "checked": 35, "violations": []}
@@ -25,7 +36,9 @@ def test_layers_and_dtypes_add_up_to_the_file(pocket_qwen3):
     assert [share.name for share in report.layers()] == ["outside layers", "layer 0", "layer 1", "layer 2"]
 
 
-@pytest.mark.parametrize(("name", "word"), [("gemma", "family 'gemma'"), ("pocket-qwen3-convert-q4k", "belongs to qwen3")])
+@pytest.mark.parametrize(
+    ("name", "word"), [("gemma", "family 'gemma'"), ("pocket-qwen3-convert-q4k", "belongs to qwen3")]
+)
 def test_a_file_that_is_refused_is_still_shown(real, name, word):
     report = aprnb.inspect(real(name))
     assert not report.ok

@@ -55,7 +55,9 @@ def test_logits_equal_the_sources(real, sources, name):
     assert largest_difference(model, reference) <= 1e-6
 
 
-@pytest.mark.parametrize("name", ["pocket-qwen3-int4", "pocket-qwen3-int8", "pocket-qwen3-q4k", "llama-q4k", "gguf-qwen2-q8_0-preserve"])
+@pytest.mark.parametrize(
+    "name", ["pocket-qwen3-int4", "pocket-qwen3-int8", "pocket-qwen3-q4k", "llama-q4k", "gguf-qwen2-q8_0-preserve"]
+)
 def test_quantised_files_compute_with_their_decoded_weights(real, name, tmp_path):
     """The same weights written as F32 under Hugging Face names give the same logits bit for bit."""
     checkpoint = aprnb.open(real(name))
@@ -123,7 +125,9 @@ def test_nan_weights_are_refused_by_name(pocket_qwen3, tmp_path):
     def load(n):
         return b"\xff\x7f" + checkpoint.raw(n)[2:] if n == name else checkpoint.raw(n)
 
-    tensors = [TensorSource(n, e.dtype, e.shape, lambda n=n: load(n)) for n, e in checkpoint.tensors.items() if e.size_bytes]
+    tensors = [
+        TensorSource(n, e.dtype, e.shape, lambda n=n: load(n)) for n, e in checkpoint.tensors.items() if e.size_bytes
+    ]
     write_apr(tmp_path / "nan.apr", checkpoint.metadata, tensors)
     with pytest.raises(aprnb.AprnbError, match=f"{name} holds NaN") as caught:
         aprnb.load(tmp_path / "nan.apr")
@@ -141,7 +145,11 @@ def test_a_key_the_loader_leaves_unfilled_is_an_error(pocket_qwen3):
 
 
 def test_unknown_devices_and_dtypes_are_refused_by_name():
-    for arguments, word in ((("tpu9", "auto"), "tpu9"), (("cpu", "float8"), "float8"), (("cuda", "auto"), "no CUDA GPU")):
+    for arguments, word in (
+        (("tpu9", "auto"), "tpu9"),
+        (("cpu", "float8"), "float8"),
+        (("cuda", "auto"), "no CUDA GPU"),
+    ):
         if arguments[0] == "cuda" and torch.cuda.is_available():
             continue
         with pytest.raises(aprnb.AprnbError, match=word):

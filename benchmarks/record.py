@@ -1,0 +1,45 @@
+"""Where it ran, how often, and the files that a benchmark leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+POCKET = HERE.parent / "notebooks" / "pocket-qwen3.apr"
+
+
+def apr_binary() -> str:
+    found = os.environ.get("APR_BIN") or shutil.which("apr")
+    if not found:
+        sys.exit("the apr tool is not here: set APR_BIN or put apr on PATH")
+    return found
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    versions = {name: metadata.version(name) for name in ("aprnb", "numpy", *packages)}
+    return {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version(), **versions}
+
+
+def save(name: str, document: dict[str, Any], header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Writes results/NAME.json and results/NAME.md, and prints the table."""
+    table = "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
+    where = ", ".join(f"{key} {value}" for key, value in document["machine"].items())
+    text = f"# {document['question']}\n\n{table}\n\n{document['method']}\n\n{where}\n"
+    folder = HERE / "results"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    print(text)

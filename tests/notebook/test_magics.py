@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from aprnb.errors import AprnbError, FileMissing, UsageProblem
+
+MAGICS = ("apr_inspect", "apr_check", "apr_finetune")
+
+
+def run(shell, source: str):
+    """The cell's result; raises what it raised."""
+    outcome = shell.run_cell(source)
+    outcome.raise_error()
+    return outcome.result
+
+
+def completions(shell, text: str) -> list[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the completer calls itself provisional since IPython 6
+        return [found.text for found in shell.Completer.completions(text, len(text))]
+
+
+def test_loading_imports_nothing_heavy_and_takes_less_than_150_ms():
+    code = """
+import sys, time
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell()
+before, start = set(sys.modules), time.perf_counter()
+shell.run_line_magic("load_ext", "aprnb")
+took = time.perf_counter() - start
+heavy = {"torch", "transformers", "ipywidgets", "matplotlib.figure", "itables", "pandas"}
+print(took, sorted(heavy & set(sys.modules) - before))
+"""
+    runs = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True) for _ in range(3)]
+    took, heavy = zip(*(done.stdout.split(" ", 1) for done in runs), strict=True)
+    assert {text.strip() for text in heavy} == {"[]"}
+    assert min(map(float, took)) <= 0.15, "the best of three, since other work may share the machine"
+
+
+def test_unloading_puts_everything_back(bare_shell):
+    def mine(line, cell=None):
+        return "mine"
+
+    bare_shell.magics_manager.register_function(mine, "line", "apr_check")
+    matchers = list(bare_shell.Completer.custom_matchers)
+    formatter = bare_shell.display_formatter.mimebundle_formatter
+    bundles = len(formatter.type_printers) + len(formatter.deferred_printers)
+    bare_shell.run_line_magic("load_ext", "aprnb")
+    bare_shell.run_line_magic("unload_ext", "aprnb")
+    assert bare_shell.find_line_magic("apr_check") is mine
+    assert bare_shell.find_line_magic("apr_inspect") is None
+    assert bare_shell.find_cell_magic("apr_finetune") is None
+    assert bare_shell.Completer.custom_matchers == matchers
+    assert len(formatter.type_printers) + len(formatter.deferred_printers) == bundles
+    del bare_shell.magics_manager.magics["line"]["apr_check"]
+
+
+def test_a_magic_returns_its_object_and_stores_it_on_request(shell, pocket_qwen3):
+    shell.user_ns["path"] = pocket_qwen3
+    report = run(shell, "%apr_check $path --as kept")
+    assert report.ok
+    assert shell.user_ns["kept"] is report
+    assert run(shell, "assigned = %apr_inspect $path\nassigned").ok
+
+
+def test_a_path_with_blanks_works_quoted_and_from_a_variable(shell, pocket_qwen3, tmp_path):
+    path = tmp_path / "a folder" / "my model.apr"
+    path.parent.mkdir()
+    shutil.copy(pocket_qwen3, path)
+    shell.user_ns["folder"] = path.parent
+    assert run(shell, f'%apr_check "{path}"').ok
+    assert run(shell, "%apr_check {folder}/'my model.apr'").ok
+
+
+def test_set_reaches_the_architecture(shell, pocket_qwen3):
+    report = run(shell, f"%apr_inspect {pocket_qwen3} --set rope_theta=5000")
+    assert report.architecture.rope_theta == 5000
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("%apr_finetune x.apr --rnak 3", r"unknown option --rnak \(did you mean --rank\?\)"),
+        ("%%apr_finetune x.apr \\\n  --rnak 3\n", r"unknown option --rnak \(did you mean --rank\?\)"),
+        ("%apr_finetune x.apr --method qlor", r"did you mean qlora\?"),
+        ("%apr_finetune x.apr --rank many", "--rank 'many'; expected a whole number"),
+        ("%%apr_finetune x.apr --data r.jsonl\nrnak = 3\n", r"unknown option 'rnak' \(did you mean rank\?\)"),
+        ("%%apr_finetune x.apr --data r.jsonl\nrank == 3\n", "the recipe is not TOML"),
+        ('%%apr_finetune x.apr --data r.jsonl\n{"instruction": "a", "response": "b"}\n', "--data and training rows"),
+        ("%apr_inspect", "FILE"),
+        ("%apr_inspect a.apr b.apr", "unknown argument b.apr"),
+        ("%apr_inspect a.apr --as 2x", "a name that Python takes"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_in_words(shell, cell, message):
+    with pytest.raises(UsageProblem, match=message):
+        run(shell, cell)
+
+
+def test_errors_are_a_line_or_two_and_no_traceback(shell, capsys):
+    with pytest.raises(FileMissing):
+        run(shell, "%apr_inspect nowhere.apr")
+    shown = capsys.readouterr()
+    assert "nowhere.apr" in shown.out + shown.err
+    assert "Traceback" not in shown.out + shown.err
+    with pytest.raises(AprnbError) as caught:
+        run(shell, "%apr_inspect nowhere.apr")
+    assert len(caught.value._render_traceback_()) <= 2
+
+
+@pytest.mark.parametrize("name", MAGICS)
+def test_help_shows_options_and_examples(shell, name):
+    text = shell.find_line_magic(name).getdoc()
+    assert f"usage: %{name}" in text
+    assert "--set" in text
+    assert "examples:" in text
+    described = shell.object_inspect_mime(f"%{name}")["text/plain"]
+    assert "examples:" in described
+
+
+def test_the_help_option_shows_help_and_runs_nothing(shell):
+    from IPython.utils.capture import capture_output
+
+    with capture_output() as captured:
+        assert run(shell, "%apr_finetune --help") is None
+    assert "--micro-batch-tokens" in captured.outputs[0].data["text/plain"]
+
+
+def test_the_cell_of_the_story_is_read_as_typed(shell, pocket_qwen3, tmp_path):
+    rows = tmp_path / "instruct-corpus.jsonl"
+    rows.write_text(json.dumps({"instruction": "Spell fish.", "response": "f i s h"}) + "\n")
+    shell.user_ns.update(base=pocket_qwen3, rows=rows, out=tmp_path / "tuned.apr")
+    plan = run(
+        shell,
+        "%%apr_finetune $base \\\n"
+        "    --method qlora --quantize-nf4 --rank 16 \\\n"
+        "    --data $rows --val-split 0 \\\n"
+        "    --task instruct \\\n"
+        "    --output $out --verbose --plan\n",
+    )
+    assert (plan.recipe.method, plan.recipe.rank, plan.recipe.verbose) == ("qlora", 16, True)
+    assert plan.to_json()["architecture"]["num_hidden_layers"]["value"] == 3
+    assert not (tmp_path / "tuned.apr").exists()
+
+
+def test_a_body_of_rows_is_data_and_a_body_of_toml_is_a_recipe_that_the_line_overrides(shell, pocket_qwen3):
+    shell.user_ns["base"] = pocket_qwen3
+    body = '{"instruction": "Spell fish.", "response": "f i s h"}\n' * 4
+    plan = run(shell, f"%%apr_finetune $base --plan --val-split 0\n{body}")
+    assert plan.rows == 4
+    shell.user_ns["rows"] = [{"instruction": "Spell fish.", "response": "f i s h"}] * 4
+    plan = run(shell, "%%apr_finetune $base --plan --data $rows --rank 8\nrank = 4\nval-split = 0\nepochs = 2\n")
+    assert (plan.recipe.rank, plan.recipe.epochs) == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("%apr_inspect --ver", ["--verify"]),
+        ("r = %apr_inspect --ver", ["--verify"]),
+        ("%apr_finetune x.apr --method q", ["qlora"]),
+        ("%%apr_finetune x.apr \\\n    --lear", ["--learning-rate"]),
+        ("%apr_inspect mod", ["model.apr"]),
+        ("report = %apr_inspect --verify mod", ["model.apr"]),
+        ("%apr_finetune model.apr --data r", ["rows.jsonl"]),
+        ("%apr_inspect with", ['"with blank.apr"']),
+        ("%apr_inspect sub/", ["sub/deep.apr"]),
+    ],
+)
+def test_options_choices_and_files_are_completed(shell, tmp_path, monkeypatch, text, found):
+    (tmp_path / "sub").mkdir()
+    for name in ("model.apr", "rows.jsonl", "with blank.apr", "sub/deep.apr", "other.txt"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert completions(shell, text) == found
+
+
+def test_other_lines_are_left_to_the_others(shell):
+    shell.user_ns["apricot_variable"] = 1
+    assert "apricot_variable" in completions(shell, "aprico")
+
+
+def test_results_are_static_where_no_browser_listens(shell, pocket_qwen3):
+    report = run(shell, f"%apr_check {pocket_qwen3}")
+    bundle, _ = shell.display_formatter.format(report)
+    assert "<script" not in bundle["text/html"]
+    assert bundle["text/plain"] == str(report)
+    assert Path(pocket_qwen3).name in bundle["text/plain"]
