@@ -19,8 +19,8 @@ _HOMES = {
     "inspect": "aprnb.inspection",
     "load": "aprnb.model",
     "generate": "aprnb.model",
-    "finetune": "aprnb.finetune",
-    "merge": "aprnb.finetune",
+    "finetune": "aprnb.tuning.run",
+    "merge": "aprnb.tuning.merge",
     "AprnbError": "aprnb.errors",
 }
 __all__ = [*_HOMES, "load_ipython_extension", "unload_ipython_extension"]
@@ -28,10 +28,11 @@ __all__ = [*_HOMES, "load_ipython_extension", "unload_ipython_extension"]
 if TYPE_CHECKING:
     from aprnb.architecture import Architecture, ContractReport, check
     from aprnb.errors import AprnbError
-    from aprnb.finetune import finetune, merge
     from aprnb.formats import Checkpoint, open
     from aprnb.inspection import inspect
     from aprnb.model import generate, load
+    from aprnb.tuning.merge import merge
+    from aprnb.tuning.run import finetune
 
 
 def __getattr__(name: str) -> Any:

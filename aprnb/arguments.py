@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 from aprnb.commands import SUMMARIES, Argument, Surface, arguments_of
 from aprnb.errors import FileMissing, UsageProblem, closest
-from aprnb.finetune.options import read_value
-from aprnb.finetune.recipe import read_toml
+from aprnb.tuning.options import read_value
+from aprnb.tuning.recipe import read_toml
 
 
 def parse(command: str, tokens: Sequence[object], *, prog: str, surface: Surface) -> dict[str, Any]:

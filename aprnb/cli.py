@@ -19,8 +19,8 @@ from aprnb.commands import SUMMARIES, arguments_of
 from aprnb.errors import AprnbError, Interrupted
 
 if TYPE_CHECKING:
-    from aprnb.finetune.events import Event
-    from aprnb.finetune.plan import Plan
+    from aprnb.tuning.events import Event
+    from aprnb.tuning.plan import Plan
 
 
 class Answer(Protocol):
@@ -111,7 +111,7 @@ def _check(given: dict[str, Any]) -> Outcome:
 
 
 def _plan(given: dict[str, Any]) -> Outcome:
-    from aprnb.finetune.run import finetune
+    from aprnb.tuning.run import finetune
 
     options = with_recipe(given)
     return _said(finetune(options.pop("checkpoint", None), **{**options, "plan": True}))
@@ -120,7 +120,7 @@ def _plan(given: dict[str, Any]) -> Outcome:
 def _finetune(given: dict[str, Any]) -> Outcome:
     if given.get("plan"):
         return _plan(given)
-    from aprnb.finetune.run import Run, finetune
+    from aprnb.tuning.run import Run, finetune
 
     options = with_recipe(given)
     progress = _Progress(every_step=bool(options.get("verbose")))
@@ -130,7 +130,7 @@ def _finetune(given: dict[str, Any]) -> Outcome:
 
 
 def _merge(given: dict[str, Any]) -> Outcome:
-    from aprnb.finetune.merge import merge
+    from aprnb.tuning.merge import merge
 
     merged = merge(given.pop("checkpoint"), given.pop("adapter"), given.pop("output"), **given)
     document = {"output": str(merged.path), "tensors": merged.tensors, "changed": merged.changed}
@@ -166,7 +166,7 @@ class _Progress:
         self.open_line = False
 
     def __call__(self, event: Plan | Event) -> None:
-        from aprnb.finetune import events
+        from aprnb.tuning import events
 
         if isinstance(event, events.StepEvent):
             if self.in_place or self.every_step or event.step % max(1, event.steps // 20) == 0 or event.step == 1:

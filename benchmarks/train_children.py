@@ -76,8 +76,8 @@ def sentence(choose: random.Random, shortest: int, longest: int) -> str:
 def token_rows(folder: Path, task: dict[str, Any]) -> tuple[list[list[int]], list[list[bool]]]:
     """The rows as both sides train them: ids, and which of them are labelled."""
     import aprnb
-    from aprnb.finetune.data import encode_rows, read_rows
     from aprnb.model.tokenizer import choose_tokenizer
+    from aprnb.tuning.data import encode_rows, read_rows
 
     checkpoint = aprnb.open(folder / "base.apr")
     tokenizer = choose_tokenizer(checkpoint, checkpoint.architecture, None).tokenizer
@@ -86,8 +86,8 @@ def token_rows(folder: Path, task: dict[str, Any]) -> tuple[list[list[int]], lis
 
 
 def by_aprnb(task: dict[str, Any]) -> dict[str, Any]:
-    from aprnb.finetune import finetune
-    from aprnb.finetune.events import StepEvent
+    from aprnb.tuning import finetune
+    from aprnb.tuning.events import StepEvent
 
     steps: list[StepEvent] = []
     folder = Path(task["folder"])

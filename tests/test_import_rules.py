@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "aprnb"
 
 FOUNDATION = {"errors", "units"}
 CORE = FOUNDATION | {"formats", "architecture", "inspection"}
-TRAINING = CORE | {"model", "finetune"}
+TRAINING = CORE | {"model", "tuning"}
 # Rooms of the package that a room may import; itself is always allowed, and `display` is a leaf open to every room.
 MAY_IMPORT = {
     "errors": set(),
@@ -27,9 +27,9 @@ MAY_IMPORT = {
     "inspection": FOUNDATION | {"formats", "architecture"},
     "model": CORE,
     "convert": CORE | {"model"},
-    "finetune": TRAINING,
-    "commands": FOUNDATION | {"finetune"},
-    "arguments": FOUNDATION | {"finetune", "commands"},
+    "tuning": TRAINING,
+    "commands": FOUNDATION | {"tuning"},
+    "arguments": FOUNDATION | {"tuning", "commands"},
     "cli": TRAINING | {"convert", "commands", "arguments", "__init__"},
     "notebook": TRAINING | {"convert", "commands", "arguments", "__init__"},
     "__main__": {"cli"},
@@ -58,7 +58,7 @@ AT_MODULE_LEVEL = {
     "inspection": {"numpy"},
     "model": {"numpy"} | HEAVY,
     "convert": {"numpy"},
-    "finetune": {"numpy"} | HEAVY,
+    "tuning": {"numpy"} | HEAVY,
     "notebook": {"numpy", "IPython", "ipywidgets", "traitlets"},
 }
 INSIDE_FUNCTIONS = {
@@ -66,9 +66,9 @@ INSIDE_FUNCTIONS = {
     "display": {"matplotlib"},
     "convert": HEAVY,
     "notebook": JUPYTER | DRAWING | HEAVY,
-    "finetune": {"pandas", "psutil"},
+    "tuning": {"pandas", "psutil"},
 }
-# Parts of finetune/ that plan without torch.
+# Parts of tuning/ that plan without torch.
 WITHOUT_TORCH = ("recipe", "options", "plan", "data", "packing", "events")
 
 
@@ -176,7 +176,7 @@ def test_every_file_of_the_package_belongs_to_a_room_of_the_table() -> None:
     [
         ("formats/x.py", "import torch", False),
         ("formats/x.py", "def f():\n    import torch", False),
-        ("formats/x.py", "from aprnb.finetune import run", False),
+        ("formats/x.py", "from aprnb.tuning import run", False),
         ("formats/x.py", "from aprnb import notebook", False),
         ("cli.py", "def f():\n    from aprnb.notebook import magics", False),
         ("inspection/x.py", "import pandas", False),
@@ -220,8 +220,8 @@ def test_looking_at_a_file_imports_no_torch_and_no_jupyter(pocket_qwen3: Path, c
     assert not loaded & (HEAVY | JUPYTER | DRAWING)
 
 
-@pytest.mark.parametrize("module", [f"aprnb.finetune.{name}" for name in WITHOUT_TORCH])
-def test_the_planning_half_of_finetune_imports_no_torch(module: str) -> None:
+@pytest.mark.parametrize("module", [f"aprnb.tuning.{name}" for name in WITHOUT_TORCH])
+def test_the_planning_half_of_tuning_imports_no_torch(module: str) -> None:
     assert not modules_after(f"import {module}") & (HEAVY | JUPYTER | DRAWING)
 
 

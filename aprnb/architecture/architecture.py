@@ -53,9 +53,7 @@ class Architecture:
         return {name: {"value": value, "source": self.sources.get(name, "")} for name, value in self.fields().items()}
 
 
-FIELDS: tuple[str, ...] = tuple(
-    name for name, entry in Architecture.__dataclass_fields__.items() if entry.compare
-)
+FIELDS: tuple[str, ...] = tuple(name for name, entry in Architecture.__dataclass_fields__.items() if entry.compare)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The contract: the tensors a model must have, held against the tensors a file has. Needs no torch, reads no weights."""
+"""The contract: the tensors a model must have, held against those a file has. Needs no torch, reads no weights."""
 
 from __future__ import annotations
 
@@ -75,15 +75,15 @@ class ContractReport(Displayed):
         return sum(prod(row.expected_shape) for row in self.rows)
 
     def raise_for_violations(self) -> ContractReport:
-        """Returns itself when all is well; raises ContractError naming the first ten in full and counting the rest."""
+        """Returns itself when all is well; raises ContractError with the first ten in full, the rest by name."""
         if self.ok:
             return self
         shown = "\n".join(f"  {violation}" for violation in self.violations[:_SHOWN])
         rest = len(self.violations) - _SHOWN
         more = f"\n  … and {rest} more: {', '.join(v.tensor for v in self.violations[_SHOWN:])}" if rest > 0 else ""
         raise ContractError(
-            f"{len(self.violations)} of {self.checked} tensors are not those of this {self.architecture.model_type} model"
-            f" ({self.path}):\n{shown}{more}",
+            f"{len(self.violations)} of {self.checked} tensors are not those of this "
+            f"{self.architecture.model_type} model ({self.path}):\n{shown}{more}",
             action="the file or its metadata is wrong; nothing was loaded",
         )
 
@@ -119,7 +119,9 @@ def check_contract(checkpoint: Checkpoint, architecture: Architecture) -> Contra
         entry = checkpoint.tensors[weights[name]] if name in weights else None
         violation = _compare(tensor, entry)
         rows.append(
-            ContractRow(weights.get(name, name), tensor.arithmetic, tensor.shape, entry, violation.kind if violation else "ok")
+            ContractRow(
+                weights.get(name, name), tensor.arithmetic, tensor.shape, entry, violation.kind if violation else "ok"
+            )
         )
         if violation:
             violations.append(violation)

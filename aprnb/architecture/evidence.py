@@ -102,10 +102,16 @@ def from_config(config: Mapping[str, Any], name: str, given_by_person: bool) -> 
         where = f"{name} rope_parameters.rope_theta"
         says["rope_theta"] = (_checked("rope_theta", rope["rope_theta"], where), where)
     if "rope_scaling" in config or "rope_parameters" in config:
-        says["rope_scaling"] = (_scaling(rope), f"{name} {'rope_scaling' if 'rope_scaling' in config else 'rope_parameters'}")
+        says["rope_scaling"] = (
+            _scaling(rope),
+            f"{name} {'rope_scaling' if 'rope_scaling' in config else 'rope_parameters'}",
+        )
     if "sliding_window" in config:
         window = config["sliding_window"] if config.get("use_sliding_window", True) else None
-        says["sliding_window"] = (_checked("sliding_window", window, f"{name} sliding_window"), f"{name} sliding_window")
+        says["sliding_window"] = (
+            _checked("sliding_window", window, f"{name} sliding_window"),
+            f"{name} sliding_window",
+        )
     return Evidence(says, given_by_person)
 
 
@@ -173,7 +179,11 @@ def from_shapes(tensors: Mapping[str, TensorEntry], family: Family) -> tuple[Evi
     says: dict[str, tuple[Any, str]] = {}
 
     def prove(name: str, suffix: str, rank: int, axis: int = 0) -> int | None:
-        hits = [(file_name, shape) for key, (file_name, shape) in shapes.items() if key.endswith(suffix) and len(shape) == rank]
+        hits = [
+            (file_name, shape)
+            for key, (file_name, shape) in shapes.items()
+            if key.endswith(suffix) and len(shape) == rank
+        ]
         if not hits:
             return None
         value, _ = Counter(shape[axis] for _, shape in hits).most_common(1)[0]

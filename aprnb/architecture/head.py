@@ -1,7 +1,7 @@
 """Which tensor is the language-model head, and whether it is the embedding.
 
-Writers lie here in several ways: a placeholder with a shape and no bytes, a true `tied_embeddings` flag beside a head of
-its own, a copy of the embedding named `lm_head.weight` beside the true `output.weight`. The bytes decide.
+Writers lie here in several ways: a placeholder with a shape and no bytes, a true `tied_embeddings` flag beside a head
+of its own, a copy of the embedding named `lm_head.weight` beside the true `output.weight`. The bytes decide.
 """
 
 from __future__ import annotations

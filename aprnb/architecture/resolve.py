@@ -146,8 +146,8 @@ def _settle_family(checkpoint: Checkpoint, given: list[Evidence]) -> tuple[Famil
     """The family by name, held against the tensors; raises where the two disagree or nobody knows the name."""
     stated = next((source.says["model_type"] for source in given if "model_type" in source.says), None)
     claims = _claims(checkpoint.metadata)
-    name, where = stated or (claims[0] if claims else (None, None))
-    if name is None:
+    name, where = stated or (claims[0] if claims else ("", ""))
+    if not name:
         kind = checkpoint.metadata.get("model_type") or "none"
         raise _refusal(f"no transformer is named in the metadata (model_type {kind!r})", checkpoint.path)
     family = family_named(name)
@@ -164,7 +164,8 @@ def _settle_family(checkpoint: Checkpoint, given: list[Evidence]) -> tuple[Famil
     if possible and family.model_type not in possible:
         strange = foreign_to(checkpoint.tensors, family)[0]
         raise ArchitectureError(
-            f"model_type is {family.model_type} by {where}, but tensor {strange} belongs to {' or '.join(sorted(possible))}",
+            f"model_type is {family.model_type} by {where}, "
+            f"but tensor {strange} belongs to {' or '.join(sorted(possible))}",
             where=str(checkpoint.path),
             action=_way_out([], True),
         )
@@ -181,7 +182,11 @@ def _claims(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Every name of a family in the metadata, best first; `model_type` counts only where nothing better speaks."""
     keys = ("hf_model_type", "architecture", "hf_architecture", "model.architecture")
     inner = metadata.get("hf_config")
-    claims = [(inner["model_type"], "hf_config model_type")] if isinstance(inner, Mapping) and inner.get("model_type") else []
+    claims = (
+        [(inner["model_type"], "hf_config model_type")]
+        if isinstance(inner, Mapping) and inner.get("model_type")
+        else []
+    )
     claims += [(metadata[key], f"metadata {key}") for key in keys if metadata.get(key)]
     if not claims and family_named(str(metadata.get("model_type", ""))):
         claims = [(metadata["model_type"], "metadata model_type")]

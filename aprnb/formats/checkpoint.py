@@ -14,7 +14,7 @@ import numpy as np
 
 from aprnb.errors import CheckpointError
 from aprnb.formats.blocks import decode
-from aprnb.formats.header import COMPRESSED, COLUMN_MAJOR, HEADER_BYTES, ROW_MAJOR, Header, align, read_header
+from aprnb.formats.header import COLUMN_MAJOR, COMPRESSED, HEADER_BYTES, ROW_MAJOR, Header, align, read_header
 from aprnb.formats.index import TensorEntry, read_index
 from aprnb.formats.metadata import read_metadata
 from aprnb.formats.source import ByteSource
@@ -89,7 +89,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
         entry = self.entry(name)
         if entry.is_tied_placeholder:
             raise CheckpointError(
-                f"{name} has a shape and no bytes: the head is tied to the embedding", action="read the embedding instead"
+                f"{name} has a shape and no bytes: the head is tied to the embedding",
+                action="read the embedding instead",
             )
         return decode(self._read(entry), entry.dtype, entry.shape)
 

@@ -1,7 +1,7 @@
 """The 64 header bytes of an `.apr` file.
 
-    0  magic APR\\0 | 4 major | 5 minor | 6 flags u16 | 8 tensor_count u32 | 12 metadata_offset u64 | 20 metadata_size u32
-    24 tensor_index_offset u64 | 32 data_offset u64 | 40 checksum u32 | 44 twenty reserved bytes
+    0  magic APR\\0 | 4 major | 5 minor | 6 flags u16 | 8 tensor_count u32 | 12 metadata_offset u64
+    20 metadata_size u32 | 24 tensor_index_offset u64 | 32 data_offset u64 | 40 checksum u32 | 44 twenty reserved bytes
 
 Little-endian, packed (the u64 fields are not 8-aligned). The checksum is CRC-32 over bytes 0–39 and 44–63.
 """
@@ -41,7 +41,7 @@ _FLAG_NAMES = {
 class Header:
     """The header's fields as stored; offsets and sizes in bytes."""
 
-    version: tuple[int, int]
+    version: tuple[int, ...]
     flags: int
     tensor_count: int
     metadata_offset: int
@@ -74,7 +74,7 @@ def pack_header(header: Header) -> bytes:
 
 
 def read_header(raw: bytes, path: object, size_bytes: int) -> Header:
-    """The header in `raw`, the file's first bytes (64 unless the file is shorter), checked against the file's length."""
+    """The header in `raw`, the file's first 64 bytes (fewer where it is shorter), checked against its length."""
     require_magic(raw, path)
     if len(raw) < HEADER_BYTES:
         raise TruncatedFile(
@@ -82,8 +82,7 @@ def read_header(raw: bytes, path: object, size_bytes: int) -> Header:
             expected="64 header bytes",
             action="copy or download the file again",
         )
-    _, major, minor, *fields, checksum, _ = _LAYOUT.unpack(raw)
-    header = Header((major, minor), *fields, checksum)
+    header = Header(tuple(raw[4:6]), *_LAYOUT.unpack(raw)[3:10])
     _check_checksum(header, raw, path)
     _check_version_and_flags(header, path)
     _check_offsets(header, path, size_bytes)

@@ -57,7 +57,8 @@ def read_index(raw: bytes, header: Header, path: object, size_bytes: int) -> dic
             entry, position = _read_entry(raw, position)
         except (struct.error, IndexError):
             raise CheckpointError(
-                f"tensor index of {path} ends inside entry {number + 1} of {header.tensor_count:,}", where=f"byte {at:,}"
+                f"tensor index of {path} ends inside entry {number + 1} of {header.tensor_count:,}",
+                where=f"byte {at:,}",
             ) from None
         except UnicodeDecodeError:
             raise CheckpointError(f"name of tensor {number + 1} is not UTF-8", where=f"byte {at + 2:,}") from None
@@ -104,14 +105,13 @@ def _check_extents(entries: Iterable[TensorEntry], header: Header, path: object,
     for entry in sorted((e for e in entries if e.size_bytes), key=lambda e: e.offset):
         start = header.data_offset + entry.offset
         if before and before.offset + before.size_bytes > entry.offset:
-            raise CheckpointError(
-                f"tensors {before.name} and {entry.name} overlap", where=f"byte {start:,} of {path}"
-            )
+            raise CheckpointError(f"tensors {before.name} and {entry.name} overlap", where=f"byte {start:,} of {path}")
         end = start + align(entry.size_bytes)
         if end > size_bytes:
             part = "" if start + entry.size_bytes > size_bytes else "the padding after "
             raise TruncatedFile(
-                f"{path} ends at byte {size_bytes:,}: byte {max(start, size_bytes):,} is the first one missing of {part}{entry.name}",
+                f"{path} ends at byte {size_bytes:,}: byte {max(start, size_bytes):,} is the first one missing "
+                f"of {part}{entry.name}",
                 expected=f"bytes {start:,} to {end:,}",
                 action="copy or download the file again",
             )

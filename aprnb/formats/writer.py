@@ -65,7 +65,9 @@ def _lay_out(tensors: list[TensorSource]) -> list[TensorEntry]:
     offset = 0
     for tensor in tensors:
         if len(tensor.name.encode("utf-8")) > MAX_NAME_BYTES:
-            raise OutputError(f"tensor name {tensor.name[:40]!r}… is too long", expected=f"at most {MAX_NAME_BYTES} bytes")
+            raise OutputError(
+                f"tensor name {tensor.name[:40]!r}… is too long", expected=f"at most {MAX_NAME_BYTES} bytes"
+            )
         if entries and entries[-1].name == tensor.name:
             raise OutputError(f"tensor {tensor.name} was given twice")
         entries.append(TensorEntry(tensor.name, tensor.dtype, tensor.shape, offset, tensor.size_bytes))

@@ -1,4 +1,4 @@
-"""An inspection report as a document: verdict first, then file, architecture with sources, sizes, tensors, tokenizer."""
+"""An inspection report as a document: verdict, file, architecture with sources, sizes, tensors, tokenizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TENSOR_COLUMNS = (
     Column("shape"),
     Column("offset", "right"),
     Column("bytes", "right"),
-    Column("is"),
+    Column("symbolic shape"),
 )
 
 
@@ -85,7 +85,11 @@ def _file(report: Report) -> tuple[tuple[str, str, str], ...]:
         ("file", facts["path"], f"{bytes_text(facts['size_bytes'])} ({facts['size_bytes']:,} bytes)"),
         ("format", f"apr {facts['version']}", ", ".join(facts["flags"]) or "no flags"),
         ("checksums", f"header {facts['header_checksum']}", f"footer {facts['footer_checksum']}"),
-        ("parameters", count_text(parameters["unique"]), f"{parameters['total']:,} in {len(report.checkpoint)} index entries"),
+        (
+            "parameters",
+            count_text(parameters["unique"]),
+            f"{parameters['total']:,} in {len(report.checkpoint)} index entries",
+        ),
     )
 
 

@@ -56,7 +56,7 @@ def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Place
     weights = {name: _LazyWeight(checkpoint, report, name, placement.dtype) for name in report.weights}
     options: dict[str, Any] = {"quantization_config": _quantization(placement)} if placement.quantize else {}
     with quiet_loading():
-        model, info = model_class(architecture).from_pretrained(
+        loaded: Any = model_class(architecture).from_pretrained(
             None,
             config=model_config(architecture),
             state_dict=weights,
@@ -66,6 +66,7 @@ def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Place
             output_loading_info=True,
             **options,
         )
+    model, info = loaded
     _require_all_loaded(info, model, report)
     _keep_gradients_exact(model)
     return model.eval()
@@ -141,7 +142,11 @@ def _quantization(placement: Placement) -> transformers.BitsAndBytesConfig:
 
 
 def _require_all_loaded(info: Mapping[str, Any], model: PreTrainedModel, report: ContractReport) -> None:
-    wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info.get(key)}
+    wrong = {
+        key: sorted(map(str, info[key]))
+        for key in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if info.get(key)
+    }
     left = [name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_meta]
     if wrong or left or info.get("error_msgs"):
         raise ContractError(
@@ -155,4 +160,4 @@ def _keep_gradients_exact(model: PreTrainedModel) -> None:
     """bitsandbytes repacks 4-bit weights for inference on CPUs with AVX-512 BF16 and then loses their gradients."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  torch types attributes as tensors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -14,7 +14,7 @@ from aprnb.model.chat import render
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """`prompt` as the model saw it, the new token ids (the end token included), and their text without special tokens."""
+    """`prompt` as the model saw it, the new token ids (the end token too), and their text without special tokens."""
 
     prompt: str
     ids: tuple[int, ...]
@@ -57,10 +57,10 @@ def generate(
     model.eval()
     with torch.no_grad():
         ids = ids.to(model.device)
-        output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        output = cast(Any, model).generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
     model.train(training)
     new = output[0, ids.shape[1] :].tolist()
-    return Generation(text, tuple(new), tokenizer.decode(new, skip_special_tokens=True))
+    return Generation(text, tuple(new), str(tokenizer.decode(new, skip_special_tokens=True)))
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, system: str | None = None) -> str:

@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """The loader's report goes to us as data; its bars and its remarks on optional kernels are switched off meanwhile."""
+    """The loader's report goes to us as data; its bars and remarks on optional kernels are off meanwhile."""
     bars = transformers_logging.is_progress_bar_enabled()
     level = transformers_logging.get_verbosity()
     kernels = logging.getLogger("bitsandbytes")

@@ -136,7 +136,7 @@ def _check(given: dict[str, Any]) -> Any:
 def _finetune(session: Session, given: dict[str, Any], body: str) -> Any:
     options = _with_body(given, body)
     checkpoint = options.pop("checkpoint", None)
-    from aprnb.finetune import finetune
+    from aprnb.tuning.run import finetune
 
     if options.get("plan"):
         return finetune(checkpoint, **options)
@@ -153,7 +153,7 @@ def _with_body(given: dict[str, Any], body: str) -> dict[str, Any]:
 
     A body that begins with `{` is training rows as JSON Lines, else it is a recipe in TOML.
     """
-    from aprnb.finetune.recipe import read_toml
+    from aprnb.tuning.recipe import read_toml
 
     options = dict(given)
     recipe = options.pop("recipe", None)

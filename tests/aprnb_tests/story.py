@@ -20,7 +20,7 @@ def metadata(**changes: Any) -> dict[str, Any]:
     triples = (a + b for a in pairs for b in alphabet)
     learned = 151643 - len(alphabet)
     merges = [f"{p[0]} {p[1]}" for p in pairs] + [
-        f"{t[:2]} {t[2]}" for _, t in zip(range(learned - len(pairs)), triples)
+        f"{t[:2]} {t[2]}" for _, t in zip(range(learned - len(pairs)), triples, strict=False)
     ]
     vocabulary = alphabet + [merge.replace(" ", "") for merge in merges]
     vocabulary += ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from transformers import BitsAndBytesConfig, Qwen3Config, Qwen3ForCausalLM
 
-from aprnb.finetune.adapter import attach
-from aprnb.finetune.events import Event
-from aprnb.finetune.examples import Example, Examples
-from aprnb.finetune.loop import train
-from aprnb.finetune.packing import Schedule, Step
-from aprnb.finetune.recipe import Recipe
-from aprnb.finetune.state import Identity, RunState, save_state
+from aprnb.tuning.adapter import attach
+from aprnb.tuning.events import Event
+from aprnb.tuning.examples import Example, Examples
+from aprnb.tuning.loop import train
+from aprnb.tuning.packing import Schedule, Step
+from aprnb.tuning.recipe import Recipe
+from aprnb.tuning.state import Identity, RunState, save_state
 
 CPU = torch.device("cpu")
 VOCABULARY = 96

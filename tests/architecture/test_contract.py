@@ -1,7 +1,8 @@
 """Full shapes, both ways, before a weight is read; and each family's table against the `transformers` class itself."""
 
-import aprnb
 import pytest
+
+import aprnb
 from aprnb.architecture import FAMILIES, Architecture, expected_tensors, parameter_count
 from aprnb.formats import TensorSource, write_apr
 from aprnb.formats.dtypes import BY_NAME, F32
@@ -102,6 +103,7 @@ def small(family: str, size: int) -> Architecture:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_familys_table_is_that_of_the_transformers_class(family, size):
     import torch
+
     from aprnb.model.build import model_class, model_config
 
     architecture = small(family, size)

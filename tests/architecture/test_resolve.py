@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-import aprnb
 import pytest
+
+import aprnb
 from aprnb.architecture import FAMILIES, resolve
 
 DATA = Path(__file__).parents[1] / "data"

@@ -4,8 +4,9 @@ import subprocess
 import sys
 import time
 
-import aprnb
 import pytest
+
+import aprnb
 from aprnb.architecture import parameter_count
 from aprnb_tests import story
 

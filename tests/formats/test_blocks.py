@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from aprnb.formats.blocks import decode
 from aprnb.formats.dtypes import BY_NAME
 

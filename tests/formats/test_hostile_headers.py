@@ -3,8 +3,9 @@
 import os
 import struct
 
-import aprnb
 import pytest
+
+import aprnb
 from aprnb_tests import apr_bytes as b
 
 VECTOR = struct.pack("<4f", 1, 2, 3, 4)

@@ -4,8 +4,9 @@ import hashlib
 import json
 from pathlib import Path
 
-import aprnb
 import pytest
+
+import aprnb
 
 GOLDEN = sorted(path.stem for path in (Path(__file__).parents[1] / "data" / "real").glob("*.json"))
 

@@ -5,9 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import aprnb
 import numpy as np
 import pytest
+
+import aprnb
 from aprnb.formats import TensorSource, write_apr
 from aprnb.formats.blocks import encode
 from aprnb.formats.dtypes import BY_NAME, F32

@@ -2,8 +2,9 @@
 
 import json
 
-import aprnb
 import pytest
+
+import aprnb
 
 
 def test_the_json_has_the_keys_that_scripts_rely_on(pocket_qwen3):

@@ -2,10 +2,11 @@
 
 import json
 
-import aprnb
 import numpy as np
 import pytest
 import torch
+
+import aprnb
 from aprnb.architecture.weights import unpermute
 from aprnb.formats import TensorSource, write_apr
 from aprnb.formats.blocks import encode

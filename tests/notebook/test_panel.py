@@ -7,10 +7,10 @@ from IPython.utils.capture import capture_output
 
 from aprnb.display.bundle import Displayed
 from aprnb.display.document import Document, Fields, Messages, Table
-from aprnb.finetune.events import EvalEvent, Finished, Notice, Saved, StepEvent
 from aprnb.notebook.panel import Panel
 from aprnb.notebook.screen import Screen
 from aprnb.notebook.stop import stop_button
+from aprnb.tuning.events import EvalEvent, Finished, Notice, Saved, StepEvent
 
 
 class SmallPlan(Displayed):

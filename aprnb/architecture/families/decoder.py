@@ -53,7 +53,10 @@ def qkv_biases(when: str | None = None) -> tuple[TensorRule, ...]:
     )
 
 
-ATTENTION_BIASES = (*qkv_biases("attention_bias"), bias("self_attn.o_proj", "attn_output", "hidden_size", "attention_bias"))
+ATTENTION_BIASES = (
+    *qkv_biases("attention_bias"),
+    bias("self_attn.o_proj", "attn_output", "hidden_size", "attention_bias"),
+)
 MLP_BIASES = (
     bias("mlp.gate_proj", "ffn_gate", "intermediate_size", "mlp_bias"),
     bias("mlp.up_proj", "ffn_up", "intermediate_size", "mlp_bias"),

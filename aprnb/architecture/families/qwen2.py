@@ -1,7 +1,14 @@
 """Qwen2 and Qwen2.5 (dense): biases on q, k and v are part of the class."""
 
-from aprnb.architecture.families.decoder import COMMON, NO_MLP_BIAS, NO_ROPE_SCALING, NO_SLIDING_WINDOW, POSITIONS, SILU
-from aprnb.architecture.families.decoder import qkv_biases
+from aprnb.architecture.families.decoder import (
+    COMMON,
+    NO_MLP_BIAS,
+    NO_ROPE_SCALING,
+    NO_SLIDING_WINDOW,
+    POSITIONS,
+    SILU,
+    qkv_biases,
+)
 from aprnb.architecture.families.family import Family, FieldRule
 
 QWEN2 = Family(

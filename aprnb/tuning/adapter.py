@@ -1,0 +1,132 @@
+"""LoRA adapters: attached with PEFT, kept in float32, stored in PEFT's own layout."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from aprnb.errors import FileMissing, UsageProblem, closest
+from aprnb.tuning.folder import atomic_folder, write_tensors
+from aprnb.tuning.recipe import Recipe
+
+CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+
+
+def attach(model: Any, recipe: Recipe) -> Any:
+    """`model` wrapped by PEFT with fresh LoRA matrices (A random from the recipe's seed, B zero), in float32.
+
+    Sets torch's seed. Raises UsageProblem for a target module that the model has not got.
+    """
+    from peft import LoraConfig
+
+    check_targets(model, recipe.target_modules)
+    names = recipe.target_modules
+    config = LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.scale,  # type: ignore[arg-type]  # PEFT takes any number
+        lora_dropout=recipe.lora_dropout,
+        target_modules=names if isinstance(names, str) else list(names),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(recipe.seed)
+    return _wrapped(model, config)
+
+
+def prepare_full(model: nn.Module) -> nn.Module:
+    """`model` with every parameter trainable and in float32: in 16 bits small updates would be rounded away."""
+    model.float()
+    model.requires_grad_(True)
+    return model
+
+
+def check_targets(model: Any, target_modules: str | tuple[str, ...]) -> None:
+    """Raises UsageProblem for a name that no linear module of the layers has; the head takes no adapter."""
+    if isinstance(target_modules, str):
+        return
+    head = model.get_output_embeddings()
+    linears = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
+    for name in target_modules:
+        if name not in linears:
+            found = f"--target-modules {name}{closest(name, linears)}"
+            raise UsageProblem(found, expected="some of " + ", ".join(sorted(linears)))
+
+
+def adapted_layers(model: nn.Module) -> dict[str, Any]:
+    """The modules that carry LoRA matrices, by name."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def save_adapter(model: Any, folder: Path, base: Path, *, force: bool = False) -> Path:
+    """Writes PEFT's two files into `folder`, which arrives whole by rename; `base` is the `.apr` that was tuned.
+
+    Raises OutputExists where `folder` is there already and `force` is not given.
+    """
+    from peft import get_peft_model_state_dict
+
+    config = json.dumps(_config_json(model, base), indent=2, sort_keys=True)
+    # Left to choose, PEFT asks the network whether the base's vocabulary has changed.
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    with atomic_folder(folder, force) as written:
+        write_tensors(tensors, written / WEIGHTS_NAME)
+        (written / CONFIG_NAME).write_text(config + "\n", "utf-8")
+    return folder
+
+
+def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
+    """`model` wrapped by PEFT with the adapter in `folder`.
+
+    Raises FileMissing without one, and UsageProblem where a tensor has no place or a place no tensor: PEFT would go on.
+    """
+    from peft import LoraConfig, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not (folder / name).is_file():
+            raise FileMissing(f"no {name} in {folder}", expected="a PEFT adapter folder")
+    config = LoraConfig.from_pretrained(str(folder))
+    config.inference_mode = not trainable
+    wrapped = _wrapped(model, config)
+    result: Any = set_peft_model_state_dict(wrapped, load_file(folder / WEIGHTS_NAME))
+    missing = [name for name in result.missing_keys if ".lora_" in name]
+    if missing or result.unexpected_keys:
+        odd = (missing + list(result.unexpected_keys))[0]
+        found = f"the adapter in {folder} does not fit the model: {odd}"
+        raise UsageProblem(found, expected="the same tensors in both")
+    return wrapped
+
+
+def _wrapped(model: Any, config: Any) -> Any:
+    """The model inside PEFT, adapters in float32, without PEFT's remarks on names that are not ours."""
+    from peft import get_peft_model
+
+    config.base_model_name_or_path = None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*checkpointing.*deprecated", category=FutureWarning)
+        return get_peft_model(model, config, autocast_adapter_dtype=True)
+
+
+def _config_json(model: Any, base: Path) -> dict[str, Any]:
+    config = model.peft_config[model.active_adapter].to_dict()
+    config["base_model_name_or_path"] = base.name
+    config["inference_mode"] = True
+    config["target_modules"] = sorted({name.rpartition(".")[2] for name in adapted_layers(model)})
+    return {name: _plain(value) for name, value in config.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Sets and enumerations of PEFT's config as JSON."""
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    return getattr(value, "value", value)

@@ -1,0 +1,109 @@
+"""Where a run's files stand and what is in them; each arrives whole by rename."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aprnb.errors import FileMissing, OutputError, OutputExists, UsageProblem
+from aprnb.formats.atomic import require_writable, write_text
+
+if TYPE_CHECKING:
+    from aprnb.tuning.preparation import Preparation
+
+_HASH_CHUNK_BYTES = 4 << 20
+_PACKAGES = ("aprnb", "torch", "transformers", "peft", "bitsandbytes", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class Places:
+    """`out.apr`, `out.adapter/` and `out.run/`, side by side."""
+
+    output: Path
+    adapter: Path
+    run: Path
+
+    @property
+    def state(self) -> Path:
+        return self.run / "state"
+
+    @property
+    def metrics(self) -> Path:
+        return self.run / "metrics.jsonl"
+
+
+def places(output: str | None, model: Path) -> Places:
+    """Beside `output`; without one, `MODEL-finetuned.apr` in the current folder."""
+    path = Path(output) if output else Path(f"{model.stem}-finetuned.apr")
+    if path.suffix != ".apr":
+        raise UsageProblem(f"--output {path}", expected="a name that ends in .apr")
+    return Places(path, path.with_suffix(".adapter"), path.with_suffix(".run"))
+
+
+def require_free(where: Places, *, writes_model: bool, writes_adapter: bool, force: bool, resume: bool) -> None:
+    """Asked before any work: nothing existing is in the way, or the person said what to do with it."""
+    if writes_model:
+        require_writable(where.output, force)
+    if writes_adapter:
+        require_writable(where.adapter, force)
+    if resume:
+        if not where.run.is_dir():
+            raise FileMissing(f"no run to resume at {where.run}", action="start it without --resume")
+    elif where.run.exists() and not force:
+        raise OutputExists(f"{where.run} exists", action="continue it with --resume, or start anew with --force")
+
+
+def begin(where: Places, preparation: Preparation) -> None:
+    """The run's folder with recipe and plan."""
+    try:
+        where.run.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{where.run} could not be made: {error.strerror}") from error
+    plan = preparation.plan.to_json()
+    write_json(where.run / "recipe.json", plan["recipe"])
+    write_json(where.run / "plan.json", plan)
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n", force=True)
+
+
+def write_metrics(where: Places, rows: Iterable[Mapping[str, Any]]) -> None:
+    """`metrics.jsonl` anew, so that a reader never meets half a line."""
+    write_text(where.metrics, "".join(json.dumps(row) + "\n" for row in rows), force=True)
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def manifest(
+    preparation: Preparation, where: Places, used: Mapping[str, Any], result: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What went in, what was really used (read back from the module), what came out, with hashes."""
+    template = preparation.choice.tokenizer.chat_template or ""
+    files = [path for path in (where.output, *sorted(where.adapter.glob("*"))) if path.is_file()]
+    return {
+        "base": {"path": str(preparation.checkpoint.path), "sha256": file_sha256(preparation.checkpoint.path)},
+        "data": {"fingerprint": preparation.identity.data},
+        "chat_template": {
+            "source": preparation.choice.template_source,
+            "sha256": hashlib.sha256(template.encode()).hexdigest(),
+        },
+        "tokenizer": {"source": preparation.choice.source},
+        "used": dict(used),
+        "assumptions": list(preparation.plan.assumptions),
+        "result": dict(result),
+        "files": {path.relative_to(where.output.parent).as_posix(): file_sha256(path) for path in files},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+    }

@@ -1,0 +1,211 @@
+"""Merging: base + adapter, or fully trained weights, into a complete `.apr` that stands on its own.
+
+Tensors stream from the base to the output one at a time. W' = W + (alpha / rank) · B·A (Hu et al. 2021, section 4.1).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aprnb.architecture import (
+    Architecture,
+    ContractReport,
+    ExpectedTensor,
+    check,
+    check_contract,
+    expected_tensors,
+    resolve,
+)
+from aprnb.architecture.weights import head_order, read_weight
+from aprnb.errors import FileMissing, GateError, OutputError, UsageProblem
+from aprnb.formats import Checkpoint, TensorSource, open, write_apr
+from aprnb.formats.blocks import encode
+from aprnb.formats.dtypes import BY_NAME, DType
+from aprnb.model.tokenizer import choose_tokenizer
+from aprnb.tuning.merged_metadata import merged_metadata
+
+_PEFT_PREFIX = "base_model.model."
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The written file and how many of its tensors differ from the base's."""
+
+    path: Path
+    tensors: int
+    changed: int
+
+
+class Delta:
+    """What a PEFT adapter adds to each weight: name → float32 array of the weight's shape, computed on demand."""
+
+    def __init__(self, folder: Path) -> None:
+        from safetensors.numpy import load_file
+
+        config_path = folder / "adapter_config.json"
+        if not config_path.is_file():
+            raise FileMissing(f"no adapter_config.json in {folder}", expected="a PEFT adapter folder")
+        self.config = _supported(json.loads(config_path.read_text("utf-8")), config_path)
+        self._matrices = load_file(folder / "adapter_model.safetensors")
+        self.names = frozenset(
+            key.removeprefix(_PEFT_PREFIX).removesuffix(".lora_A.weight") + ".weight"
+            for key in self._matrices
+            if key.endswith(".lora_A.weight")
+        )
+        if 2 * len(self.names) != len(self._matrices) or not self.names:
+            raise UsageProblem(
+                f"the adapter in {folder} holds other tensors than LoRA pairs", expected="lora_A and lora_B"
+            )
+
+    def __call__(self, name: str) -> np.ndarray:
+        stem = _PEFT_PREFIX + name.removesuffix(".weight")
+        a, b = (self._matrices[f"{stem}.lora_{part}.weight"].astype(np.float32) for part in "AB")
+        rank = a.shape[0]
+        scale = self.config["lora_alpha"] / (rank**0.5 if self.config.get("use_rslora") else rank)
+        return np.float32(scale) * (b @ a)
+
+
+def _supported(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    odd = [
+        key
+        for key in ("use_dora", "fan_in_fan_out", "modules_to_save", "alpha_pattern", "rank_pattern")
+        if config.get(key)
+    ]
+    odd += ["bias"] if config.get("bias", "none") != "none" else []
+    if config.get("peft_type") != "LORA" or odd:
+        raise UsageProblem(
+            f"{path} describes a {config.get('peft_type')} adapter{' with ' + ', '.join(odd) if odd else ''}",
+            expected="plain LoRA",
+        )
+    return config
+
+
+def merge(
+    base: str | os.PathLike[str],
+    adapter: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    output_dtype: str | None = None,
+    force: bool = False,
+    config: str | Path | Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    chat_template: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Merged:
+    """Writes base + PEFT adapter as one `.apr`; float bases keep their dtype, quantised ones become F16.
+
+    The output is re-opened and passes the contract before this returns. Raises UsageProblem for an adapter that does
+    not fit the base, GateError where the merge changed nothing, OutputExists unless `force`.
+    """
+    with open(base) as checkpoint:
+        report = check_contract(
+            checkpoint, resolve(checkpoint, config=config, overrides=overrides)
+        ).raise_for_violations()
+        delta = Delta(Path(adapter))
+        strange = sorted(delta.names - report.weights.keys())
+        if strange:
+            raise UsageProblem(f"the adapter changes {strange[0]}, which {checkpoint.path.name} has not got")
+        choice = choose_tokenizer(checkpoint, report.architecture, chat_template)
+        source = _Merging(
+            checkpoint, report, delta.names, lambda name: read_weight(checkpoint, report, name) + delta(name)
+        )
+        return source.write(Path(output), choice.tokenizer, output_dtype, force, progress)
+
+
+def write_trained(
+    checkpoint: Checkpoint,
+    report: ContractReport,
+    weights: Mapping[str, Any],
+    tokenizer: Any,
+    output: Path,
+    output_dtype: str | None,
+    force: bool,
+) -> Merged:
+    """Writes a fully trained module's `weights` (name → torch tensor) with everything else from the base."""
+    names = frozenset(report.weights)
+    source = _Merging(checkpoint, report, names, lambda name: weights[name].detach().float().cpu().numpy())
+    return source.write(output, tokenizer, output_dtype, force, None)
+
+
+class _Merging:
+    """One base, the names that change, and how a changed weight is computed."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        report: ContractReport,
+        changing: frozenset[str],
+        compute: Callable[[str], np.ndarray],
+    ) -> None:
+        self.checkpoint, self.report, self.changing, self.compute = checkpoint, report, changing, compute
+        self.changed: set[str] = set()
+        self._permuted = head_order(report)
+
+    def write(
+        self,
+        output: Path,
+        tokenizer: Any,
+        output_dtype: str | None,
+        force: bool,
+        progress: Callable[[str], None] | None,
+    ) -> Merged:
+        architecture = self.report.architecture
+        sources = [self._source(tensor, output_dtype) for tensor in expected_tensors(architecture).values()]
+        if architecture.tie_word_embeddings:
+            embedding = next(source for source in sources if source.name == _EMBEDDING)
+            sources.append(TensorSource(_HEAD, embedding.dtype, embedding.shape, embedding.load))
+        elements = sum(int(np.prod(source.shape)) for source in sources)
+        metadata = merged_metadata(self.checkpoint.metadata, architecture, tokenizer, elements)
+        write_apr(output, metadata, sources, force=force, progress=progress)
+        if not self.changed:
+            output.unlink()
+            raise GateError(
+                "the merge changed no tensor: the adapter's part is smaller than the dtype can hold",
+                action="train longer, or give --output-dtype F32",
+            )
+        check(output).raise_for_violations()
+        return Merged(output, len(sources), len(self.changed))
+
+    def _source(self, tensor: ExpectedTensor, output_dtype: str | None) -> TensorSource:
+        entry = self.checkpoint.tensors[self.report.weights[tensor.name]]
+        dtype = _output_dtype(entry.dtype, tensor, output_dtype)
+        return TensorSource(tensor.name, dtype, tensor.shape, lambda: self._bytes(tensor.name, entry.dtype, dtype))
+
+    def _bytes(self, name: str, stored: DType, dtype: DType) -> bytes:
+        untouched = stored == dtype and name not in self._permuted
+        if name not in self.changing:
+            file_name = self.report.weights[name]
+            return self.checkpoint.raw(file_name) if untouched else self._encoded(name, self._base(name), dtype)
+        data = self._encoded(name, self.compute(name), dtype)
+        if data != self._encoded(name, self._base(name), dtype):
+            self.changed.add(name)
+        return data
+
+    def _base(self, name: str) -> np.ndarray:
+        return read_weight(self.checkpoint, self.report, name)
+
+    def _encoded(self, name: str, values: np.ndarray, dtype: DType) -> bytes:
+        if dtype.name == "F16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+            raise OutputError(f"{name} holds values beyond F16", action="give --output-dtype BF16 or F32")
+        return encode(values, dtype)
+
+
+def _output_dtype(stored: DType, tensor: ExpectedTensor, wanted: str | None) -> DType:
+    """What was asked for, for matrices; else the stored float type, F16 in place of block quantisation."""
+    if wanted:
+        return BY_NAME[wanted] if len(tensor.shape) == 2 else BY_NAME["F32"]
+    return stored if stored.is_float and stored.name != "F64" else BY_NAME["F16"]
+
+
+def probe_ids(architecture: Architecture, length: int = 48) -> list[int]:
+    """Token ids spread over the vocabulary, the same for every run, to compare two models on."""
+    count = min(length, architecture.max_position_embeddings)
+    return [int(i) for i in np.random.default_rng(0).integers(0, architecture.vocab_size, count)]

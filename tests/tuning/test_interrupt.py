@@ -1,0 +1,64 @@
+"""The first press asks, the second stops, and the former handler is always back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from aprnb.tuning.interrupt import Interrupt
+
+
+def press() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_first_press_only_asks() -> None:
+    with Interrupt() as interrupt:
+        assert not interrupt.requested
+        press()
+        assert interrupt.requested
+
+
+def test_the_second_press_stops_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), Interrupt():
+        press()
+        press()
+
+
+def test_the_former_handler_is_back_however_the_block_ends() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupt():
+        assert signal.getsignal(signal.SIGINT) != before
+    assert signal.getsignal(signal.SIGINT) == before
+    with pytest.raises(KeyError), Interrupt():
+        raise KeyError
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_an_ignored_signal_is_ignored_again_afterwards() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with Interrupt():
+            pass
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_thread_in_the_background_leaves_the_handler_alone_and_can_be_asked() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    found: list[object] = []
+
+    def background() -> None:
+        with Interrupt() as interrupt:
+            found.append(signal.getsignal(signal.SIGINT))
+            interrupt.request()
+            found.append(interrupt.requested)
+
+    thread = threading.Thread(target=background)
+    thread.start()
+    thread.join()
+    assert found == [before, True]

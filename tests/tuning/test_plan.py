@@ -1,0 +1,198 @@
+"""The plan counts what the run will train, and what it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aprnb.architecture import Architecture, ContractReport, parameter_count
+from aprnb.errors import UsageProblem
+from aprnb.inspection.memory import activation_bytes, adapter_parameters, plan_memory, weight_bytes
+from aprnb.tuning.adapter import attach, prepare_full
+from aprnb.tuning.batches import Batches
+from aprnb.tuning.loss import hidden_states
+from aprnb.tuning.plan import DeviceFacts, Plan, make_plan, settle
+from aprnb.tuning.recipe import Recipe
+from aprnb_tests.tiny import CPU, schedule_of, tiny_config, tiny_examples, tiny_model, tiny_nf4_model
+
+GIB = 2**30
+TINY = Architecture(
+    model_type="qwen3", hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+    intermediate_size=128, vocab_size=96, max_position_embeddings=128, rope_theta=10000.0, rms_norm_eps=1e-6,
+    tie_word_embeddings=True, attention_bias=False, mlp_bias=False, sliding_window=None, rope_scaling=None,
+    hidden_act="silu",
+)  # fmt: skip
+QWEN3_8B = dataclasses.replace(
+    TINY, hidden_size=4096, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+    intermediate_size=12288, vocab_size=151936, max_position_embeddings=40960, tie_word_embeddings=False,
+)  # fmt: skip
+LAPTOP = DeviceFacts("cpu", "a laptop", "float32", 16 * GIB)
+GPU = DeviceFacts("cuda:0", "a GPU", "bfloat16", 80 * GIB)
+
+
+def plan_of(recipe: Recipe, facts: DeviceFacts = LAPTOP) -> Plan:
+    examples = tiny_examples()
+    report = ContractReport(Path("tiny.apr"), TINY, (), (), {})
+    settled, notes = settle(recipe, TINY, facts)
+    schedule = schedule_of(examples, *2 * [((0, 1, 2), (3, 4, 5, 6))])
+    return make_plan(report, settled, examples, tiny_examples(3), schedule, facts, notes, ("from the file",))
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "v_proj")])
+def test_the_plan_counts_the_parameters_that_the_run_trains(targets: Any) -> None:
+    recipe = Recipe(method="lora", rank=4, target_modules=targets)
+    model = attach(tiny_model(), recipe)
+    plan = plan_of(recipe)
+    assert plan.parameters_trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert plan.parameters_total == sum(p.numel() for p in tiny_model().parameters())
+
+
+def test_the_story_model_has_its_known_counts() -> None:
+    assert parameter_count(QWEN3_8B) == 8_190_735_360
+    # Per layer, rank 16: q 8192, k and v 5120 each, o 8192, gate, up and down 16384 each, times 16; 36 layers.
+    assert adapter_parameters(QWEN3_8B, 16) == 36 * 16 * (8192 + 2 * 5120 + 8192 + 3 * 16384) == 43_646_976
+
+
+def test_full_training_trains_every_parameter() -> None:
+    plan = plan_of(Recipe(method="full"))
+    assert plan.parameters_trainable == plan.parameters_total
+
+
+def test_weights_take_what_the_loaded_model_takes() -> None:
+    total = parameter_count(TINY)
+    assert weight_bytes(TINY, total, "lora", "float32") == sum(p.nbytes for p in tiny_model().parameters())
+    held = 0
+    for parameter in tiny_nf4_model().parameters():
+        state = getattr(parameter, "quant_state", None)
+        held += parameter.nbytes + (state.absmax.nbytes + state.state2.absmax.nbytes if state else 0)
+    assert weight_bytes(TINY, total, "qlora", "float32") == pytest.approx(held, rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_activations_are_those_that_autograd_keeps(method: str, dtype: str) -> None:
+    tokens, held = 128, {}
+    base = tiny_model().to(getattr(torch, dtype))
+    model = prepare_full(base) if method == "full" else attach(base, Recipe(method="lora", rank=1))
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            held[storage.data_ptr()] = storage.nbytes()
+        kept.append(tensor)
+        return tensor
+
+    batches = Batches(model.train(), CPU, tokens, getattr(torch, dtype))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), batches.precision():
+        hidden_states(model, torch.arange(tokens) % 96, torch.arange(tokens) % 64)
+    found = sum(held.values())
+    if method == "full" and dtype == "bfloat16":
+        found -= 2 * parameter_count(TINY)  # the 16-bit copies of the weights, which the plan counts as weights
+    planned = activation_bytes(TINY, tokens, method, dtype, checkpointing=False)
+    assert planned == pytest.approx(found, rel=0.25)
+
+
+def test_checkpointing_leaves_one_layer_and_the_borders_of_the_others() -> None:
+    kept, recomputed = (activation_bytes(QWEN3_8B, 2048, "lora", "bfloat16", checkpointing=on) for on in (False, True))
+    assert recomputed < kept / 10
+
+
+def test_the_terms_add_up() -> None:
+    plan = plan_memory(
+        QWEN3_8B, 8_190_735_360, 43_646_976, method="qlora", dtype="bfloat16", optimizer="adamw", checkpointing=True,
+        micro_batch_tokens=8192,
+    )  # fmt: skip
+    found = plan.to_json()
+    assert found["total"] == sum(value for name, value in found.items() if name != "total")
+    assert (found["adapters"], found["gradients"], found["optimizer"]) == tuple(43_646_976 * n for n in (4, 4, 8))
+    # 6.95e9 weights of the layers in 4 bits and scales, 1.24e9 of embedding and head in 16 bits.
+    assert found["weights"] == pytest.approx(6.07e9, rel=0.01)
+
+
+def test_the_plan_as_json_has_the_keys_that_scripts_rely_on() -> None:
+    found = json.loads(json.dumps(plan_of(Recipe()).to_json()))
+    keys = "architecture method parameters data steps memory_bytes device dtype attention assumptions warnings"
+    assert set(keys.split()) <= set(found)
+    assert set(found["parameters"]) == {"total", "trainable"}
+    assert {"rows", "rows_without_labels", "tokens", "labelled_tokens"} <= set(found["data"])
+    assert list(found["memory_bytes"]) == [
+        "weights", "adapters", "gradients", "optimizer", "activations", "logits", "total",
+    ]  # fmt: skip
+    assert found["architecture"]["head_dim"]["value"] == 32
+
+
+def test_the_plan_shows_itself_as_text_and_html() -> None:
+    plan = plan_of(Recipe())
+    for shown in (str(plan), plan.to_html()):
+        for words in ("lora", "held out", "activations", "from the file"):
+            assert words in shown
+
+
+def test_auto_takes_lora_where_the_base_fits_and_says_so() -> None:
+    recipe, notes = settle(Recipe(), QWEN3_8B, GPU)
+    assert (recipe.method, recipe.learning_rate, recipe.micro_batch_tokens) == ("lora", 2e-4, 8192)
+    assert any(note.startswith("method lora") for note in notes)
+
+
+def test_auto_takes_qlora_where_the_base_does_not_fit_and_says_so() -> None:
+    recipe, notes = settle(Recipe(), QWEN3_8B, LAPTOP)
+    assert (recipe.method, recipe.quantize_nf4, recipe.micro_batch_tokens) == ("qlora", True, 2048)
+    assert any(note.startswith("method qlora") for note in notes)
+
+
+def test_checkpointing_is_chosen_where_activations_do_not_fit_and_said() -> None:
+    tight = dataclasses.replace(GPU, available_bytes=24 * GIB)
+    recipe, notes = settle(Recipe(method="lora"), QWEN3_8B, tight)
+    assert recipe.gradient_checkpointing == "on"
+    assert any("gradient checkpointing on" in note for note in notes)
+    assert settle(Recipe(method="lora"), TINY, LAPTOP)[0].gradient_checkpointing == "off"
+
+
+def test_a_settled_recipe_leaves_nothing_open() -> None:
+    recipe, _ = settle(Recipe(), TINY, LAPTOP)
+    settled = (recipe.alpha, recipe.max_seq_len, recipe.learning_rate, recipe.micro_batch_tokens)
+    assert settled == (32.0, 128, 2e-4, 2048)
+    assert "auto" not in (recipe.method, recipe.optimizer, recipe.dtype, recipe.gradient_checkpointing)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_seq_len": 4096}, "at most 128, the model's positions"),
+        ({"optimizer": "paged_adamw8bit"}, "a CUDA device, or adamw"),
+        ({"target_modules": ("qproj",)}, "did you mean q_proj?"),
+    ],
+)
+def test_what_model_or_device_cannot_do_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageProblem) as caught:
+        settle(Recipe(**options), TINY, LAPTOP)
+    assert words in str(caught.value)
+
+
+def test_too_little_memory_is_a_warning() -> None:
+    plan = plan_of(Recipe(method="full"), dataclasses.replace(LAPTOP, available_bytes=1000))
+    assert any("are free" in warning for warning in plan.warnings)
+
+
+def test_rows_that_are_cut_or_left_out_are_warnings() -> None:
+    examples = dataclasses.replace(tiny_examples(), truncated=2, rows_without_labels=3)
+    recipe, _ = settle(Recipe(), TINY, LAPTOP)
+    report = ContractReport(Path("tiny.apr"), TINY, (), (), {})
+    plan = make_plan(report, recipe, examples, None, schedule_of(examples, ((0,),)), LAPTOP)
+    text = " ".join(plan.warnings)
+    assert "2 rows are cut at 128 tokens" in text
+    assert "3 rows have no answer left" in text
+    assert "no rows are held out" in text
+
+
+def test_the_tiny_architecture_is_the_tiny_config() -> None:
+    config = tiny_config()
+    for name in ("hidden_size", "num_hidden_layers", "head_dim", "intermediate_size", "vocab_size"):
+        assert getattr(TINY, name) == getattr(config, name)
