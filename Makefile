@@ -1,6 +1,6 @@
 # make demo   the first tutorial from nothing: environment, installation, run, what came out
 # make test   everything, browser tests included, in the same environment
-# make lab    JupyterLab on the notebooks
+# make lab    JupyterLab on the tutorial (the one that the demo ran, where there is one)
 # make docs   the documentation, warnings are errors
 # make clean  removes what the others made, the environment too
 
@@ -24,7 +24,7 @@ test: $(VENV)/.dev chromium
 	    --nbval-sanitize-with notebooks/nbval_sanitize.cfg notebooks
 
 lab: $(VENV)/.demo
-	@$(BIN)/jupyter lab --notebook-dir=notebooks
+	@$(BIN)/jupyter lab $(firstword $(wildcard demo/01-first-run.ipynb) notebooks/01-first-run.ipynb)
 
 docs: $(VENV)/.dev
 	@$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

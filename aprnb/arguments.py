@@ -34,22 +34,22 @@ def parse(command: str, tokens: Sequence[object], *, prog: str, surface: Surface
     return {name: read_value(arguments[name].option, value, prog) for name, value in given.items()}
 
 
-def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` over the options of the file that `recipe` names, where it names one.
+def with_recipe(given: Mapping[str, Any], between: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`given` over `between` over the options of the file that `recipe` names, where it names one.
 
     Raises FileMissing for a recipe that is not there, UsageProblem for one that cannot be read.
     """
     options = dict(given)
     path = options.pop("recipe", None)
     if path is None:
-        return options
+        return {**(between or {}), **options}
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise FileMissing(f"no recipe at {path}") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise UsageProblem(f"the recipe {path} cannot be read: {problem}") from None
-    return {**read_toml(text, where=str(path)), **options}
+    return {**read_toml(text, where=str(path)), **(between or {}), **options}
 
 
 def help_text(command: str, *, prog: str, surface: Surface) -> str:

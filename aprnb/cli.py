@@ -99,8 +99,7 @@ def _inspect(given: dict[str, Any]) -> Outcome:
     from aprnb.inspection import inspect
 
     report = inspect(given.pop("checkpoint"), **given)
-    contract = report.contract
-    return _said(report, 0 if contract is None or contract.ok else 5)
+    return _said(report, report.exit_code)
 
 
 def _check(given: dict[str, Any]) -> Outcome:

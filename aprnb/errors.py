@@ -9,6 +9,7 @@
     │   ├── ForeignFormat      4    it is something else, recognised by name
     │   └── TruncatedFile      4    it ends before its own index says
     ├── ArchitectureError      5    the file does not settle which model it is
+    │   └── UnsupportedFamily  5    it does, and nobody here can build that model
     ├── ContractError          5    its tensors are not those of the model it names
     ├── TokenizerError         5
     │   └── ChatTemplateError  5
@@ -85,6 +86,10 @@ class TruncatedFile(CheckpointError):
 
 class ArchitectureError(AprnbError):
     exit_code = 5
+
+
+class UnsupportedFamily(ArchitectureError):
+    pass
 
 
 class ContractError(AprnbError):

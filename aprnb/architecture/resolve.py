@@ -12,7 +12,7 @@ from aprnb.architecture.evidence import Evidence, from_config, from_metadata, fr
 from aprnb.architecture.families import FAMILIES, Family, family_named
 from aprnb.architecture.head import find_head
 from aprnb.architecture.names import families_with, foreign_to
-from aprnb.errors import ArchitectureError, UsageProblem
+from aprnb.errors import ArchitectureError, UnsupportedFamily, UsageProblem
 from aprnb.formats import Checkpoint
 
 _DIMENSIONS = ("hidden_size", "num_hidden_layers", "head_dim", "intermediate_size", "vocab_size")
@@ -193,8 +193,8 @@ def _claims(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(str(name), where) for name, where in claims if str(name).lower() not in _NOT_A_NAME]
 
 
-def _refusal(found: str, path: Path) -> ArchitectureError:
-    return ArchitectureError(
+def _refusal(found: str, path: Path) -> UnsupportedFamily:
+    return UnsupportedFamily(
         found, expected=f"one of {', '.join(FAMILIES)}", where=str(path), action="inspection still shows its tensors"
     )
 

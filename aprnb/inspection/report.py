@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aprnb.architecture import Architecture, ContractReport, check_contract, resolve
 from aprnb.architecture.names import layer_of
 from aprnb.display.bundle import Displayed
-from aprnb.errors import ArchitectureError
+from aprnb.errors import ArchitectureError, ContractError, UnsupportedFamily
 from aprnb.formats import Checkpoint, TensorEntry, open
 from aprnb.formats.metadata import lookup
 from aprnb.inspection.tokenizer_facts import describe_tokenizer
@@ -47,6 +47,13 @@ class Report(Displayed):
     def ok(self) -> bool:
         """The architecture is settled and every tensor is as it calls for."""
         return self.contract is not None and self.contract.ok
+
+    @property
+    def exit_code(self) -> int:
+        """0 where nothing is wrong; a family that nobody here can build is no fault of the file."""
+        if self.architecture_error:
+            return 0 if isinstance(self.architecture_error, UnsupportedFamily) else self.architecture_error.exit_code
+        return 0 if self.ok else ContractError.exit_code
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -1,16 +1,16 @@
 """`%apr_inspect`, `%apr_check`, `%apr_finetune` and `%%apr_finetune`: parse, call, return.
 
-Each returns its object, which shows itself; errors are `AprnbError`, one or two lines, and fail the cell.
+Each returns its object, which shows itself; errors are `AprnbError`, one or two lines, and fail the cell. A broken
+contract is shown, kept under `--as NAME`, and then fails the cell too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aprnb.errors import FileMissing, UsageProblem
+from aprnb.errors import UsageProblem
 from aprnb.notebook.arguments import expand, join_continued, split
 
 if TYPE_CHECKING:
@@ -89,6 +89,9 @@ class Magic:
         result = self._result(given, body)
         if name:
             self.session.shell.push({name: result})
+        if self.command == "check" and not result.ok:
+            self.session.screen.show(result)
+            result.raise_for_violations()
         return result
 
     def _result(self, given: dict[str, Any], body: str) -> Any:
@@ -153,26 +156,15 @@ def _with_body(given: dict[str, Any], body: str) -> dict[str, Any]:
 
     A body that begins with `{` is training rows as JSON Lines, else it is a recipe in TOML.
     """
+    from aprnb.arguments import with_recipe
     from aprnb.tuning.recipe import read_toml
 
-    options = dict(given)
-    recipe = options.pop("recipe", None)
-    below = read_toml(_recipe_text(recipe), str(recipe)) if recipe else {}
     text = body.strip()
     if not text.startswith("{"):
-        return {**below, **(read_toml(body, _CELL) if text else {}), **options}
-    if "data" in options:
+        return with_recipe(given, read_toml(body, _CELL) if text else {})
+    if "data" in given:
         raise UsageProblem("--data and training rows in the cell's body", expected="one of them")
-    return {**below, **options, "data": body}
-
-
-def _recipe_text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FileMissing(f"no recipe at {path}") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UsageProblem(f"the recipe {path} cannot be read: {problem}") from None
+    return with_recipe({**given, "data": body})
 
 
 def _show_text(text: str) -> None:

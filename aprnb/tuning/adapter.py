@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from aprnb.errors import FileMissing, UsageProblem, closest
+from aprnb.model.quiet import quiet_loading
 from aprnb.tuning.folder import atomic_folder, write_tensors
 from aprnb.tuning.recipe import Recipe
 
@@ -22,6 +23,7 @@ def attach(model: Any, recipe: Recipe) -> Any:
 
     Sets torch's seed. Raises UsageProblem for a target module that the model has not got.
     """
+    _import_peft()
     from peft import LoraConfig
 
     check_targets(model, recipe.target_modules)
@@ -89,6 +91,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
 
     Raises FileMissing without one, and UsageProblem where a tensor has no place or a place no tensor: PEFT would go on.
     """
+    _import_peft()
     from peft import LoraConfig, set_peft_model_state_dict
     from safetensors.torch import load_file
 
@@ -105,6 +108,12 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
         found = f"the adapter in {folder} does not fit the model: {odd}"
         raise UsageProblem(found, expected="the same tensors in both")
     return wrapped
+
+
+def _import_peft() -> None:
+    """PEFT brings bitsandbytes along, which remarks on optional kernels when it is first imported."""
+    with quiet_loading():
+        import peft  # noqa: F401
 
 
 def _wrapped(model: Any, config: Any) -> Any:
