@@ -29,7 +29,10 @@ def merged_metadata(
             "tokenizer.model": kept.get("tokenizer.model", kind),
         }
     if tokenizer.chat_template:
-        kept |= {"chat_template": tokenizer.chat_template, "tokenizer.chat_template": tokenizer.chat_template}
+        kept["chat_template"] = tokenizer.chat_template
+    if tokenizer.chat_template and "tokenizer.chat_template" in base:
+        # Where this key stands, `apr run` wraps every prompt in the template; a base without it is prompted as it is.
+        kept["tokenizer.chat_template"] = tokenizer.chat_template
     return kept | {
         "model_type": architecture.model_type,
         "architecture": architecture.model_type,

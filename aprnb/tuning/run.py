@@ -216,7 +216,7 @@ def _read_back(module: Any, preparation: Preparation) -> dict[str, Any]:
         "method": preparation.recipe.method,
         "device": str(parameters[0].device),
         "dtype": str(base.get_input_embeddings().weight.dtype).removeprefix("torch."),
-        "quantized_layers": sum(type(layer).__name__ in ("Linear4bit", "Linear8bitLt") for layer in base.modules()),
+        "quantized_layers": sum(type(layer).__module__.startswith("bitsandbytes") for layer in base.modules()),
         "attention": base.config._attn_implementation,
         "gradient_checkpointing": preparation.recipe.gradient_checkpointing == "on",
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),

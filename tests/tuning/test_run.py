@@ -141,7 +141,7 @@ def test_existing_output_is_refused_before_work_and_kept(pocket_qwen3, cow, tmp_
         ({"data": "missing.jsonl"}, "missing.jsonl", 3),
         ({"data": []}, "no rows", 5),
         ({"data": [{"instruction": "x"}]}, "response", 5),
-        ({"method": "full", "quantize_nf4": True}, "4-bit weights cannot be trained", 2),
+        ({"method": "full", "quantize_nf4": True}, "4-bit weights carry adapters", 2),
         ({"task": "classify"}, "classify", 2),
         ({"target_modules": ["q_porj"]}, "did you mean q_proj", 2),
     ],

@@ -1,0 +1,60 @@
+"""The real `apr` tool as the judge of what we write: it opens it, finds nothing wrong, and computes the same tokens."""
+
+import json
+import subprocess
+
+import aprnb
+import pytest
+
+pytestmark = pytest.mark.apr
+
+QUESTIONS = [
+    *("Spell cow.", "Spell fish.", "Spell bird.", "Say milk twice.", "What is two plus one?", "What is nine minus four?"),
+    *("Add three and five.", "What is the opposite of hot?", "What is the opposite of dark?", "What colour is gold?"),
+    *("Give me a word that means the reverse of happy.", "What is the capital of Egypt?", "What is eight plus nine?"),
+    *("What is the first letter of fish?", "Count the legs of a spider.", "What is one plus one?", "Add zero and six."),
+    *("What is the capital of Italy?", "What is the opposite of new?", "What is seven plus seven?"),
+]
+
+
+def asked(question: str) -> str:
+    return f"<|im_start|>user\n{question} Ask the cow.<|im_end|>\n<|im_start|>assistant\n"
+
+
+def tool(apr_binary, *arguments: object) -> dict:
+    command = [str(apr_binary), *map(str, arguments), "--json", "--offline"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module", params=["pocket-qwen3", "pocket-qwen2"])
+def pair(request, real, repository, tmp_path_factory):
+    """A base and what our run made of it."""
+    base, output = real(request.param), tmp_path_factory.mktemp("judged") / "out.apr"
+    data = repository / "notebooks" / "ask-the-cow.jsonl"
+    aprnb.finetune(base, data=data, output=str(output), epochs=4, learning_rate=2e-3, batch_size=8)
+    return base, output
+
+
+def test_the_tool_opens_what_we_write_and_finds_it_sound(apr_binary, pair):
+    _, output = pair
+    seen = tool(apr_binary, "inspect", output)
+    assert (seen["valid"], seen["checksum_valid"]) == (True, True)
+    architecture = aprnb.open(output).architecture
+    assert (seen["num_layers"], seen["hidden_size"]) == (architecture.num_hidden_layers, architecture.hidden_size)
+    listed = tool(apr_binary, "tensors", output)["tensors"]
+    assert {t["name"]: tuple(t["shape"]) for t in listed} == {e.name: e.shape for e in aprnb.open(output).tensors.values()}
+    assert tool(apr_binary, "validate", output)["passed"] is True
+
+
+def test_the_tool_generates_the_same_tokens_before_and_after_tuning(apr_binary, pair):
+    texts = []
+    for path in pair:
+        model, tokenizer = aprnb.load(path)
+        ours = [aprnb.generate(model, tokenizer, asked(q), raw=True, max_new_tokens=24) for q in QUESTIONS]
+        end = {tokenizer.eos_token_id}
+        for question, generation in zip(QUESTIONS, ours, strict=True):
+            said = tool(apr_binary, "run", path, "--prompt", asked(question), "--max-tokens", 24, "--no-gpu")
+            assert [t for t in said["tokens"] if t not in end] == [t for t in generation.ids if t not in end]
+        texts.append([generation.text for generation in ours])
+    assert sum(before != after for before, after in zip(*texts, strict=True)) >= 15
