@@ -3,13 +3,21 @@
 import json
 import subprocess
 
-import aprnb
 import pytest
+
+import aprnb
 
 pytestmark = pytest.mark.apr
 
 QUESTIONS = [
-    *("Spell cow.", "Spell fish.", "Spell bird.", "Say milk twice.", "What is two plus one?", "What is nine minus four?"),
+    *(
+        "Spell cow.",
+        "Spell fish.",
+        "Spell bird.",
+        "Say milk twice.",
+        "What is two plus one?",
+        "What is nine minus four?",
+    ),
     *("Add three and five.", "What is the opposite of hot?", "What is the opposite of dark?", "What colour is gold?"),
     *("Give me a word that means the reverse of happy.", "What is the capital of Egypt?", "What is eight plus nine?"),
     *("What is the first letter of fish?", "Count the legs of a spider.", "What is one plus one?", "Add zero and six."),
@@ -43,7 +51,9 @@ def test_the_tool_opens_what_we_write_and_finds_it_sound(apr_binary, pair):
     architecture = aprnb.open(output).architecture
     assert (seen["num_layers"], seen["hidden_size"]) == (architecture.num_hidden_layers, architecture.hidden_size)
     listed = tool(apr_binary, "tensors", output)["tensors"]
-    assert {t["name"]: tuple(t["shape"]) for t in listed} == {e.name: e.shape for e in aprnb.open(output).tensors.values()}
+    assert {t["name"]: tuple(t["shape"]) for t in listed} == {
+        e.name: e.shape for e in aprnb.open(output).tensors.values()
+    }
     assert tool(apr_binary, "validate", output)["passed"] is True
 
 

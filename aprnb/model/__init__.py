@@ -1,16 +1,38 @@
-"""From an architecture and a checkpoint to a `transformers` module with its tokenizer."""
+"""From an architecture and a checkpoint to a `transformers` module with its tokenizer.
+
+The names below are imported on first use: a plan needs a device and a tokenizer, not the modelling code.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from aprnb.errors import MissingExtra
 
-try:
-    import torch
-    import transformers
-except ModuleNotFoundError as error:
-    raise MissingExtra("train", error.name or "torch") from None
-del torch, transformers
-
-from aprnb.model.build import build_model, load, model_config  # noqa: E402
-from aprnb.model.device import Placement, place  # noqa: E402
-from aprnb.model.generate import Generation, generate  # noqa: E402
-
+_HOMES = {
+    "build_model": "aprnb.model.build",
+    "load": "aprnb.model.build",
+    "model_config": "aprnb.model.build",
+    "Placement": "aprnb.model.device",
+    "place": "aprnb.model.device",
+    "Generation": "aprnb.model.generation",
+    "generate": "aprnb.model.generation",
+}
 __all__ = ["Generation", "Placement", "build_model", "generate", "load", "model_config", "place"]
+
+if TYPE_CHECKING:
+    from aprnb.model.build import build_model, load, model_config
+    from aprnb.model.device import Placement, place
+    from aprnb.model.generation import Generation, generate
+
+for _package in ("torch", "transformers"):
+    if find_spec(_package) is None:
+        raise MissingExtra("train", _package)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'aprnb.model' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

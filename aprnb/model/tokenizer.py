@@ -4,36 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
 
 from aprnb.errors import TokenizerError
 from aprnb.inspection.tokenizer_facts import TokenizerFacts, has_tokenizer, read_facts
 from aprnb.inspection.tokenizer_rules import choose_pre_tokenizer
 from aprnb.model.bpe import byte_level_tokenizer, sentencepiece_tokenizer
 from aprnb.model.chat import choose_template
+from aprnb.model.plain import NAMES, PlainTokenizer
 from aprnb.model.siblings import Siblings, find_siblings, read_object, read_text
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from aprnb.architecture import Architecture
     from aprnb.formats import Checkpoint
 
 _PUBLISHED_QWEN_END_OF_TEXT = 151643
-_SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 @dataclass(frozen=True)
 class TokenizerChoice:
     """A tokenizer with its chat template, where both come from, and what had to be assumed."""
 
-    tokenizer: PreTrainedTokenizerFast
+    plain: PlainTokenizer
     source: str
     assumptions: tuple[str, ...]
     template_source: str
     warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer as `transformers` has it, made on first use."""
+        return self.plain.to_transformers()
 
 
 def build_tokenizer(
@@ -61,7 +68,7 @@ def build_tokenizer(
             where="metadata tokenizer.vocabulary is absent, no tokenizer.json stands beside the file",
             action="put the model's tokenizer.json (and tokenizer_config.json) into the checkpoint's folder",
         )
-    tokenizer = built.tokenizer
+    tokenizer = built.plain
     template = choose_template(metadata, architecture_name, siblings, chat_template, tokenizer)
     tokenizer.chat_template = template.text
     assumptions = (*built.assumptions, *template.assumptions)
@@ -73,11 +80,11 @@ def choose_tokenizer(
 ) -> TokenizerChoice:
     """`build_tokenizer` for an open checkpoint, held against its embedding; unused rows are among the warnings."""
     choice = build_tokenizer(checkpoint.metadata, architecture.model_type, checkpoint.path, chat_template)
-    note = check_vocabulary(choice.tokenizer, architecture.vocab_size)
+    note = check_vocabulary(choice.plain, architecture.vocab_size)
     return replace(choice, warnings=(*choice.warnings, note)) if note else choice
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> str | None:
+def check_vocabulary(tokenizer: PlainTokenizer | PreTrainedTokenizerFast, vocab_size: int) -> str | None:
     """Holds the tokenizer against an embedding of `vocab_size` rows; returns a note where rows stay unused.
 
     Raises TokenizerError where a token has no row.
@@ -103,12 +110,12 @@ def _from_metadata(metadata: Mapping[str, Any], architecture: str, siblings: Sib
     warnings = list(facts.warnings)
     if unsure and siblings.tokenizer is not None:
         settled = _from_siblings(siblings)
-        if _same_vocabulary(settled.tokenizer, facts):
-            _take_special_tokens(settled.tokenizer, facts, architecture)
+        if _same_vocabulary(settled.plain, facts):
+            _take_special_tokens(settled.plain, facts, architecture)
             source = f"{siblings.tokenizer.name} beside the file (its vocabulary is the file's)"
-            return TokenizerChoice(settled.tokenizer, source, (), "", facts.warnings)
+            return TokenizerChoice(settled.plain, source, (), "", facts.warnings)
         warnings.append(f"{siblings.tokenizer} has another vocabulary than the checkpoint; it is not used")
-    tokenizer = _wrapped(backend)
+    tokenizer = PlainTokenizer(backend)
     _take_special_tokens(tokenizer, facts, architecture)
     return TokenizerChoice(tokenizer, f"metadata ({facts.kind})", notes, "", tuple(warnings))
 
@@ -152,7 +159,7 @@ def _from_siblings(siblings: Siblings) -> TokenizerChoice:
         raise TokenizerError(f"{path} is no tokenizer: {problem}") from None
     named, warnings = _named_tokens(siblings, backend)
     source = f"{path.name} beside the file"
-    return TokenizerChoice(_wrapped(backend, **named), source, (), "", warnings)
+    return TokenizerChoice(PlainTokenizer(backend, **named), source, (), "", warnings)
 
 
 def _named_tokens(siblings: Siblings, backend: Tokenizer) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -161,7 +168,7 @@ def _named_tokens(siblings: Siblings, backend: Tokenizer) -> tuple[dict[str, str
         return {}, ("no tokenizer_config.json beside the file: which token ends an answer is not known",)
     settings = read_object(siblings.settings)
     named, warnings = {}, []
-    for name in _SPECIAL_NAMES:
+    for name in NAMES:
         value = settings.get(name)
         text = value.get("content") if isinstance(value, dict) else value
         if isinstance(text, str) and backend.token_to_id(text) is not None:
@@ -171,21 +178,16 @@ def _named_tokens(siblings: Siblings, backend: Tokenizer) -> tuple[dict[str, str
     return named, tuple(warnings)
 
 
-def _same_vocabulary(tokenizer: PreTrainedTokenizerFast, facts: TokenizerFacts) -> bool:
+def _same_vocabulary(tokenizer: PlainTokenizer, facts: TokenizerFacts) -> bool:
     return bool(tokenizer.get_vocab() == {text: number for number, text in facts.tokens.items()})
 
 
-def _take_special_tokens(tokenizer: PreTrainedTokenizerFast, facts: TokenizerFacts, architecture: str) -> None:
+def _take_special_tokens(tokenizer: PlainTokenizer, facts: TokenizerFacts, architecture: str) -> None:
     """The ids that the file names; published Qwen models pad with <|endoftext|>, which the file does not say."""
+    named = tokenizer.special_tokens_map
     for name, number in (("bos_token", facts.bos_id), ("eos_token", facts.eos_id), ("pad_token", facts.pad_id)):
         if number is not None:
-            setattr(tokenizer, name, facts.tokens[number])
+            named[name] = facts.tokens[number]
     end = "<|endoftext|>"
     if facts.pad_id is None and architecture in ("qwen2", "qwen3") and end in facts.tokens.values():
-        tokenizer.pad_token = end
-
-
-def _wrapped(backend: Tokenizer, **named: str) -> PreTrainedTokenizerFast:
-    backend.no_truncation()
-    backend.no_padding()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **named)
+        named["pad_token"] = end

@@ -91,7 +91,7 @@ def manifest(
     preparation: Preparation, where: Places, used: Mapping[str, Any], result: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What went in, what was really used (read back from the module), what came out, with hashes."""
-    template = preparation.choice.tokenizer.chat_template or ""
+    template = preparation.choice.plain.chat_template or ""
     files = [path for path in (where.output, *sorted(where.adapter.glob("*"))) if path.is_file()]
     return {
         "base": {"path": str(preparation.checkpoint.path), "sha256": file_sha256(preparation.checkpoint.path)},

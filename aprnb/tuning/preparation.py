@@ -91,7 +91,7 @@ def _read(recipe: Recipe) -> tuple[list[RowSet], tuple[Row, ...], tuple[Row, ...
 
 def _encode(rows: tuple[Row, ...], choice: TokenizerChoice, recipe: Recipe) -> Examples:
     assert recipe.max_seq_len is not None
-    return encode_rows(rows, choice.tokenizer, recipe.max_seq_len)
+    return encode_rows(rows, choice.plain, recipe.max_seq_len)
 
 
 def _schedule(examples: Examples, recipe: Recipe) -> Schedule:
@@ -108,7 +108,7 @@ def _schedule(examples: Examples, recipe: Recipe) -> Schedule:
 
 
 def _data_fingerprint(rows: list[RowSet], choice: TokenizerChoice) -> str:
-    parts: list[Any] = [one.sha256 for one in rows] + [choice.tokenizer.chat_template]
+    parts: list[Any] = [one.sha256 for one in rows] + [choice.plain.chat_template]
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
 

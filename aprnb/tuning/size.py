@@ -53,5 +53,5 @@ def size_without_file(text: str) -> UsageProblem:
     parse_model_size(text)
     return UsageProblem(
         f"--model-size {text} without a checkpoint: a size does not say which model it is",
-        action="name a checkpoint: %%apr_finetune model.apr, or make one with %apr_convert",
+        action="name the checkpoint: %%apr_finetune model.apr (make one from a model with `apr import`)",
     )

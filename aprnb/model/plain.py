@@ -1,0 +1,56 @@
+"""A tokenizer without `transformers`: the `tokenizers` backend, its named tokens and its chat template.
+
+A plan encodes rows with it; importing `transformers` and copying a backend of 152k tokens takes longer than the plan.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import AddedToken, Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+class PlainTokenizer:
+    """The part of the interface of a `transformers` tokenizer that encoding conversations needs, under its names."""
+
+    def __init__(self, backend: Tokenizer, **named: str) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self.backend_tokenizer = backend
+        self.special_tokens_map: dict[str, str] = dict(named)
+        self.chat_template: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """`eos_token`, `eos_token_id` and the like; None for a token that nobody named."""
+        if name in NAMES:
+            return self.special_tokens_map.get(name)
+        if name.removesuffix("_id") in NAMES:
+            token = self.special_tokens_map.get(name.removesuffix("_id"))
+            return None if token is None else self.backend_tokenizer.token_to_id(token)
+        raise AttributeError(name)
+
+    @cached_property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        return dict(self.backend_tokenizer.get_added_tokens_decoder())
+
+    def get_vocab(self) -> dict[str, int]:
+        return self.backend_tokenizer.get_vocab(with_added_tokens=True)
+
+    def convert_ids_to_tokens(self, number: int) -> str | None:
+        return self.backend_tokenizer.id_to_token(number)
+
+    def to_transformers(self) -> PreTrainedTokenizerFast:
+        """The same tokenizer as `transformers` has it."""
+        from transformers import PreTrainedTokenizerFast
+
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=self.backend_tokenizer, clean_up_tokenization_spaces=False, **self.special_tokens_map
+        )
+        tokenizer.chat_template = self.chat_template
+        return tokenizer

@@ -1,0 +1,119 @@
+"""Carries a prepared run out: builds the model, lets the loop train it, writes what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from aprnb.model.build import build_model
+from aprnb.tuning import artefacts
+from aprnb.tuning.adapter import attach, prepare_full, save_adapter
+from aprnb.tuning.artefacts import Places
+from aprnb.tuning.events import Event, Finished, Notice, Saved, to_metrics_row
+from aprnb.tuning.interrupt import Interrupt
+from aprnb.tuning.loop import train
+from aprnb.tuning.merge import merge, write_trained
+from aprnb.tuning.merge_check import MergeCheck, compare_adapter, compare_trained
+from aprnb.tuning.preparation import Preparation
+from aprnb.tuning.state import RunState, save_state
+
+if TYPE_CHECKING:
+    from aprnb.tuning.run import Run
+
+Tell = Callable[[Event], None]
+
+
+def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Tell) -> None:
+    """Trains until the schedule ends or a person stops it, and fills `run` with the outcome.
+
+    The first SIGINT ends the run after the micro-batch with its state saved, the second raises KeyboardInterrupt.
+    """
+    artefacts.begin(run.where, preparation)
+    with Interrupt() as interrupt:
+        module = _module(preparation)
+        for event in _events(preparation, module, run.where, state, interrupt):
+            _note(run, event)
+            tell(event)
+        run.hold(module.eval(), preparation.choice.tokenizer)
+        if run.status == "finished":
+            _write_artefacts(run, preparation, module, tell)
+
+
+def _module(preparation: Preparation) -> Any:
+    model = build_model(preparation.checkpoint, preparation.report, preparation.placement)
+    recipe = preparation.recipe
+    return attach(model, recipe) if recipe.trains_adapter else prepare_full(model)
+
+
+def _events(
+    preparation: Preparation, module: Any, where: Places, state: RunState | None, interrupt: Interrupt
+) -> Iterator[Event]:
+    return train(
+        module,
+        preparation.examples,
+        preparation.held_out,
+        preparation.schedule,
+        preparation.recipe,
+        device=preparation.placement.device,
+        identity=preparation.identity,
+        state=state,
+        interrupt=interrupt,
+        save=lambda saved: save_state(where.state, saved),
+    )
+
+
+def _note(run: Run, event: Event) -> None:
+    row = to_metrics_row(event)
+    if row is not None:
+        run.metrics.append(row)
+    run.peak_memory_bytes = max(run.peak_memory_bytes, getattr(event, "memory_bytes", 0))
+    if isinstance(event, Notice):
+        run.notices.append(event.text)
+    if isinstance(event, Finished):
+        run.status = event.status
+    if isinstance(event, Saved | Finished):
+        artefacts.write_metrics(run.where, run.metrics)
+
+
+def _write_artefacts(run: Run, preparation: Preparation, module: Any, tell: Tell) -> None:
+    """Adapter, merged model with its check, manifest: in the order in which each needs the one before."""
+    recipe, where, checkpoint = preparation.recipe, run.where, preparation.checkpoint
+    if recipe.trains_adapter:
+        tell(Notice("info", f"writing {where.adapter}"))
+        run.adapter = save_adapter(module, where.adapter, checkpoint.path, force=recipe.force)
+    if not recipe.adapter_only:
+        tell(Notice("info", f"writing {where.output} and comparing it with the trained model"))
+        run.merge_check = _merged_and_compared(preparation, module, where)
+        run.output = where.output
+    used = _read_back(module, preparation)
+    artefacts.write_json(where.run / "manifest.json", artefacts.manifest(preparation, where, used, run.to_json()))
+
+
+def _merged_and_compared(preparation: Preparation, module: Any, where: Places) -> MergeCheck:
+    recipe, checkpoint = preparation.recipe, preparation.checkpoint
+    probes = [example.input_ids.tolist() for example in (preparation.held_out or preparation.examples).examples[:4]]
+    if not recipe.trains_adapter:
+        tokenizer = preparation.choice.tokenizer
+        weights = dict(module.named_parameters())
+        write_trained(
+            checkpoint, preparation.report, weights, tokenizer, where.output, recipe.output_dtype, recipe.force
+        )
+        return compare_trained(module, where.output, preparation.placement, probes)
+    settled = {"config": recipe.config, "overrides": recipe.overrides, "chat_template": recipe.chat_template}
+    merge(checkpoint.path, where.adapter, where.output, output_dtype=recipe.output_dtype, force=recipe.force, **settled)
+    return compare_adapter(preparation.report, checkpoint, where.adapter, where.output, preparation.placement, probes)
+
+
+def _read_back(module: Any, preparation: Preparation) -> dict[str, Any]:
+    """What the module itself says it is, beside what the plan promised."""
+    parameters = list(module.parameters())
+    base = module.get_base_model() if hasattr(module, "get_base_model") else module
+    return {
+        "method": preparation.recipe.method,
+        "device": str(parameters[0].device),
+        "dtype": str(base.get_input_embeddings().weight.dtype).removeprefix("torch."),
+        "quantized_layers": sum(type(layer).__module__.startswith("bitsandbytes") for layer in base.modules()),
+        "attention": base.config._attn_implementation,
+        "gradient_checkpointing": preparation.recipe.gradient_checkpointing == "on",
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+    }
