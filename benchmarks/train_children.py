@@ -86,8 +86,8 @@ def token_rows(folder: Path, task: dict[str, Any]) -> tuple[list[list[int]], lis
 
 
 def by_aprnb(task: dict[str, Any]) -> dict[str, Any]:
-    from aprnb.tuning import finetune
     from aprnb.tuning.events import StepEvent
+    from aprnb.tuning.run import finetune
 
     steps: list[StepEvent] = []
     folder = Path(task["folder"])

@@ -36,6 +36,7 @@ class TokenizerChoice:
     assumptions: tuple[str, ...]
     template_source: str
     warnings: tuple[str, ...] = ()
+    vocabulary_note: str = ""
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -78,10 +79,10 @@ def build_tokenizer(
 def choose_tokenizer(
     checkpoint: Checkpoint, architecture: Architecture, chat_template: str | None = None
 ) -> TokenizerChoice:
-    """`build_tokenizer` for an open checkpoint, held against its embedding; unused rows are among the warnings."""
+    """`build_tokenizer` for an open checkpoint; `vocabulary_note` counts the embedding's rows without a token."""
     choice = build_tokenizer(checkpoint.metadata, architecture.model_type, checkpoint.path, chat_template)
     note = check_vocabulary(choice.plain, architecture.vocab_size)
-    return replace(choice, warnings=(*choice.warnings, note)) if note else choice
+    return replace(choice, vocabulary_note=note or "")
 
 
 def check_vocabulary(tokenizer: PlainTokenizer | PreTrainedTokenizerFast, vocab_size: int) -> str | None:

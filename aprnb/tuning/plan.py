@@ -69,6 +69,8 @@ class Plan(Displayed):
     memory: MemoryPlan
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
+    tokenizer: tuple[str, str] = ("", "")
+    """Where it comes from, and how it compares with the embedding."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -140,6 +142,7 @@ def make_plan(
     facts: DeviceFacts,
     notes: Sequence[str] = (),
     warnings: Sequence[str] = (),
+    tokenizer: tuple[str, str] = ("", ""),
 ) -> Plan:
     """The plan of a settled recipe over encoded rows; `warnings` come from file and data and are added to."""
     architecture = report.architecture
@@ -166,6 +169,7 @@ def make_plan(
         memory=memory,
         assumptions=(*architecture.assumptions, *notes),
         warnings=(*warnings, *_warnings(recipe, examples, held_out, facts, memory, largest)),
+        tokenizer=tokenizer,
     )
 
 

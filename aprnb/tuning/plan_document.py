@@ -68,6 +68,7 @@ def _data_rows(plan: Plan) -> tuple[tuple[str, Cell, str], ...]:
     dropped = f"{plan.rows_without_labels} without a label, {plan.rows_truncated} cut at {length} tokens"
     return (
         ("rows", plan.rows, dropped),
+        ("tokenizer", *plan.tokenizer),
         ("tokens", plan.tokens, f"{plan.labelled_tokens:,} of them labelled (answers)"),
         ("held out", plan.held_out_rows, f"{plan.held_out_labelled_tokens:,} labelled tokens"),
     )

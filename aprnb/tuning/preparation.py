@@ -66,7 +66,8 @@ def prepare(model: str | os.PathLike[str] | None, recipe: Recipe) -> Preparation
     warnings = [*checkpoint.warnings, *report.architecture.warnings, *choice.warnings, *examples.warnings]
     warnings += [warning for one in rows for warning in one.warnings]
     assumptions = (*notes, *choice.assumptions)
-    plan = make_plan(report, recipe, examples, evaluated, schedule, facts, assumptions, warnings)
+    tokenizer = (choice.source, choice.vocabulary_note)
+    plan = make_plan(report, recipe, examples, evaluated, schedule, facts, assumptions, warnings, tokenizer)
     placement = Placement(placement.device, placement.dtype, "nf4" if recipe.method == "qlora" else None)
     identity = Identity(recipe.identity(), _data_fingerprint(rows, choice), base_fingerprint(checkpoint))
     return Preparation(checkpoint, report, choice, examples, evaluated, schedule, placement, plan, identity)
