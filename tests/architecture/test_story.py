@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -13,9 +12,7 @@ from aprnb_tests import story
 
 def test_the_architecture_is_that_of_the_file_and_the_contract_is_green(tmp_path):
     path = story.write(tmp_path / "qwen_qwen3-8b.apr")
-    started = time.perf_counter()
     report = aprnb.check(path)
-    seconds = time.perf_counter() - started
     a = report.architecture
     assert (a.num_hidden_layers, a.num_attention_heads, a.num_key_value_heads, a.head_dim, a.vocab_size) == (
         36,
@@ -27,7 +24,6 @@ def test_the_architecture_is_that_of_the_file_and_the_contract_is_green(tmp_path
     assert report.ok
     assert report.checked == 399
     assert parameter_count(a) == 8_190_735_360  # the published count of Qwen3-8B
-    assert seconds < 5
 
 
 def test_the_transformers_class_of_that_size_agrees_on_the_meta_device(tmp_path):
@@ -80,4 +76,4 @@ def test_a_spoiled_file_is_refused_before_a_weight_is_read(tmp_path, how):
         aprnb.check(path).raise_for_violations()
     assert caught.value.exit_code == 5
     run = subprocess.run([sys.executable, "-m", "aprnb", "plan", str(path)], capture_output=True, text=True)
-    assert run.returncode in (2, 5)
+    assert run.returncode == 5
