@@ -39,5 +39,5 @@ def bring_tutorials() -> None:
         shutil.copy(notebook, target / notebook.name)
 
 
-exclude_patterns = ["_build/html", "_build/doctrees"]
+exclude_patterns = ["_build/html", "_build/doctrees", "_build/jupyter_execute"]
 bring_tutorials()
