@@ -27,8 +27,16 @@ if TYPE_CHECKING:
     from aprnb.model.device import Placement, place
     from aprnb.model.generation import Generation, generate
 
+
+def _is_missing(package: str) -> bool:
+    try:
+        return find_spec(package) is None
+    except ModuleNotFoundError:
+        return True
+
+
 for _package in ("torch", "transformers"):
-    if find_spec(_package) is None:
+    if _is_missing(_package):
         raise MissingExtra("train", _package)
 
 
