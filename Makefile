@@ -41,12 +41,12 @@ $(BIN)/python:
 # The stamps keep pip from running again while pyproject.toml is the same.
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	@echo "Installing aprnb[notebook,train] into $(VENV) (about 1.5 GB, a few minutes the first time)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -e '.[notebook,train]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -e '.[notebook,train]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo "Installing aprnb[dev] into $(VENV)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -e '.[dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -e '.[dev]'
 	@touch $@ $(VENV)/.demo
 
 chromium:

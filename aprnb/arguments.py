@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from aprnb.commands import SUMMARIES, Argument, Surface, arguments_of
 from aprnb.errors import FileMissing, UsageProblem, closest
-from aprnb.tuning.options import read_value
+from aprnb.tuning.options import Option, read_value
 from aprnb.tuning.recipe import read_toml
 
 
@@ -93,7 +93,7 @@ def _parser(command: str, prog: str, surface: Surface) -> _Parser:
 
 def _add(parser: argparse.ArgumentParser, argument: Argument) -> None:
     option = argument.option
-    text = option.help.replace("%", "%%")
+    text = _help_line(option).replace("%", "%%")
     if argument.place:
         parser.add_argument(option.name, help=text, metavar=argument.place, nargs=None if argument.required else "?")
     elif option.kind == "flag":
@@ -107,6 +107,12 @@ def _add(parser: argparse.ArgumentParser, argument: Argument) -> None:
             metavar="|".join(option.choices) or option.kind.upper(),
             action="append" if option.kind == "pairs" else "store",
         )
+
+
+def _help_line(option: Option) -> str:
+    """What the option is for, with its default where it has one to speak of."""
+    spoken = isinstance(option.default, str | int | float) and not isinstance(option.default, bool)
+    return f"{option.help} (default {option.default})" if spoken else option.help
 
 
 def _stand_ins(tokens: Sequence[object]) -> tuple[list[str], dict[str, object]]:

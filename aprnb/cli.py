@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AprnbError as error:
         return _report(error, as_json)
     except KeyboardInterrupt:
-        return _report(Interrupted("stopped", action="nothing was saved"), as_json)
+        return _report(Interrupted("stopped"), as_json)
 
 
 def _run(words: Sequence[str], as_json: bool) -> int:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import threading
@@ -13,14 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).resolve().parent
 TUTORIAL = "01-first-run.ipynb"
-QUESTIONS = 4
+QUESTIONS = ("What is two plus one?", "What is two plus one? Ask the cow.", "Spell duck. Ask the cow.")
 INGREDIENTS = ("*.ipynb", "*.apr", "*.jsonl", "*.csv", "*.toml", "*.json")
 
 
@@ -117,26 +115,16 @@ def meaning(path: Path) -> str:
 
 
 def compare_answers(folder: Path, output: Path) -> None:
-    """Asks base and tuned model the first questions of the training rows."""
+    """Asks base and tuned model what stands in no training row."""
     import aprnb
 
-    rows = next(iter(sorted(folder.glob("*.jsonl"))), None)
     base = next(path for path in sorted(folder.glob("*.apr")) if path != output and (NOTEBOOKS / path.name).exists())
-    if rows is None:
-        return
-    questions = [question(json.loads(line)) for line in rows.read_text(encoding="utf-8").splitlines()[:QUESTIONS]]
     models = {"before": aprnb.load(base), "after": aprnb.load(output)}
-    print("\nHow the answers changed:")
-    for asked in questions:
+    print("\nHow the answers changed (questions that were in no training row):")
+    for asked in QUESTIONS:
         print(f"  {asked}")
         for when, (model, tokenizer) in models.items():
             print(f"    {when:<7} {aprnb.generate(model, tokenizer, asked, max_new_tokens=48).text.strip()}")
-
-
-def question(row: dict[str, Any]) -> str:
-    if "instruction" in row:
-        return str(row["instruction"])
-    return str(next(message["content"] for message in row["messages"] if message["role"] == "user"))
 
 
 if __name__ == "__main__":

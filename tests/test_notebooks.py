@@ -51,9 +51,25 @@ def test_nbval_goes_red_when_a_magic_fails(pocket_qwen3, tmp_path, cell):
     assert run(tmp_path, "%load_ext aprnb", cell) == 1
 
 
+def test_nbval_goes_red_when_a_magic_of_the_tutorial_fails(repository, tmp_path):
+    """The tutorial with its checkpoint cut short, and no more of it than it takes."""
+    [path] = tutorials(repository)
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [c for c in notebook.cells if c.source.startswith(("%load_ext", "%apr_inspect", "%apr_check"))]
+    whole = (path.parent / "pocket-qwen3.apr").read_bytes()
+    for size, verdict in ((len(whole), 0), (1_000_000, 1)):
+        (tmp_path / "pocket-qwen3.apr").write_bytes(whole[:size])
+        nbformat.write(notebook, tmp_path / "x.ipynb")
+        assert nbval(tmp_path) == verdict
+
+
 def run(folder, *cells: str) -> int:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbformat.write(notebook, folder / "x.ipynb")
+    return nbval(folder)
+
+
+def nbval(folder) -> int:
     environment = {**os.environ, "APRNB_STATIC": "1"}
     done = subprocess.run(
         [sys.executable, *NBVAL, "x.ipynb"], cwd=folder, env=environment, capture_output=True, text=True

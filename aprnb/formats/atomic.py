@@ -30,20 +30,20 @@ def atomic_file(path: Path, force: bool = False) -> Iterator[IO[bytes]]:
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
-        raise _failed(path, error) from error
+        raise failed_to_write(path, error) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~umask())
         require_writable(path, force)
         os.replace(temporary, path)
     except OSError as error:
-        raise _failed(path, error) from error
+        raise failed_to_write(path, error) from error
     finally:
         Path(temporary).unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def write_text(path: Path, text: str, force: bool = False) -> None:
@@ -51,22 +51,24 @@ def write_text(path: Path, text: str, force: bool = False) -> None:
         file.write(text.encode("utf-8"))
 
 
-def _failed(path: Path, error: OSError) -> OutputError:
+def failed_to_write(path: Path, error: OSError) -> OutputError:
+    """The error for `path`, whatever the name of the file beside it that was being filled."""
     if error.errno in _NO_SPACE:
         return OutputError(f"no space left to write {path}", action="free some space or write to another disk")
     return OutputError(f"{path} could not be written: {error.strerror}")
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The process's mask for the modes of new files."""
     current = os.umask(0o022)
     os.umask(current)
     return current
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself durable, where the system lets a folder be opened."""
+def sync(path: Path) -> None:
+    """Brings a file or folder to the disk, where the system lets a folder be opened."""
     if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

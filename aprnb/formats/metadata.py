@@ -64,6 +64,8 @@ def read_metadata(raw: bytes | bytearray, path: object, offset: int) -> tuple[di
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise _unreadable(path, reason, offset) from None
+    if b"\\ud" in raw.lower() and not _encodable(parsed):
+        raise _unreadable(path, "not Unicode: it holds half of a surrogate pair", offset)
     if not isinstance(parsed, dict):
         raise _unreadable(path, f"a JSON {type(parsed).__name__}", offset, expected="an object")
     return parsed, [f"metadata lists {key} more than once; the last value that is not null counts" for key in repeated]
@@ -71,6 +73,14 @@ def read_metadata(raw: bytes | bytearray, path: object, offset: int) -> tuple[di
 
 def _unreadable(path: object, reason: str, at: int, expected: str | None = None) -> CheckpointError:
     return CheckpointError(f"metadata of {path} is {reason}", expected=expected, where=f"byte {at:,}")
+
+
+def _encodable(parsed: Any) -> bool:
+    try:
+        json.dumps(parsed, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def lookup(metadata: Mapping[str, Any], key: str) -> tuple[str, Any] | None:

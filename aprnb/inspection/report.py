@@ -13,7 +13,6 @@ from aprnb.architecture.names import layer_of
 from aprnb.display.bundle import Displayed
 from aprnb.errors import ArchitectureError, ContractError, UnsupportedFamily
 from aprnb.formats import Checkpoint, TensorEntry, open
-from aprnb.formats.metadata import lookup
 from aprnb.inspection.tokenizer_facts import describe_tokenizer
 
 if TYPE_CHECKING:
@@ -163,8 +162,8 @@ def inspect(
 
 
 def _tokenizer(checkpoint: Checkpoint, architecture: Architecture | None) -> Mapping[str, Any]:
-    stated = architecture.model_type if architecture else (lookup(checkpoint.metadata, "architecture") or ("", None))[1]
-    return describe_tokenizer(checkpoint.metadata, stated)
+    stated = architecture.model_type if architecture else checkpoint.metadata.get("architecture")
+    return describe_tokenizer(checkpoint.metadata, stated if isinstance(stated, str) else "unknown")
 
 
 def _share(name: str, entries: list[TensorEntry]) -> Share:

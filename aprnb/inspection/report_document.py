@@ -16,9 +16,9 @@ _TENSOR_COLUMNS = (
     Column("name"),
     Column("dtype"),
     Column("shape"),
-    Column("offset", "right"),
     Column("bytes", "right"),
     Column("symbolic shape"),
+    Column("offset", "right"),
 )
 
 
@@ -53,9 +53,9 @@ def tensor_table(report: Report) -> Table:
             entry.name,
             entry.dtype.name,
             " × ".join(map(str, entry.shape)),
-            entry.offset,
             entry.size_bytes,
-            "tied to the embedding" if entry.is_tied_placeholder else symbolic.get(entry.name, ""),
+            "no bytes: tied to the embedding" if entry.is_tied_placeholder else symbolic.get(entry.name, ""),
+            entry.offset,
         )
         for entry in report.checkpoint.tensors.values()
     )

@@ -53,6 +53,8 @@ def read_object(path: Path) -> dict[str, Any]:
         raise TokenizerError(f"{path} is not JSON ({problem.msg})", where=f"line {problem.lineno}") from None
     except RecursionError:
         raise TokenizerError(f"{path} is nested too deeply") from None
+    except ValueError as problem:
+        raise TokenizerError(f"{path} is not JSON ({problem})") from None
     if not isinstance(found, dict):
         raise TokenizerError(f"{path} holds a JSON {type(found).__name__}", expected="an object")
     return found

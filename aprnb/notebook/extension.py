@@ -23,6 +23,15 @@ class Loaded:
     matcher: Callable[..., Any]
 
 
+def without_empty_body(lines: list[str]) -> list[str]:
+    """`%%apr_finetune …` on a line of its own means `%apr_finetune …`: IPython's own remark would not fail the cell."""
+    first = next((index for index, line in enumerate(lines) if line.strip()), len(lines))
+    alone = not any(line.strip() for line in lines[first + 1 :])
+    if alone and first < len(lines) and lines[first].startswith("%%apr_finetune"):
+        return [*lines[:first], lines[first][1:], *lines[first + 1 :]]
+    return lines
+
+
 def load(shell: InteractiveShell) -> None:
     """Registers the magics, their completion and the display of our objects."""
     if hasattr(shell, _ATTRIBUTE):
@@ -38,6 +47,7 @@ def load(shell: InteractiveShell) -> None:
             shell.magics_manager.register_function(magic, kind, magic.name)
     if shell.Completer is not None:
         shell.Completer.custom_matchers.append(magic_matcher)
+    shell.input_transformer_manager.cleanup_transforms.append(without_empty_body)
     if shell.display_formatter is not None:
         shell.display_formatter.mimebundle_formatter.for_type_by_name(*_SHOWN_TYPE, session.bundle)
     setattr(shell, _ATTRIBUTE, Loaded(replaced, magic_matcher))
@@ -55,6 +65,8 @@ def unload(shell: InteractiveShell) -> None:
             table[name] = former
     if shell.Completer is not None and loaded.matcher in shell.Completer.custom_matchers:
         shell.Completer.custom_matchers.remove(loaded.matcher)
+    if without_empty_body in shell.input_transformer_manager.cleanup_transforms:
+        shell.input_transformer_manager.cleanup_transforms.remove(without_empty_body)
     if shell.display_formatter is not None:
         shell.display_formatter.mimebundle_formatter.pop(".".join(_SHOWN_TYPE), None)
     delattr(shell, _ATTRIBUTE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -48,10 +49,11 @@ def places(output: str | None, model: Path) -> Places:
 
 def require_free(where: Places, *, writes_model: bool, writes_adapter: bool, force: bool, resume: bool) -> None:
     """Asked before any work: nothing existing is in the way, or the person said what to do with it."""
-    if writes_model:
-        require_writable(where.output, force)
-    if writes_adapter:
-        require_writable(where.adapter, force)
+    for path in [where.output] * writes_model + [where.adapter] * (writes_adapter and not resume):
+        if resume and path.exists() and not force:
+            action = "add --force to overwrite it; with --resume the saved state of the run is kept"
+            raise OutputExists(f"{path} exists, from an earlier run", action=action)
+        require_writable(path, force)
     if resume:
         if not where.run.is_dir():
             raise FileMissing(f"no run to resume at {where.run}", action="start it without --resume")
@@ -59,9 +61,11 @@ def require_free(where: Places, *, writes_model: bool, writes_adapter: bool, for
         raise OutputExists(f"{where.run} exists", action="continue it with --resume, or start anew with --force")
 
 
-def begin(where: Places, preparation: Preparation) -> None:
-    """The run's folder with recipe and plan."""
+def begin(where: Places, preparation: Preparation, *, fresh: bool) -> None:
+    """The run's folder with recipe and plan; a fresh run leaves nothing of an earlier one in it."""
     try:
+        if fresh and where.run.exists():
+            shutil.rmtree(where.run)
         where.run.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{where.run} could not be made: {error.strerror}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from aprnb.errors import Interrupted
 from aprnb.model.build import build_model
 from aprnb.tuning import artefacts
 from aprnb.tuning.adapter import attach, prepare_full, save_adapter
@@ -26,17 +27,26 @@ Tell = Callable[[Event], None]
 def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Tell) -> None:
     """Trains until the schedule ends or a person stops it, and fills `run` with the outcome.
 
-    The first SIGINT ends the run after the micro-batch with its state saved, the second raises KeyboardInterrupt.
+    The first SIGINT ends the training after the micro-batch with its state saved. The second, or one while the results
+    are written, stops at once: Interrupted then names the state from which `resume` goes on.
     """
-    artefacts.begin(run.where, preparation)
-    with Interrupt() as interrupt:
-        module = _module(preparation)
-        for event in _events(preparation, module, run.where, state, interrupt):
-            _note(run, event)
-            tell(event)
+    artefacts.begin(run.where, preparation, fresh=state is None)
+    saved_step = state.step if state else None
+    try:
+        with Interrupt() as interrupt:
+            module = _module(preparation)
+            for event in _events(preparation, module, run.where, state, interrupt):
+                saved_step = event.step if isinstance(event, Saved) else saved_step
+                _note(run, event)
+                tell(event)
         run.hold(module.eval(), preparation.choice.tokenizer)
         if run.status == "finished":
             _write_artefacts(run, preparation, module, tell)
+    except KeyboardInterrupt:
+        kept = f"the state of step {saved_step} is kept: the same command with --resume goes on from there"
+        raise Interrupted(
+            "stopped at once", action=kept if saved_step else "no step was saved yet: start again with --force"
+        ) from None
 
 
 def _module(preparation: Preparation) -> Any:
@@ -80,7 +90,7 @@ def _write_artefacts(run: Run, preparation: Preparation, module: Any, tell: Tell
     recipe, where, checkpoint = preparation.recipe, run.where, preparation.checkpoint
     if recipe.trains_adapter:
         tell(Notice("info", f"writing {where.adapter}"))
-        run.adapter = save_adapter(module, where.adapter, checkpoint.path, force=recipe.force)
+        run.adapter = save_adapter(module, where.adapter, checkpoint.path, force=recipe.force or recipe.resume)
     if not recipe.adapter_only:
         tell(Notice("info", f"writing {where.output} and comparing it with the trained model"))
         run.merge_check = _merged_and_compared(preparation, module, where)
@@ -93,15 +103,32 @@ def _merged_and_compared(preparation: Preparation, module: Any, where: Places) -
     recipe, checkpoint = preparation.recipe, preparation.checkpoint
     probes = [example.input_ids.tolist() for example in (preparation.held_out or preparation.examples).examples[:4]]
     if not recipe.trains_adapter:
-        tokenizer = preparation.choice.tokenizer
-        weights = dict(module.named_parameters())
-        write_trained(
-            checkpoint, preparation.report, weights, tokenizer, where.output, recipe.output_dtype, recipe.force
+        merged = write_trained(
+            checkpoint,
+            preparation.report,
+            dict(module.named_parameters()),
+            preparation.choice.tokenizer,
+            where.output,
+            recipe.output_dtype,
+            recipe.force,
+            lambda path: compare_trained(module, path, preparation.placement, probes),
         )
-        return compare_trained(module, where.output, preparation.placement, probes)
-    settled = {"config": recipe.config, "overrides": recipe.overrides, "chat_template": recipe.chat_template}
-    merge(checkpoint.path, where.adapter, where.output, output_dtype=recipe.output_dtype, force=recipe.force, **settled)
-    return compare_adapter(preparation.report, checkpoint, where.adapter, where.output, preparation.placement, probes)
+    else:
+        merged = merge(
+            checkpoint.path,
+            where.adapter,
+            where.output,
+            output_dtype=recipe.output_dtype,
+            force=recipe.force,
+            config=recipe.config,
+            overrides=recipe.overrides,
+            chat_template=recipe.chat_template,
+            verify=lambda path: compare_adapter(
+                preparation.report, checkpoint, where.adapter, path, preparation.placement, probes
+            ),
+        )
+    assert merged.check
+    return merged.check
 
 
 def _read_back(module: Any, preparation: Preparation) -> dict[str, Any]:
@@ -114,6 +141,6 @@ def _read_back(module: Any, preparation: Preparation) -> dict[str, Any]:
         "dtype": str(base.get_input_embeddings().weight.dtype).removeprefix("torch."),
         "quantized_layers": sum(type(layer).__module__.startswith("bitsandbytes") for layer in base.modules()),
         "attention": base.config._attn_implementation,
-        "gradient_checkpointing": preparation.recipe.gradient_checkpointing == "on",
+        "gradient_checkpointing": any(getattr(layer, "gradient_checkpointing", False) for layer in base.modules()),
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
     }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aprnb.errors import OutputError
-from aprnb.formats.atomic import require_writable
+from aprnb.formats.atomic import failed_to_write, require_writable, sync, umask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,37 +31,28 @@ def atomic_folder(target: Path, force: bool = False) -> Iterator[Path]:
         filling.mkdir()
         yield filling
         for path in (*filling.iterdir(), filling):
-            _sync(path)
+            sync(path)
         require_writable(target, force)
         if target.exists():
             target.rename(former)
         filling.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
-        raise OutputError(f"{target} could not be written: {error.strerror}") from error
+        raise failed_to_write(target, error) from error
     finally:
         for leftover in (filling, former):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """A safetensors file of copies on the CPU: the format refuses tensors that share memory."""
+    """A safetensors file of copies on the CPU (the format refuses tensors that share memory); raises OSError."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     try:
         save_file(copies, path, metadata={"format": "pt"})
+        path.chmod(0o666 & ~umask())
     except SafetensorError as error:
-        raise OutputError(f"{path} could not be written: {error}") from error
-
-
-def _sync(path: Path) -> None:
-    # Windows opens no folders, and a rename is durable there without it.
-    if os.name != "posix":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from aprnb.architecture import (
-    Architecture,
     ContractReport,
     ExpectedTensor,
     check,
@@ -26,11 +25,14 @@ from aprnb.architecture import (
 from aprnb.architecture.weights import head_order, read_weight
 from aprnb.errors import FileMissing, GateError, OutputError, UsageProblem
 from aprnb.formats import Checkpoint, TensorSource, open, write_apr
+from aprnb.formats.atomic import require_writable
 from aprnb.formats.blocks import encode
 from aprnb.formats.dtypes import BY_NAME, DType
 from aprnb.model.tokenizer import choose_tokenizer
+from aprnb.tuning.merge_check import MergeCheck
 from aprnb.tuning.merged_metadata import merged_metadata
 
+Verify = Callable[[Path], MergeCheck]
 _PEFT_PREFIX = "base_model.model."
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -42,6 +44,7 @@ class Merged:
     path: Path
     tensors: int
     changed: int
+    check: MergeCheck | None = None
 
 
 class Delta:
@@ -98,12 +101,12 @@ def merge(
     config: str | Path | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     chat_template: str | None = None,
-    progress: Callable[[str], None] | None = None,
+    verify: Verify | None = None,
 ) -> Merged:
     """Writes base + PEFT adapter as one `.apr`; float bases keep their dtype, quantised ones become F16.
 
-    The output is re-opened and passes the contract before this returns. Raises UsageProblem for an adapter that does
-    not fit the base, GateError where the merge changed nothing, OutputExists unless `force`.
+    The output is re-opened, passes the contract and `verify` before it takes its name. Raises UsageProblem for an
+    adapter that does not fit the base, GateError where the merge changed nothing, OutputExists unless `force`.
     """
     with open(base) as checkpoint:
         report = check_contract(
@@ -117,7 +120,7 @@ def merge(
         source = _Merging(
             checkpoint, report, delta.names, lambda name: read_weight(checkpoint, report, name) + delta(name)
         )
-        return source.write(Path(output), choice.tokenizer, output_dtype, force, progress)
+        return source.write(Path(output), choice.tokenizer, output_dtype, force, verify)
 
 
 def write_trained(
@@ -128,11 +131,12 @@ def write_trained(
     output: Path,
     output_dtype: str | None,
     force: bool,
+    verify: Verify,
 ) -> Merged:
     """Writes a fully trained module's `weights` (name → torch tensor) with everything else from the base."""
     names = frozenset(report.weights)
     source = _Merging(checkpoint, report, names, lambda name: weights[name].detach().float().cpu().numpy())
-    return source.write(output, tokenizer, output_dtype, force, None)
+    return source.write(output, tokenizer, output_dtype, force, verify)
 
 
 class _Merging:
@@ -150,13 +154,9 @@ class _Merging:
         self._permuted = head_order(report)
 
     def write(
-        self,
-        output: Path,
-        tokenizer: Any,
-        output_dtype: str | None,
-        force: bool,
-        progress: Callable[[str], None] | None,
+        self, output: Path, tokenizer: Any, output_dtype: str | None, force: bool, verify: Verify | None
     ) -> Merged:
+        """Writes beside `output`, checks what was written, and only then lets it take its name."""
         architecture = self.report.architecture
         sources = [self._source(tensor, output_dtype) for tensor in expected_tensors(architecture).values()]
         if architecture.tie_word_embeddings:
@@ -164,15 +164,24 @@ class _Merging:
             sources.append(TensorSource(_HEAD, embedding.dtype, embedding.shape, embedding.load))
         elements = sum(int(np.prod(source.shape)) for source in sources)
         metadata = merged_metadata(self.checkpoint.metadata, architecture, tokenizer, elements)
-        write_apr(output, metadata, sources, force=force, progress=progress)
-        if not self.changed:
-            output.unlink()
-            raise GateError(
-                "the merge changed no tensor: the adapter's part is smaller than the dtype can hold",
-                action="train longer, or give --output-dtype F32",
-            )
-        check(output).raise_for_violations()
-        return Merged(output, len(sources), len(self.changed))
+        require_writable(output, force)
+        staged = output.with_name(f".{output.name}.{os.getpid()}.part")
+        try:
+            write_apr(staged, metadata, sources, force=True)
+            if not self.changed:
+                raise GateError(
+                    "the merge changed no tensor: the adapter's part is smaller than the dtype can hold",
+                    action="train longer, or give --output-dtype F32",
+                )
+            check(staged).raise_for_violations()
+            found = verify(staged) if verify else None
+            require_writable(output, force)
+            staged.replace(output)
+        except OutputError as error:
+            raise _named(error, staged, output) from error
+        finally:
+            staged.unlink(missing_ok=True)
+        return Merged(output, len(sources), len(self.changed), found)
 
     def _source(self, tensor: ExpectedTensor, output_dtype: str | None) -> TensorSource:
         entry = self.checkpoint.tensors[self.report.weights[tensor.name]]
@@ -198,14 +207,13 @@ class _Merging:
         return encode(values, dtype)
 
 
+def _named(error: OutputError, staged: Path, output: Path) -> OutputError:
+    """The same error about the file that the person asked for."""
+    return OutputError(error.found.replace(str(staged), str(output)), expected=error.expected, action=error.action)
+
+
 def _output_dtype(stored: DType, tensor: ExpectedTensor, wanted: str | None) -> DType:
     """What was asked for, for matrices; else the stored float type, F16 in place of block quantisation."""
     if wanted:
         return BY_NAME[wanted] if len(tensor.shape) == 2 else BY_NAME["F32"]
     return stored if stored.is_float and stored.name != "F64" else BY_NAME["F16"]
-
-
-def probe_ids(architecture: Architecture, length: int = 48) -> list[int]:
-    """Token ids spread over the vocabulary, the same for every run, to compare two models on."""
-    count = min(length, architecture.max_position_embeddings)
-    return [int(i) for i in np.random.default_rng(0).integers(0, architecture.vocab_size, count)]

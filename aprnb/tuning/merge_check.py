@@ -16,7 +16,7 @@ from aprnb.model.build import build_model
 from aprnb.model.device import Placement
 from aprnb.tuning.adapter import load_adapter
 
-LIMIT = 0.1
+LIMIT = 0.03
 """Of the logits' range. Rounding weights to bfloat16 moves logits by a few thousandths; a wrong merge by far more."""
 
 

@@ -202,7 +202,8 @@ def _settle_method(recipe: Recipe, architecture: Architecture, facts: DeviceFact
     needed = estimate(lean, architecture, recipe.micro_batch_tokens or 0).total
     fits = needed <= _USABLE * facts.available_bytes
     chosen = "lora" if fits else "qlora"
-    size = f"with the base in {facts.dtype} a run needs {bytes_text(needed)} of {bytes_text(facts.available_bytes)}"
+    room = f"{bytes_text(needed)} of {bytes_text(facts.available_bytes)}"
+    size = f"with the base in {facts.dtype} and full micro-batches a run needs {room}"
     notes.append(f"method {chosen}: {size}")
     return dataclasses.replace(recipe, method=chosen)
 

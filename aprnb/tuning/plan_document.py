@@ -17,7 +17,7 @@ _TERMS = {
     "optimizer": "AdamW's two moments",
     "activations": "of the largest micro-batch",
     "logits": "one chunk of labelled positions",
-    "total": "",
+    "total": "beside Python and its libraries",
 }
 
 
@@ -27,7 +27,9 @@ def plan_document(plan: Plan) -> Document:
     rows = tuple((name, bytes_text(memory[name]), note) for name, note in _TERMS.items())
     blocks: list[Block] = [
         Fields((*_model_rows(plan), *_training_rows(plan), *_data_rows(plan))),
-        Table("Memory at the peak of a step", (Column("term"), Column("size", "right"), Column("what")), rows),
+        Table(
+            "Memory for tensors at the peak of a step", (Column("term"), Column("size", "right"), Column("what")), rows
+        ),
         Details("Architecture", (Fields(_architecture_rows(plan)),)),
         Details("Recipe", (Fields(tuple((name, str(value), "") for name, value in plan.recipe.to_json().items())),)),
     ]
@@ -55,11 +57,21 @@ def _training_rows(plan: Plan) -> tuple[tuple[str, Cell, str], ...]:
     rate = f"{recipe.learning_rate:g}, warm-up {recipe.warmup_ratio:.0%}, cosine"
     return (
         ("method", recipe.method, adapters),
-        ("steps", plan.steps, f"{recipe.epochs} epochs, {recipe.batch_size} rows per step"),
+        ("steps", plan.steps, f"{_extent(plan)}, {recipe.batch_size} rows per step"),
         ("learning rate", rate, f"{recipe.optimizer}, gradient norm at most {recipe.max_grad_norm:g}"),
         ("device", facts.device, f"{facts.name}; {bytes_text(facts.available_bytes)} free"),
         ("precision", facts.dtype, attention),
         ("micro-batch", f"up to {recipe.micro_batch_tokens} tokens", f"largest here {largest}; packed"),
+    )
+
+
+def _extent(plan: Plan) -> str:
+    """`3 epochs`, or how much of one a limit leaves."""
+    whole = plan.recipe.epochs * -(-plan.rows // plan.recipe.batch_size)
+    return (
+        f"{plan.recipe.epochs} epochs"
+        if plan.steps >= whole
+        else f"--max-steps, of {whole} in {plan.recipe.epochs} epochs"
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aprnb.architecture import ContractReport, check_contract, parameter_count, resolve
-from aprnb.errors import UsageProblem
+from aprnb.errors import DataError, UsageProblem
 from aprnb.formats import Checkpoint, open
 from aprnb.model.device import Placement, place
 from aprnb.model.tokenizer import TokenizerChoice, choose_tokenizer
@@ -85,9 +85,21 @@ def _read(recipe: Recipe) -> tuple[list[RowSet], tuple[Row, ...], tuple[Row, ...
     rows = read_rows(recipe.data)
     if recipe.eval_data is not None:
         other = read_rows(recipe.eval_data)
-        return [rows, other], rows.rows, other.rows
+        return [rows, other], rows.rows, _not_among(other.rows, rows.rows)
     train, held_out = split_rows(rows.rows, recipe.val_split, recipe.seed)
     return [rows], train, held_out
+
+
+def _not_among(held_out: tuple[Row, ...], train: tuple[Row, ...]) -> tuple[Row, ...]:
+    """The rows to evaluate on; one that is trained on as well would make the loss a lie."""
+    trained = {row.messages for row in train}
+    shared = [row.origin for row in held_out if row.messages in trained]
+    if shared:
+        raise DataError(
+            f"{len(shared)} of {len(held_out)} evaluation rows are training rows as well, first {shared[0]}",
+            action="take them out of --eval-data, or leave it out: --val-split holds rows out",
+        )
+    return held_out
 
 
 def _encode(rows: tuple[Row, ...], choice: TokenizerChoice, recipe: Recipe) -> Examples:

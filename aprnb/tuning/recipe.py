@@ -34,8 +34,12 @@ class Recipe:
     val_split: float = option(0.1, "number", "part of the rows held out for evaluation", low=0, high=0.9)
     task: str = option("instruct", "text", "instruct: answers to instructions")
     model_size: str | None = option(None, "text", "compared with the file, for example 8B")
-    max_seq_len: int | None = option(None, "integer", "longest row in tokens; 1024 unless given", low=8)
-    learning_rate: float | None = option(None, "number", "peak rate; 2e-4 (lora, qlora), 2e-5 (full)", low=0, high=10)
+    max_seq_len: int | None = option(
+        None, "integer", "longest row in tokens; 1024 or the model's limit unless given", low=8
+    )
+    learning_rate: float | None = option(
+        None, "number", "peak rate; 2e-4 (lora, qlora), 2e-5 (full)", low=1e-12, high=10
+    )
     epochs: int = option(3, "integer", "how often each row is seen", low=1)
     max_steps: int | None = option(None, "integer", "stop after this many optimizer steps", low=1)
     batch_size: int = option(16, "integer", "rows per optimizer step", low=1)
@@ -124,7 +128,8 @@ def read_toml(text: str, where: str = "recipe") -> dict[str, Any]:
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as problem:
-        raise UsageProblem(f"the recipe is not TOML: {problem}", where=where) from None
+        action = "training rows in the cell's body begin with { in its first line"
+        raise UsageProblem(f"the recipe is not TOML: {problem}", where=where, action=action) from None
     options = {}
     for written, value in found.items():
         line = _line_of(written, text, where)

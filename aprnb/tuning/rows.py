@@ -159,6 +159,8 @@ def _parsed(line: str) -> Any:
         return _BadRow(f"not JSON ({problem.msg} at character {problem.colno})")
     except RecursionError:
         return _BadRow("nested too deeply")
+    except ValueError as problem:
+        return _BadRow(f"not JSON ({problem})")
 
 
 def _objects(source: Any) -> Iterable[Any]:

@@ -51,6 +51,21 @@ class Run(Displayed):
     def evaluations(self) -> list[Mapping[str, Any]]:
         return [row for row in self.metrics if "eval_loss" in row]
 
+    @property
+    def concerns(self) -> tuple[str, ...]:
+        """What the held-out loss says against the result."""
+        losses = [row["eval_loss"] for row in self.evaluations]
+        if len(losses) < 2:
+            return ()
+        best = self.evaluations[losses.index(min(losses))]
+        if losses[-1] > losses[0]:
+            return (f"the held-out loss rose from {losses[0]:.4f} to {losses[-1]:.4f}: the base was better",)
+        if losses[-1] > 1.05 * min(losses):
+            return (
+                f"the held-out loss was best at step {best['step']} ({min(losses):.4f}) and rose since: fewer epochs",
+            )
+        return ()
+
     def hold(self, model: Any, tokenizer: Any) -> None:
         """Keeps the trained module for questions, until `release`."""
         self._model, self._tokenizer = model, tokenizer
@@ -120,19 +135,11 @@ def finetune(
     """
     recipe = Recipe.from_options(options)
     tell = listener or (lambda event: None)
+    where = _free_places(model, recipe)
     preparation = prepare(model, recipe)
     tell(preparation.plan)
-    if recipe.plan:
+    if where is None:
         return preparation.plan
-    where = artefacts.places(recipe.output, preparation.checkpoint.path)
-    trains_adapter = preparation.recipe.trains_adapter
-    artefacts.require_free(
-        where,
-        writes_model=not recipe.adapter_only,
-        writes_adapter=trains_adapter,
-        force=recipe.force,
-        resume=recipe.resume,
-    )
     state = load_state(where.state, preparation.identity) if recipe.resume else None
     # Only now: a plan needs none of the modelling code, whose import takes longer than the plan.
     from aprnb.tuning.execution import execute
@@ -140,3 +147,18 @@ def finetune(
     run = Run(preparation.checkpoint.path, preparation.plan, where, list(state.metrics) if state else [])
     execute(run, preparation, state, tell)
     return run
+
+
+def _free_places(model: str | os.PathLike[str] | None, recipe: Recipe) -> Places | None:
+    """Where the run's files will stand, with nothing in the way; None for a plan, which writes none."""
+    if recipe.plan or model is None:
+        return None
+    where = artefacts.places(recipe.output, Path(model))
+    artefacts.require_free(
+        where,
+        writes_model=not recipe.adapter_only,
+        writes_adapter=recipe.trains_adapter,
+        force=recipe.force,
+        resume=recipe.resume,
+    )
+    return where

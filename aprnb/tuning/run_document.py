@@ -26,14 +26,24 @@ def run_document(run: Run) -> Document:
     blocks: list[Block] = [Fields((*_outcome(run), *_files(run)))]
     if run.steps:
         picture = Picture(figure_png(run.plot()), curve_words(run.steps, run.evaluations))
-        blocks += [picture, _table(run)]
+        blocks += [picture, Details("Steps", (_table(run),))]
     blocks.append(Details("Plan", run.plan.document().blocks))
     if run.notices:
         blocks.append(Messages("warning", tuple(run.notices)))
-    if run.status == "interrupted":
-        word = f"Interrupted after step {len(run.steps)} of {run.plan.steps}; --resume goes on from there"
-        blocks.insert(0, Messages("warning", (word,)))
-    return Document(f"Run {run.status}", "ok" if run.status == "finished" else "warning", tuple(blocks))
+    concerns = (*_interruption(run), *run.concerns)
+    if concerns:
+        blocks.insert(0, Messages("warning", concerns))
+    return Document(f"Run {run.status}", "warning" if concerns else "ok", tuple(blocks))
+
+
+def _interruption(run: Run) -> tuple[str, ...]:
+    if run.status == "finished":
+        return ()
+    done = f"{len(run.steps)} of {run.plan.steps}"
+    word = f"interrupted after step {done}; the same command with --resume goes on from there"
+    if run.where.output.exists():
+        return (word, f"{run.where.output} is from an earlier run: add --force to --resume to replace it")
+    return (word,)
 
 
 def _outcome(run: Run) -> tuple[tuple[str, Cell, str], ...]:
@@ -68,10 +78,12 @@ def _files(run: Run) -> tuple[tuple[str, Cell, str], ...]:
 
 
 def _table(run: Run) -> Table:
-    """Evenly spaced steps, the first and the last among them; the picture shows them all."""
+    """The first step and those that were evaluated, evenly spaced where there are many; the picture shows them all."""
     steps, evals = run.steps, {row["step"]: row["eval_loss"] for row in run.evaluations}
-    count = min(len(steps), _ROWS_SHOWN)
-    chosen = sorted({round(i * (len(steps) - 1) / max(1, count - 1)) for i in range(count)})
+    evaluated = [i for i, row in enumerate(steps) if i == 0 or row["step"] in evals]
+    among = evaluated if len(evaluated) > 2 else list(range(len(steps)))
+    count = min(len(among), _ROWS_SHOWN)
+    chosen = sorted({among[round(i * (len(among) - 1) / max(1, count - 1))] for i in range(count)})
     rows = tuple(
         (
             steps[i]["step"],

@@ -149,7 +149,7 @@ def test_a_size_is_accepted_with_or_without_the_tied_head() -> None:
 
 
 def test_a_size_without_a_file_says_what_to_do() -> None:
-    assert "name a checkpoint" in str(size_without_file("8B"))
+    assert "name the checkpoint" in str(size_without_file("8B"))
 
 
 def test_a_size_that_is_no_count_is_refused() -> None:

@@ -37,42 +37,46 @@ def expect_the_real_model(plan: dict) -> None:
     assert plan["method"] == "qlora"
 
 
-def shell(folder, *words: str) -> subprocess.CompletedProcess:
+def command_line(folder, *words: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "aprnb", *words, "--json"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
 def test_the_command_line_plans_the_real_model(folder):
-    done = shell(folder, "plan", "checkpoints/qwen_qwen3-8b.apr", *OPTIONS.split())
+    done = command_line(folder, "plan", "checkpoints/qwen_qwen3-8b.apr", *OPTIONS.split())
     assert done.returncode == 0, done.stderr
     expect_the_real_model(json.loads(done.stdout))
 
 
-def test_the_pasted_cell_plans_the_real_model(folder, monkeypatch):
-    from IPython.testing.globalipapp import start_ipython
-
+def test_the_pasted_cell_plans_the_real_model(shell, folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("APRNB_STATIC", "1")
-    shell = start_ipython()
-    shell.run_line_magic("load_ext", "aprnb")
     pasted = "checkpoints/qwen_qwen3-8b.apr \\\n    --plan --as plan " + OPTIONS.replace(" --", " \\\n    --")
     line, _, body = pasted.partition("\n")
     shell.run_cell_magic("apr_finetune", line, body)
     expect_the_real_model(shell.user_ns["plan"].to_json())
-    shell.run_line_magic("unload_ext", "aprnb")
 
 
 def test_another_size_is_an_error_that_shows_both_counts(folder):
-    done = shell(folder, "plan", "checkpoints/qwen_qwen3-8b.apr", *OPTIONS.replace("8B", "0.6B").split())
+    done = command_line(folder, "plan", "checkpoints/qwen_qwen3-8b.apr", *OPTIONS.replace("8B", "0.6B").split())
     assert done.returncode == 5
     assert "names 600,000,000" in done.stderr
     assert "holds 8,190,735,360" in done.stderr
 
 
 def test_a_size_without_a_file_says_what_to_do(folder):
-    done = shell(folder, "plan", "--model-size", "8B", "--data", "data/instruct-corpus.jsonl")
+    done = command_line(folder, "plan", "--model-size", "8B", "--data", "data/instruct-corpus.jsonl")
     assert done.returncode == 2
     assert "name the checkpoint" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "line", ["%%apr_finetune --model-size 8B", "%%apr_finetune checkpoints/qwen_qwen3-8b.apr --rnak 2"]
+)
+def test_a_cell_without_a_body_fails_like_the_line(shell, folder, monkeypatch, line):
+    monkeypatch.chdir(folder)
+    outcome = shell.run_cell(line)
+    assert type(outcome.error_in_exec).__name__ == "UsageProblem"
 
 
 def test_nothing_was_written(folder):
