@@ -30,11 +30,11 @@ def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Te
     The first SIGINT ends the training after the micro-batch with its state saved. The second, or one while the results
     are written, stops at once: Interrupted then names the state from which `resume` goes on.
     """
-    artefacts.begin(run.where, preparation, fresh=state is None)
     saved_step = state.step if state else None
     try:
         with Interrupt() as interrupt:
             module = _module(preparation)
+            artefacts.begin(run.where, preparation, fresh=state is None)
             for event in _events(preparation, module, run.where, state, interrupt):
                 saved_step = event.step if isinstance(event, Saved) else saved_step
                 _note(run, event)
