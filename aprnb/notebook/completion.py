@@ -21,22 +21,27 @@ _ENDINGS = {
     "--output": (".apr",),
     "--chat-template": (".jinja", ".j2", ".txt"),
 }
+_USUAL = {"--device": ("auto", "cpu", "cuda")}
 _MOST = 200
 
 
 @context_matcher()
 def magic_matcher(context: CompletionContext) -> dict[str, Any]:
-    """Completions for the token at the cursor; others' are suppressed only where ours apply."""
+    """Completions for the token at the cursor of one of our magics; Python's own are kept out."""
     found = _MAGIC.match(_logical_line(context))
     if found is None or found["command"] not in ("inspect", "check", "finetune"):
         return {"completions": [], "suppress": False}
     last = _LAST.search(found["rest"])
     fragment = last.group() if last else ""
     before = found["rest"][: len(found["rest"]) - len(fragment)].split()
+    if fragment.startswith("--") and "=" in fragment:
+        flag, _, fragment = fragment.partition("=")
+        before.append(flag)
     offered = list(_offers(found["command"], before, fragment))[:_MOST]
     return {
         "completions": [SimpleCompletion(text, type=kind) for text, kind in offered],
-        "suppress": bool(offered),
+        # Python's own words are no use in a magic line, but for a variable or an expression.
+        "suppress": not fragment.startswith(("$", "{")),
         "matched_fragment": fragment,
         "ordered": True,
     }
@@ -55,7 +60,7 @@ def _offers(command: str, before: list[str], fragment: str) -> Iterator[tuple[st
     from aprnb.arguments import option_choices, option_flags
 
     flag = before[-1] if before and before[-1].startswith("--") else ""
-    if flag and (choices := option_choices(command, flag)):
+    if flag and (choices := option_choices(command, flag) or _USUAL.get(flag, ())):
         return ((choice, "value") for choice in choices if choice.startswith(fragment))
     if fragment.startswith("-"):
         flags = (known for known in option_flags(command, surface="notebook") if known not in before)
