@@ -124,3 +124,15 @@ def test_no_torch_is_needed_for_a_verdict(pocket_qwen3):
 
 def test_f32_is_what_the_table_says():
     assert F32.sizes_bytes((2, 3)) == (24,)
+
+
+def test_a_head_without_bytes_has_no_extent_for_an_untied_architecture(pocket_qwen3):
+    from dataclasses import replace
+
+    from aprnb.architecture import check_contract
+
+    checkpoint = aprnb.open(pocket_qwen3)
+    report = check_contract(checkpoint, replace(checkpoint.architecture, tie_word_embeddings=False))
+    (violation,) = report.violations
+    assert (violation.tensor, violation.kind, violation.found) == ("lm_head.weight", "extent", "0 bytes")
+    assert violation.expected == "524,288 bytes"  # 1024 · 128 F32
