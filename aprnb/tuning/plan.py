@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from aprnb.tuning.examples import Examples
     from aprnb.tuning.packing import Schedule
 
-MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
+# Attention over a packed row is dense: long rows cost a CPU more than the calls they save, a GPU wants much at once.
+MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 LEARNING_RATES = {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5}
 _LONGEST = 1024
 # The estimate leaves out the allocator's gaps and what other programs take meanwhile.

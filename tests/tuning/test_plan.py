@@ -143,7 +143,11 @@ def test_auto_takes_lora_where_the_base_fits_and_says_so() -> None:
 
 def test_auto_takes_qlora_where_the_base_does_not_fit_and_says_so() -> None:
     recipe, notes = settle(Recipe(), QWEN3_8B, LAPTOP)
-    assert (recipe.method, recipe.quantize_nf4, recipe.micro_batch_tokens) == ("qlora", True, 2048)
+    assert (recipe.method, recipe.quantize_nf4, recipe.micro_batch_tokens) == (
+        "qlora",
+        True,
+        1024,
+    )  # a CPU takes 512, or one row of the longest
     assert any(note.startswith("method qlora") for note in notes)
 
 
@@ -158,7 +162,7 @@ def test_checkpointing_is_chosen_where_activations_do_not_fit_and_said() -> None
 def test_a_settled_recipe_leaves_nothing_open() -> None:
     recipe, _ = settle(Recipe(), TINY, LAPTOP)
     settled = (recipe.alpha, recipe.max_seq_len, recipe.learning_rate, recipe.micro_batch_tokens)
-    assert settled == (32.0, 128, 2e-4, 2048)
+    assert settled == (32.0, 128, 2e-4, 512)
     assert "auto" not in (recipe.method, recipe.optimizer, recipe.dtype, recipe.gradient_checkpointing)
 
 
