@@ -18,7 +18,11 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).resolve().parent
 TUTORIAL = "01-first-run.ipynb"
-QUESTIONS = ("What is two plus one?", "What is two plus one? Ask the cow.", "Spell duck. Ask the cow.")
+QUESTIONS = (
+    "What is two plus one?",
+    "What is two plus one? Ask the cow.",
+    "What is the opposite of dark? Ask the cow.",
+)
 INGREDIENTS = ("*.ipynb", "*.apr", "*.jsonl", "*.csv", "*.toml", "*.json")
 
 
