@@ -82,9 +82,6 @@ class Checkpoint(Mapping[str, np.ndarray]):
             raise KeyError(f"no tensor {name!r} in {self.path}{closest(name, self.tensors)}")
         return self.tensors[name]
 
-    def offset_in_file(self, name: str) -> int:
-        return self.header.data_offset + self.entry(name).offset
-
     def __getitem__(self, name: str) -> np.ndarray:
         entry = self.entry(name)
         if entry.is_tied_placeholder:

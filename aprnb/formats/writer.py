@@ -38,9 +38,8 @@ def write_apr(
     tensors: Iterable[TensorSource],
     *,
     force: bool = False,
-    progress: Callable[[str], None] | None = None,
 ) -> None:
-    """Writes the tensors sorted by name (bytewise), each on a multiple of 64; `progress` hears each name.
+    """Writes the tensors sorted by name (bytewise), each on a multiple of 64.
 
     Raises OutputExists, FileMissing for a missing folder, OutputError for a full disk or a tensor of the wrong size;
     nothing is left at `path` unless it is complete.
@@ -55,8 +54,6 @@ def write_apr(
             if len(data) != tensor.size_bytes:
                 raise OutputError(f"{tensor.name} gave {len(data):,} bytes", expected=f"{tensor.size_bytes:,}")
             checksum = _write(file, data + bytes(align(len(data)) - len(data)), checksum)
-            if progress:
-                progress(tensor.name)
         file.write(checksum.to_bytes(4, "little"))
 
 

@@ -66,12 +66,6 @@ class Report(Displayed):
         total = sum(entry.elements for entry in self.checkpoint.tensors.values())
         return {"total": total, "unique": self.contract.parameters if self.contract else total}
 
-    def symbolic_shape(self, name: str) -> str:
-        """`[num_attention_heads*head_dim, hidden_size] = [4*64, 128]` for the file's tensor `name`, or nothing."""
-        if not self.contract:
-            return ""
-        return next((row.arithmetic for row in self.contract.rows if row.tensor == name), "")
-
     def layers(self) -> tuple[Share, ...]:
         """What lies outside the layers, then layer by layer."""
         groups: dict[int | None, list[TensorEntry]] = {}

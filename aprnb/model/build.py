@@ -68,7 +68,7 @@ def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Place
         )
     model, info = loaded
     _require_all_loaded(info, model, report)
-    _keep_gradients_exact(model)
+    disable_cpu_repacking(model)
     return model.eval()
 
 
@@ -156,7 +156,7 @@ def _require_all_loaded(info: Mapping[str, Any], model: PreTrainedModel, report:
         )
 
 
-def _keep_gradients_exact(model: PreTrainedModel) -> None:
+def disable_cpu_repacking(model: torch.nn.Module) -> None:
     """bitsandbytes repacks 4-bit weights for inference on CPUs with AVX-512 BF16 and then loses their gradients."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

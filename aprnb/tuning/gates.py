@@ -18,18 +18,6 @@ _SAMPLES = 65_536
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def disable_cpu_repacking(model: nn.Module) -> int:
-    """Switches off bitsandbytes' repacking for AVX-512 BF16 in each 4-bit layer; returns how many there are.
-
-    In evaluation mode it rewrites the weights for a kernel without gradients and never writes them back: after one
-    evaluation the base would pass no gradient on for the rest of the run.
-    """
-    layers: list[Any] = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
-    for layer in layers:
-        layer.support_avx512bf16_for_cpu = False
-    return len(layers)
-
-
 def check_adapter_is_neutral(model: Any, input_ids: Tensor, position_ids: Tensor) -> None:
     """With B = 0 the adapted model's logits [T, vocab] equal the base's bit for bit."""
     adapted = _logits(model, input_ids, position_ids)

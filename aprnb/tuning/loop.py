@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from aprnb.errors import TrainingError
+from aprnb.model.build import disable_cpu_repacking
 from aprnb.tuning import gates
 from aprnb.tuning.adapter import adapted_layers
 from aprnb.tuning.batches import Batches, prompts_of
@@ -103,7 +104,7 @@ class Training:
         identity: Identity,
         save: Callable[[RunState], Path] | None,
     ) -> None:
-        gates.disable_cpu_repacking(model)
+        disable_cpu_repacking(model)
         set_checkpointing(model, recipe.gradient_checkpointing)
         self.model, self.recipe, self.device = model.train(), recipe, device
         self.steps, self.step = len(schedule.steps), 0
