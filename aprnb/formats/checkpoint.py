@@ -1,9 +1,9 @@
-"""An open `.apr` file: header, metadata and tensor index in memory, tensors read and decoded one by one on demand."""
+"""An open checkpoint of any format: metadata and tensor index in memory, tensors read and decoded one by one."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import zlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,56 +12,45 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aprnb.errors import CheckpointError
+from aprnb.errors import CheckpointError, closest
 from aprnb.formats.blocks import decode
-from aprnb.formats.header import COLUMN_MAJOR, COMPRESSED, HEADER_BYTES, ROW_MAJOR, Header, align, read_header
-from aprnb.formats.index import TensorEntry, read_index
-from aprnb.formats.metadata import read_metadata
-from aprnb.formats.source import ByteSource
+from aprnb.formats.contents import Contents, TensorEntry
+from aprnb.formats.opening import read_contents
 
 if TYPE_CHECKING:
     from aprnb.architecture import Architecture
-
-_FOOTER_CHUNK_BYTES = 4 << 20
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
     """A read-only mapping of tensor name to float32 array; each access reads and decodes that tensor anew.
 
-    Raises CheckpointError from the constructor for a file whose header, metadata or index do not hold together.
+    `metadata` speaks the vocabulary of `.apr` for every format; `tensors` are the entries under the file's own names.
+    Raises CheckpointError from the constructor for what does not hold together; `strict` also refuses what would be a
+    warning.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, verify: bool = False) -> None:
-        self._source = ByteSource(path)
-        try:
-            self._read_front()
-            self.footer_checksum = self._footer_state(verify)
-        except BaseException:
+    def __init__(self, path: str | os.PathLike[str], *, strict: bool = False, verify: bool = False) -> None:
+        self.path = Path(path)
+        self.contents: Contents = read_contents(self.path, verify)
+        self.metadata: Mapping[str, Any] = MappingProxyType(dict(self.contents.metadata))
+        self.tensors: Mapping[str, TensorEntry] = MappingProxyType(dict(self.contents.tensors))
+        self.warnings: tuple[str, ...] = self.contents.warnings
+        if strict and self.warnings:
             self.close()
-            raise
-
-    def _read_front(self) -> None:
-        source = self._source
-        self.path: Path = source.path
-        self.size_bytes: int = source.size_bytes
-        head = source.read(0, min(HEADER_BYTES, source.size_bytes), "the header")
-        self.header: Header = read_header(bytes(head), self.path, self.size_bytes)
-        warnings = _header_warnings(self.header)
-        raw = source.read(self.header.metadata_offset, self.header.metadata_size, "the metadata")
-        if self.header.flags & COMPRESSED and raw[:1] != b"{":
-            raise CheckpointError(f"{self.path} is compressed (flag 0x{self.header.flags & COMPRESSED:04x})")
-        metadata, oddities = read_metadata(raw, self.path, self.header.metadata_offset)
-        self.metadata: Mapping[str, Any] = MappingProxyType(metadata)
-        room = self.header.data_offset - self.header.tensor_index_offset
-        index = source.read(self.header.tensor_index_offset, room, "the tensor index")
-        tensors = read_index(bytes(index), self.header, self.path, self.size_bytes)
-        self.tensors: Mapping[str, TensorEntry] = MappingProxyType(tensors)
-        self.warnings: tuple[str, ...] = (*warnings, *oddities, *_index_warnings(tensors))
+            raise CheckpointError(
+                f"{self.path} is not as the format asks (strict): {'; '.join(self.warnings)}",
+                action="open it without strict to read it with these warnings",
+            )
 
     @property
-    def header_checksum(self) -> str:
-        """`ok`, or `absent` for writers that left it zero; a wrong one does not open."""
-        return "ok" if self.header.checksum else "absent"
+    def format(self) -> str:
+        """`apr`, `gguf`, `safetensors` or `huggingface` (a folder)."""
+        return self.contents.format
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files that hold tensors."""
+        return sum(file.source.size_bytes for file in self.contents.files)
 
     @cached_property
     def architecture(self) -> Architecture:
@@ -70,17 +59,39 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
         return resolve(self)
 
-    def raw(self, name: str) -> bytes:
-        """The tensor's bytes as they lie in the file."""
-        return bytes(self._read(self.entry(name)))
-
     def entry(self, name: str) -> TensorEntry:
         """The tensor's index entry; raises KeyError that suggests a near name."""
         if name not in self.tensors:
-            from aprnb.errors import closest
-
             raise KeyError(f"no tensor {name!r} in {self.path}{closest(name, self.tensors)}")
         return self.tensors[name]
+
+    def raw(self, name: str) -> bytes:
+        """The tensor's bytes as they lie in the file."""
+        entry = self.entry(name)
+        return bytes(self.read_part(name, 0, entry.size_bytes))
+
+    def read_part(self, name: str, start: int, size_bytes: int) -> bytearray:
+        """`size_bytes` of the tensor's bytes from `start`, for those who compare or copy without holding it whole."""
+        entry = self.entry(name)
+        if not 0 <= start <= start + size_bytes <= entry.size_bytes:
+            raise ValueError(f"bytes {start}–{start + size_bytes} lie outside {name} ({entry.size_bytes} bytes)")
+        file = self.contents.files[entry.file]
+        return file.source.read(file.data_start + entry.offset + start, size_bytes, f"tensor {name}")
+
+    def is_hole(self, name: str, start: int, size_bytes: int) -> bool:
+        """Whether this part of the tensor is a hole of a sparse file: zeros that nobody wrote."""
+        entry = self.entry(name)
+        file = self.contents.files[entry.file]
+        return file.source.is_hole(file.data_start + entry.offset + start, size_bytes)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over metadata, index and last bytes: quick, and another for every file written anew."""
+        digest = hashlib.sha256(repr((self.size_bytes, list(self.tensors.values()))).encode())
+        digest.update(repr(sorted(self.metadata.items(), key=lambda item: item[0])).encode())
+        for file in self.contents.files:
+            size = min(4, file.source.size_bytes)
+            digest.update(file.source.read(file.source.size_bytes - size, size, "the end of the file"))
+        return digest.hexdigest()
 
     def __getitem__(self, name: str) -> np.ndarray:
         entry = self.entry(name)
@@ -89,7 +100,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
                 f"{name} has a shape and no bytes: the head is tied to the embedding",
                 action="read the embedding instead",
             )
-        return decode(self._read(entry), entry.dtype, entry.shape)
+        return decode(self.read_part(name, 0, entry.size_bytes), entry.dtype, entry.shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
@@ -103,52 +114,9 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, {len(self)} tensors, {self.size_bytes:,} bytes)"
 
-    def _read(self, entry: TensorEntry) -> bytearray:
-        start = self.header.data_offset + entry.offset
-        return self._source.read(start, entry.size_bytes, f"tensor {entry.name}")
-
-    def read_part(self, name: str, start: int, size_bytes: int) -> bytearray:
-        """`size_bytes` of the tensor's bytes from `start`, for those who compare or copy without holding it whole."""
-        entry = self.entry(name)
-        if not 0 <= start <= start + size_bytes <= entry.size_bytes:
-            raise ValueError(f"bytes {start}–{start + size_bytes} lie outside {name} ({entry.size_bytes} bytes)")
-        return self._source.read(self.header.data_offset + entry.offset + start, size_bytes, f"tensor {name}")
-
-    def is_hole(self, name: str, start: int, size_bytes: int) -> bool:
-        """Whether this part of the tensor is a hole of a sparse file: zeros that nobody wrote."""
-        return self._source.is_hole(self.header.data_offset + self.entry(name).offset + start, size_bytes)
-
-    def read_end(self, size_bytes: int) -> bytes:
-        """The last bytes of the file: the footer, where there is one."""
-        size_bytes = min(size_bytes, self.size_bytes)
-        return bytes(self._source.read(self.size_bytes - size_bytes, size_bytes, "the end of the file"))
-
-    def _footer_state(self, verify: bool) -> str:
-        """`ok`, `absent` or `not checked`; raises where a verified checksum is wrong."""
-        end = self.header.data_offset + max(
-            (align(entry.offset + entry.size_bytes) for entry in self.tensors.values()), default=0
-        )
-        if self.size_bytes < end + 4:
-            return "absent"
-        if not verify:
-            return "not checked"
-        checksum, position = 0, 0
-        while position < self.size_bytes - 4:
-            size = min(_FOOTER_CHUNK_BYTES, self.size_bytes - 4 - position)
-            checksum = zlib.crc32(self._source.read(position, size, "the file"), checksum)
-            position += size
-        stored = int.from_bytes(self._source.read(self.size_bytes - 4, 4, "the footer"), "little")
-        if stored != checksum:
-            raise CheckpointError(
-                f"footer checksum of {self.path} is {stored:08x}",
-                expected=f"{checksum:08x} for the bytes before it",
-                where=f"byte {self.size_bytes - 4:,}",
-                action="the file is damaged: copy or download it again",
-            )
-        return "ok"
-
     def close(self) -> None:
-        self._source.close()
+        for file in self.contents.files:
+            file.source.close()
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -159,24 +127,12 @@ class Checkpoint(Mapping[str, np.ndarray]):
         self.close()
 
 
-def _header_warnings(header: Header) -> list[str]:
-    warnings = []
-    if header.checksum == 0:
-        warnings.append("header checksum is 0 (byte 40): its writer left it out")
-    if not header.flags & (ROW_MAJOR | COLUMN_MAJOR):
-        warnings.append("flags name no layout (bytes 6–7): read as row-major, as its writers meant it")
-    return warnings
+def open(path: str | os.PathLike[str], *, strict: bool = False, verify: bool = False) -> Checkpoint:
+    """Opens a checkpoint: metadata and tensor index are read and checked, no tensor data.
 
-
-def _index_warnings(tensors: Mapping[str, TensorEntry]) -> list[str]:
-    names = list(tensors)
-    return [] if names == sorted(names) else ["tensor index is not sorted by name"]
-
-
-def open(path: str | os.PathLike[str], *, verify: bool = False) -> Checkpoint:
-    """Opens an `.apr` checkpoint: header, metadata and index are read and checked, no tensor data.
-
-    `verify=True` also checks the footer checksum over the whole file. Raises FileMissing, or CheckpointError that
-    names what the file is, where it breaks, and what to do.
+    `path` is an `.apr`, GGUF or safetensors file, or a Hugging Face folder; the first bytes tell, not the name. What a
+    file lacks or has wrong and can be read in one way only is listed in `warnings`; `strict=True` refuses it.
+    `verify=True` also checks the footer checksum of an `.apr` over the whole file. Raises FileMissing, or
+    CheckpointError that names what the file is, where it breaks, and what to do.
     """
-    return Checkpoint(path, verify=verify)
+    return Checkpoint(path, strict=strict, verify=verify)

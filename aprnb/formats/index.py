@@ -8,36 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import prod
 
 from aprnb.errors import CheckpointError, TruncatedFile
-from aprnb.formats.dtypes import CODES, DType, dtype_of
+from aprnb.formats.contents import MAX_DIMS, MAX_ELEMENTS, TensorEntry
+from aprnb.formats.dtypes import CODES, dtype_of
 from aprnb.formats.header import Header, align
-
-MAX_DIMS = 8
-MAX_ELEMENTS = 1 << 48
-HEAD_NAME = "lm_head.weight"
-
-
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
-    """One tensor of the index; `offset` is relative to the data section, as stored."""
-
-    name: str
-    dtype: DType
-    shape: tuple[int, ...]
-    offset: int
-    size_bytes: int
-
-    @property
-    def elements(self) -> int:
-        return prod(self.shape)
-
-    @property
-    def is_tied_placeholder(self) -> bool:
-        """A head with its full shape and no bytes: the writer's sign for "the same as the embedding"."""
-        return self.name == HEAD_NAME and self.size_bytes == 0 and self.elements > 0
 
 
 def pack_entry(entry: TensorEntry) -> bytes:

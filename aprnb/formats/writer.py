@@ -10,9 +10,10 @@ from typing import IO, Any
 
 from aprnb.errors import OutputError
 from aprnb.formats.atomic import atomic_file
+from aprnb.formats.contents import TensorEntry
 from aprnb.formats.dtypes import DType
 from aprnb.formats.header import HAS_VOCAB, HEADER_BYTES, ROW_MAJOR, Header, align, pack_header
-from aprnb.formats.index import TensorEntry, pack_entry
+from aprnb.formats.index import pack_entry
 from aprnb.formats.metadata import encode_metadata
 
 MAX_NAME_BYTES = 256

@@ -116,15 +116,15 @@ class Report(Displayed):
         }
 
     def file_facts(self) -> dict[str, Any]:
-        checkpoint = self.checkpoint
+        contents = self.checkpoint.contents
         return {
-            "path": str(checkpoint.path),
-            "size_bytes": checkpoint.size_bytes,
-            "format": "apr",
-            "version": ".".join(map(str, checkpoint.header.version)),
-            "flags": list(checkpoint.header.flag_names),
-            "header_checksum": checkpoint.header_checksum,
-            "footer_checksum": checkpoint.footer_checksum,
+            "path": str(self.checkpoint.path),
+            "size_bytes": self.checkpoint.size_bytes,
+            "format": contents.format,
+            "version": contents.version,
+            "flags": list(contents.flags),
+            "header_checksum": contents.checksums.get("header"),
+            "footer_checksum": contents.checksums.get("footer"),
         }
 
     def document(self) -> Document:

@@ -83,14 +83,19 @@ def _file(report: Report) -> tuple[tuple[str, str, str], ...]:
     facts, parameters = report.file_facts(), report.parameters
     return (
         ("file", facts["path"], f"{bytes_text(facts['size_bytes'])} ({facts['size_bytes']:,} bytes)"),
-        ("format", f"apr {facts['version']}", ", ".join(facts["flags"]) or "no flags"),
-        ("checksums", f"header {facts['header_checksum']}", f"footer {facts['footer_checksum']}"),
+        ("format", f"{facts['format']} {facts['version']}".rstrip(), ", ".join(facts["flags"]) or "no flags"),
+        *_checksums(report),
         (
             "parameters",
             count_text(parameters["unique"]),
             f"{parameters['total']:,} in {len(report.checkpoint)} index entries",
         ),
     )
+
+
+def _checksums(report: Report) -> tuple[tuple[str, str, str], ...]:
+    states = [f"{name} {state}" for name, state in report.checkpoint.contents.checksums.items()]
+    return (("checksums", states[0], ", ".join(states[1:])),) if states else ()
 
 
 def _architecture(report: Report) -> tuple[tuple[str, str, str], ...]:

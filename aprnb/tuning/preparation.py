@@ -69,7 +69,7 @@ def prepare(model: str | os.PathLike[str] | None, recipe: Recipe) -> Preparation
     tokenizer = (choice.source, choice.vocabulary_note)
     plan = make_plan(report, recipe, examples, evaluated, schedule, facts, assumptions, warnings, tokenizer)
     placement = Placement(placement.device, placement.dtype, "nf4" if recipe.method == "qlora" else None)
-    identity = Identity(recipe.identity(), _data_fingerprint(rows, choice), base_fingerprint(checkpoint))
+    identity = Identity(recipe.identity(), _data_fingerprint(rows, choice), checkpoint.fingerprint())
     return Preparation(checkpoint, report, choice, examples, evaluated, schedule, placement, plan, identity)
 
 
@@ -123,12 +123,3 @@ def _schedule(examples: Examples, recipe: Recipe) -> Schedule:
 def _data_fingerprint(rows: list[RowSet], choice: TokenizerChoice) -> str:
     parts: list[Any] = [one.sha256 for one in rows] + [choice.plain.chat_template]
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
-
-
-def base_fingerprint(checkpoint: Checkpoint) -> str:
-    """SHA-256 over the base's header, metadata, index and footer: quick, and another for every file written anew."""
-    digest = hashlib.sha256(repr((checkpoint.size_bytes, checkpoint.header)).encode())
-    digest.update(repr(sorted(checkpoint.metadata.items(), key=lambda item: item[0])).encode())
-    digest.update(repr(list(checkpoint.tensors.values())).encode())
-    digest.update(checkpoint.read_end(4))
-    return digest.hexdigest()

@@ -26,7 +26,7 @@ def test_a_sound_small_file_opens(tmp_path):
     path.write_bytes(b.small_file())
     checkpoint = aprnb.open(path, verify=True)
     assert checkpoint["a"].tolist() == [1, 2, 3, 4]
-    assert checkpoint.footer_checksum == "ok"
+    assert checkpoint.contents.checksums["footer"] == "ok"
 
 
 @pytest.mark.parametrize(

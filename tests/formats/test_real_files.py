@@ -37,7 +37,7 @@ def test_a_head_without_bytes_is_not_handed_out(pocket_qwen3):
 
 def test_files_without_footer_or_layout_flag_open_with_a_warning(real):
     checkpoint = aprnb.open(real("gguf-qwen2-q8_0-preserve"), verify=True)
-    assert checkpoint.footer_checksum == "absent"
+    assert checkpoint.contents.checksums["footer"] == "absent"
     assert any("layout" in warning for warning in checkpoint.warnings)
 
 

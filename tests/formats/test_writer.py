@@ -32,7 +32,7 @@ def test_equal_input_gives_equal_bytes_in_any_order(tmp_path):
     write_apr(tmp_path / "1.apr", {"z": 1, "model_type": "m", "a": 2}, [one, two])
     write_apr(tmp_path / "2.apr", {"a": 2, "model_type": "m", "z": 1}, [two, one])
     assert (tmp_path / "1.apr").read_bytes() == (tmp_path / "2.apr").read_bytes()
-    assert aprnb.open(tmp_path / "1.apr", verify=True).footer_checksum == "ok"
+    assert aprnb.open(tmp_path / "1.apr", verify=True).contents.checksums["footer"] == "ok"
 
 
 def test_nothing_is_overwritten_without_force(tmp_path):

@@ -1,0 +1,64 @@
+"""What a reader finds in a file before any tensor is read: the same for every format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Literal
+
+from aprnb.formats.dtypes import DType
+from aprnb.formats.source import ByteSource
+
+Format = Literal["apr", "gguf", "safetensors", "huggingface"]
+HEAD_NAME = "lm_head.weight"
+MAX_DIMS = 8
+MAX_ELEMENTS = 1 << 48
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor: `shape` outermost dimension first, `offset` relative to the data section of `files[file]`."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    offset: int
+    size_bytes: int
+    file: int = 0
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def is_tied_placeholder(self) -> bool:
+        """A head with its full shape and no bytes: the writer's sign for "the same as the embedding"."""
+        return self.name == HEAD_NAME and self.size_bytes == 0 and self.elements > 0
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A file that holds tensor data, from byte `data_start` on."""
+
+    source: ByteSource
+    data_start: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A file (or a folder of them), read and checked up to its tensor data.
+
+    `metadata` speaks the vocabulary of `.apr` whatever the format, so that one resolver serves them all. `warnings` are
+    what the file lacks or has wrong and could be read in one way only, each with its byte offset. `checksums` tells of
+    each whether it is `ok`, `absent` or `not checked`.
+    """
+
+    format: Format
+    version: str
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, TensorEntry]
+    files: tuple[DataFile, ...]
+    warnings: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    checksums: Mapping[str, str] = field(default_factory=dict)
