@@ -86,3 +86,12 @@ def dtype_of(code: int, shape: tuple[int, ...], size_bytes: int) -> DType | None
         if size_bytes in dtype.sizes_bytes(shape):
             return dtype
     return readings[0] if readings else None
+
+
+_GGML = {0: F32, 1: F16, 2: Q4_0, 3: Q4_1, 6: Q5_0, 7: Q5_1, 8: Q8_0, 12: Q4_K, 14: Q6_K, 24: I8, 26: I32, 27: I64}
+_GGML |= {28: F64, 30: BF16}
+
+
+def ggml_dtype(code: int) -> DType | None:
+    """The element type of a GGML number, as GGUF files carry it; None for a number without one."""
+    return _GGML.get(code)

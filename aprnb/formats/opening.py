@@ -6,6 +6,8 @@ from pathlib import Path
 
 from aprnb.formats.apr import read_apr
 from aprnb.formats.contents import Contents
+from aprnb.formats.gguf import MAGIC as GGUF_MAGIC
+from aprnb.formats.gguf import read_gguf
 from aprnb.formats.source import ByteSource
 
 
@@ -16,6 +18,8 @@ def read_contents(path: Path, verify: bool) -> Contents:
     """
     source = ByteSource(path)
     try:
+        if source.read(0, min(4, source.size_bytes), "the magic") == GGUF_MAGIC:
+            return read_gguf(source)
         return read_apr(source, verify)
     except BaseException:
         source.close()
