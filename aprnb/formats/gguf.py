@@ -147,7 +147,9 @@ def _read_info(front: Front) -> TensorEntry:
 def _alignment(front: Front, values: Mapping[str, GgufValue]) -> int:
     found = values.get("general.alignment", GgufValue("uint32", _DEFAULT_ALIGNMENT)).value
     if not isinstance(found, int) or not 1 <= found <= _MAX_ALIGNMENT or found & (found - 1):
-        raise front.error(f"general.alignment is {str(found)[:40]}", expected=f"a power of two up to {_MAX_ALIGNMENT:,}")
+        raise front.error(
+            f"general.alignment is {str(found)[:40]}", expected=f"a power of two up to {_MAX_ALIGNMENT:,}"
+        )
     return found
 
 
@@ -184,8 +186,9 @@ def _further_parts(first: _Part) -> list[Path]:
     if match is None or (int(match[2]), int(match[3])) != (number + 1, count):
         raise CheckpointError(
             f"{path} is part {number + 1} of a model split in {count}",
-            expected=f"a name that ends in -{number + 1:05d}-of-{count:05d}.gguf", action="give the parts their names back",
-        )  # fmt: skip
+            expected=f"a name that ends in -{number + 1:05d}-of-{count:05d}.gguf",
+            action="give the parts their names back",
+        )
     names = [f"{match[1]}-{at + 1:05d}-of-{count:05d}.gguf" for at in range(count)]
     if number:
         raise CheckpointError(f"{path} is part {number + 1} of {count}", action=f"open the first part, {names[0]}")
@@ -212,5 +215,7 @@ def _joined(parts: tuple[_Part, ...]) -> dict[str, TensorEntry]:
             tensors[name] = replace(entry, file=number)
     total = parts[0].integer("split.tensors.count", len(tensors))
     if len(parts) > 1 and total != len(tensors):
-        raise CheckpointError(f"the parts of {parts[0].source.path} hold {len(tensors):,} tensors", expected=f"{total:,}")
+        raise CheckpointError(
+            f"the parts of {parts[0].source.path} hold {len(tensors):,} tensors", expected=f"{total:,}"
+        )
     return tensors

@@ -72,8 +72,12 @@ def apr_metadata(values: Values, tensors: Mapping[str, TensorEntry]) -> tuple[di
     slug = _text(values, "general.architecture") or ""
     described = _identity(slug, values) | _dimensions(slug, values, tensors) | _tokenizer(values)
     described["param_count"] = sum(entry.elements for entry in tensors.values())
-    described[EVIDENCE] = {key: {"t": value.kind, "v": _json(value.value)} for key, value in values.items() if _kept(value)}
-    warnings = [f"metadata {key} is a text too long to keep; it is not read" for key, v in values.items() if v.value is None]
+    described[EVIDENCE] = {
+        key: {"t": value.kind, "v": _json(value.value)} for key, value in values.items() if _kept(value)
+    }
+    warnings = [
+        f"metadata {key} is a text too long to keep; it is not read" for key, v in values.items() if v.value is None
+    ]
     return {key: value for key, value in described.items() if value is not None}, warnings
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from aprnb.errors import CheckpointError
+from aprnb.errors import CheckpointError, TruncatedFile
 from aprnb.formats.source import ByteSource
 
 MAX_FRONT_BYTES = 256 << 20
@@ -64,7 +64,13 @@ class Front:
         missing = self.position + size_bytes - have
         if missing <= 0:
             return
-        if self.position + size_bytes > MAX_FRONT_BYTES and have + missing <= self.source.size_bytes:
+        if have + missing > self.source.size_bytes:
+            raise TruncatedFile(
+                f"{self.source.path} ends at byte {self.source.size_bytes:,}, inside {what}",
+                expected=f"bytes {self.position:,} to {self.position + size_bytes:,}",
+                action="copy or download the file again",
+            )
+        if have + missing > MAX_FRONT_BYTES:
             raise self.error(f"{what} reaches beyond byte {MAX_FRONT_BYTES:,}", expected="metadata that ends before it")
         ahead = min(max(have, _FIRST_READ_BYTES), self.source.size_bytes - have)
         self._buffer += self.source.read(have, max(missing, ahead), what)
@@ -89,7 +95,7 @@ class Front:
 
     def text(self, what: str, most_bytes: int) -> str | None:
         """A string; None where it is longer than `most_bytes`, which are then passed over."""
-        size = self.count(f"length of {what}", 1)
+        size = int(self.number("I" if self.version == 1 else "Q", f"the length of {what}"))
         self.require(size, what)
         start = self.position
         self.position += size
@@ -181,6 +187,7 @@ class Front:
         Then every zero byte belongs to a length: seven of them after each first byte. That the lengths lead from one
         string to the next is checked, which is what walking would do.
         """
+        self.require(min(16 * count, self.source.size_bytes - self.position), key)
         while True:
             zeros = self._zeros(count)
             end = len(self._buffer)
@@ -203,6 +210,8 @@ class Front:
             texts = marked[kept].tobytes().decode("utf-8").split("\0")
         except UnicodeDecodeError:
             return None  # read one by one, so that the error can name its byte
+        if len(texts) != count + 1:
+            return None
         self.position += len(kept)
         return texts[1:]
 
@@ -214,8 +223,8 @@ class Front:
     @staticmethod
     def _odd(zeros: np.ndarray) -> bool:
         """Whether zero bytes stand otherwise than in runs of seven."""
-        runs = zeros[: len(zeros) // 7 * 7].reshape(-1, 7)
-        return bool((np.diff(runs, axis=1) != 1).any())
+        runs = zeros[: len(zeros) // 7 * 7]
+        return bool((runs[6::7] - runs[::7] != 6).any())
 
     def _decoded(self, start: int, size_bytes: int, what: str) -> str:
         try:

@@ -11,7 +11,6 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"APRN", "an old `.apr` container (magic APRN)", _V1),
     (b"APR1", "an old whisper or JSON-indexed container (magic APR1)", _V1),
     (b"APR2", "an early `.apr` draft (magic APR2)", _V1),
-    (b"GGUF", "a GGUF file", "convert it with `apr import FILE.gguf -o FILE.apr`"),
     (b"PK\x03\x04", "a zip archive (PyTorch .pt, .keras or .npz)", "import the original model to .apr"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a Zstandard archive", "unpack it first"),

@@ -33,7 +33,7 @@ def test_a_sound_small_file_opens(tmp_path):
     ("head", "name"),
     [
         (b"", "empty"),
-        (b"GGUF\3\0\0\0" + bytes(64), "GGUF"),
+        (b"GGUF\x09\0\0\0" + bytes(64), "GGUF version 9"),
         (b"APRN\1\0" + bytes(64), "APRN.*version 1"),
         (b"APR1" + bytes(64), "APR1"),
         (b"PK\3\4" + bytes(64), "zip"),
