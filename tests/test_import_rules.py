@@ -62,6 +62,7 @@ AT_MODULE_LEVEL = {
     "notebook": {"numpy", "IPython", "ipywidgets", "traitlets"},
 }
 INSIDE_FUNCTIONS = {
+    "formats": {"gguf"},
     "inspection": {"pandas"},
     "display": {"matplotlib"},
     "convert": HEAVY,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aprnb.errors import CheckpointError, closest
-from aprnb.formats.blocks import decode
+from aprnb.formats.codecs import decode
 from aprnb.formats.contents import Contents, TensorEntry
 from aprnb.formats.opening import read_contents
 

@@ -1,7 +1,8 @@
 """Element types of tensors and the bytes they take.
 
-Numbering: `.apr` codes 0–7, 30 and 128/129 are the format's own, 12 and 14 follow GGML. The tool's direct GGUF path
-writes GGML numbers throughout, so some codes have two meanings; the entry's size tells them apart.
+Numbering: `.apr` codes 0–7, 30 and 128/129 are the format's own, 12 and 14 follow GGML. Older writers and the tool's
+direct GGUF path used other numberings, so many codes have several meanings; the entry's size tells most of them apart.
+GGUF files use GGML's numbers throughout.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class DType:
     @property
     def is_float(self) -> bool:
         """Plain floating point, as opposed to integers and block quantisation."""
-        return self.name in ("F32", "F16", "BF16", "F64")
+        return self.name in _FLOATS
 
     @property
     def is_quantized(self) -> bool:
@@ -44,15 +45,22 @@ class DType:
         return (flat,)
 
 
+_FLOATS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
+
 F32, F16, BF16, F64 = DType("F32", 1, 4), DType("F16", 1, 2), DType("BF16", 1, 2), DType("F64", 1, 8)
-I8, U8, I32, I64 = DType("I8", 1, 1), DType("U8", 1, 1), DType("I32", 1, 4), DType("I64", 1, 8)
+F8_E4M3, F8_E5M2 = DType("F8_E4M3", 1, 1), DType("F8_E5M2", 1, 1)
+I8, I16, I32, I64 = DType("I8", 1, 1), DType("I16", 1, 2), DType("I32", 1, 4), DType("I64", 1, 8)
+U8, U16, U32, U64 = DType("U8", 1, 1), DType("U16", 1, 2), DType("U32", 1, 4), DType("U64", 1, 8)
+BOOL = DType("BOOL", 1, 1)
 APR_Q4, APR_Q8 = DType("AprQ4", 32, 18), DType("AprQ8", 1, 1, prefix_bytes=4)
 Q4_0, Q4_1, Q5_0, Q5_1 = DType("Q4_0", 32, 18), DType("Q4_1", 32, 20), DType("Q5_0", 32, 22), DType("Q5_1", 32, 24)
-Q8_0 = DType("Q8_0", 32, 34)
-Q4_K, Q6_K = DType("Q4_K", 256, 144, padded_rows=True), DType("Q6_K", 256, 210, padded_rows=True)
+Q8_0, Q8_1 = DType("Q8_0", 32, 34), DType("Q8_1", 32, 36)
+Q2_K, Q3_K = DType("Q2_K", 256, 84, padded_rows=True), DType("Q3_K", 256, 110, padded_rows=True)
+Q4_K, Q5_K = DType("Q4_K", 256, 144, padded_rows=True), DType("Q5_K", 256, 176, padded_rows=True)
+Q6_K = DType("Q6_K", 256, 210, padded_rows=True)
 
 _READINGS: dict[int, tuple[DType, ...]] = {
-    0: (F32,),
+    0: (F32, BF16, Q2_K, Q3_K),
     1: (F16,),
     2: (BF16, Q4_0),
     3: (F64, Q4_1),
@@ -60,38 +68,64 @@ _READINGS: dict[int, tuple[DType, ...]] = {
     5: (I64,),
     6: (I8, Q5_0),
     7: (U8, Q5_1),
-    8: (APR_Q4, Q8_0),
-    9: (APR_Q8,),
+    8: (APR_Q4, Q8_0, Q4_K),
+    9: (APR_Q8, Q6_K, Q8_1),
+    10: (Q8_0, Q2_K),
+    11: (Q3_K,),
     12: (Q4_K,),
+    13: (Q5_K,),
     14: (Q6_K,),
     30: (BF16,),
     128: (APR_Q4,),
     129: (APR_Q8,),
 }
+"""What each code of an `.apr` index has meant, the format's own meaning first."""
+
+_EARLY_CONVERTER: dict[int, tuple[DType, ...]] = {8: (Q4_K, Q5_K), 9: (Q6_K,), 10: (Q8_0,)}
+"""The first converter from GGUF (model_type transformer_lm_q4k, no layout bit) numbered its block types itself."""
 
 CODES: dict[str, int] = {"F32": 0, "F16": 1, "BF16": 30, "F64": 3, "I32": 4, "I64": 5, "I8": 6, "U8": 7}
 CODES |= {"Q4_K": 12, "Q6_K": 14, "AprQ4": 128, "AprQ8": 129}
 """The codes that we write: those every reader of the format understands."""
 
-BY_NAME: dict[str, DType] = {dtype.name: dtype for readings in _READINGS.values() for dtype in readings}
+GGML: dict[int, DType] = {
+    0: F32, 1: F16, 2: Q4_0, 3: Q4_1, 6: Q5_0, 7: Q5_1, 8: Q8_0, 9: Q8_1,
+    10: Q2_K, 11: Q3_K, 12: Q4_K,
+    13: Q5_K, 14: Q6_K, 15: DType("Q8_K", 256, 292),
+    16: DType("IQ2_XXS", 256, 66), 17: DType("IQ2_XS", 256, 74), 18: DType("IQ3_XXS", 256, 98),
+    19: DType("IQ1_S", 256, 50), 20: DType("IQ4_NL", 32, 18), 21: DType("IQ3_S", 256, 110),
+    22: DType("IQ2_S", 256, 82), 23: DType("IQ4_XS", 256, 136), 24: I8, 25: I16, 26: I32, 27: I64, 28: F64,
+    29: DType("IQ1_M", 256, 56), 30: BF16, 34: DType("TQ1_0", 256, 54), 35: DType("TQ2_0", 256, 66),
+    39: DType("MXFP4", 32, 17),
+}  # fmt: skip
+"""GGML's numbers, as GGUF files use them (sizes: llama.cpp's ggml-common)."""
+
+BY_NAME: dict[str, DType] = {dtype.name: dtype for dtype in GGML.values()}
+BY_NAME |= {dtype.name: dtype for readings in _READINGS.values() for dtype in readings}
+BY_NAME |= {dtype.name: dtype for dtype in (U16, U32, U64, BOOL, F8_E4M3, F8_E5M2)}
+
+
+def readings(code: int, shape: tuple[int, ...], size_bytes: int) -> tuple[DType, ...]:
+    """The element types that `code` may mean for a tensor of this shape and size, the likeliest first.
+
+    Empty where no meaning fits. Several fit where their sizes agree: AprQ4 and Q4_K take the same bytes for multiples
+    of 256 elements, and only the file's producer tells them apart.
+    """
+    return tuple(dtype for dtype in _READINGS.get(code, ()) if size_bytes in dtype.sizes_bytes(shape))
+
+
+def early_converter_readings(code: int, shape: tuple[int, ...], size_bytes: int) -> tuple[DType, ...]:
+    """The same for files of the first GGUF converter."""
+    own = _EARLY_CONVERTER.get(code, _READINGS.get(code, ()))
+    return tuple(dtype for dtype in own if size_bytes in dtype.sizes_bytes(shape))
 
 
 def dtype_of(code: int, shape: tuple[int, ...], size_bytes: int) -> DType | None:
-    """The element type that `code` means for a tensor of this shape and size; None for a code nobody writes.
-
-    Where a code has two meanings the one whose size fits is meant; where none fits, the format's own.
-    """
-    readings = _READINGS.get(code, ())
-    for dtype in readings:
-        if size_bytes in dtype.sizes_bytes(shape):
-            return dtype
-    return readings[0] if readings else None
-
-
-_GGML = {0: F32, 1: F16, 2: Q4_0, 3: Q4_1, 6: Q5_0, 7: Q5_1, 8: Q8_0, 12: Q4_K, 14: Q6_K, 24: I8, 26: I32, 27: I64}
-_GGML |= {28: F64, 30: BF16}
+    """The likeliest reading, the code's own meaning where no size fits; None for a code that nobody writes."""
+    fitting = readings(code, shape, size_bytes) or _READINGS.get(code, ())
+    return fitting[0] if fitting else None
 
 
 def ggml_dtype(code: int) -> DType | None:
     """The element type of a GGML number, as GGUF files carry it; None for a number without one."""
-    return _GGML.get(code)
+    return GGML.get(code)

@@ -26,7 +26,7 @@ from aprnb.architecture.weights import head_order, read_weight
 from aprnb.errors import FileMissing, GateError, OutputError, UsageProblem
 from aprnb.formats import Checkpoint, TensorSource, open, write_apr
 from aprnb.formats.atomic import require_writable
-from aprnb.formats.blocks import encode
+from aprnb.formats.codecs import encode
 from aprnb.formats.dtypes import BY_NAME, DType
 from aprnb.model.tokenizer import choose_tokenizer
 from aprnb.tuning.merge_check import MergeCheck

@@ -10,7 +10,7 @@ import pytest
 
 import aprnb
 from aprnb.formats import TensorSource, write_apr
-from aprnb.formats.blocks import encode
+from aprnb.formats.codecs import encode
 from aprnb.formats.dtypes import BY_NAME, F32
 
 

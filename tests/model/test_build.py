@@ -9,7 +9,7 @@ import torch
 import aprnb
 from aprnb.architecture.weights import unpermute
 from aprnb.formats import TensorSource, write_apr
-from aprnb.formats.blocks import encode
+from aprnb.formats.codecs import encode
 from aprnb.model.build import build_model
 from aprnb.model.device import place
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 import aprnb
 from aprnb.formats import TensorSource, write_apr
-from aprnb.formats.blocks import encode
+from aprnb.formats.codecs import encode
 from aprnb.formats.dtypes import F32
 from aprnb.model.build import build_model
 from aprnb.model.device import place

@@ -231,7 +231,7 @@ def test_an_adapter_of_another_model_is_refused(pocket_qwen3, real, cow, tmp_pat
 def test_a_broken_base_is_refused_before_the_first_step(pocket_qwen3, cow, tmp_path):
     """The final norm a hundred times too large: the file opens, its contract is green, it talks nonsense."""
     from aprnb.formats import TensorSource, write_apr
-    from aprnb.formats.blocks import encode
+    from aprnb.formats.codecs import encode
 
     base = aprnb.open(pocket_qwen3)
     tensors = []

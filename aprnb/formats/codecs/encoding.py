@@ -1,0 +1,154 @@
+"""Float32 values to raw tensor bytes: float types, and the block formats exactly as the `apr` tool quantises them.
+
+All arithmetic is float32 and rounds half away from zero, so that the bytes equal the tool's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from aprnb.errors import OutputError
+from aprnb.formats.codecs.arrays import Bytes, Floats, in_parts, round_to_bf16
+from aprnb.formats.codecs.decoding import PLAIN
+from aprnb.formats.dtypes import DType
+
+Encoder = Callable[[Floats, Bytes], None]
+_TINY = np.float32(6.1e-5)
+_SUB_TINY = np.float32(1e-10)
+
+
+def encode(values: Floats, dtype: DType) -> bytes:
+    """The bytes of a tensor; matrices in K-quants take whole blocks per row, padded with zeros.
+
+    Float types round to nearest even. Raises OutputError for a type that nothing here writes.
+    """
+    values = np.ascontiguousarray(values, np.float32)
+    if dtype.name == "BF16":
+        halves = np.empty(values.shape, np.uint16)
+        flat, out = values.reshape(-1), halves.reshape(-1)
+        in_parts(lambda part: round_to_bf16(flat[part], out[part]), flat.size, 1)
+        return halves.tobytes()
+    if dtype.name == "AprQ8":
+        return _apr_q8(values.reshape(-1))
+    if dtype.name in _ENCODERS:
+        return _blocks(values, dtype)
+    if dtype.is_float and dtype.name in PLAIN:
+        return values.astype(PLAIN[dtype.name]).tobytes()
+    raise OutputError(f"nothing here encodes {dtype.name}", expected=f"F32, F16, BF16, AprQ8, {', '.join(_ENCODERS)}")
+
+
+def can_encode(dtype: DType, shape: tuple[int, ...]) -> bool:
+    """Whether every reader decodes the result alike: K-quants only in matrices whose rows are whole blocks."""
+    return not dtype.padded_rows or (len(shape) == 2 and shape[1] % dtype.block_elements == 0)
+
+
+def stays_float32(name: str, elements: int) -> bool:
+    """What the `apr` tool never quantises: biases, norms, and tensors below 1024 elements."""
+    kept = ("bias", "layernorm", "layer_norm", "norm.weight")
+    return elements < 1024 or any(part in name for part in kept)
+
+
+def _blocks(values: Floats, dtype: DType) -> bytes:
+    width = dtype.block_elements
+    rows = values if dtype.padded_rows and values.ndim == 2 else values.reshape(1, -1)
+    if rows.size and rows.shape[1] % width:
+        rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % width)))
+    units = rows.reshape(-1, width)
+    out = np.empty((len(units), dtype.block_bytes), np.uint8)
+    encoder = _ENCODERS[dtype.name]
+    in_parts(lambda part: encoder(units[part], out[part]), len(units), width)
+    if dtype.name == "AprQ4" and values.size % width:
+        _clear_unused_nibbles(out[-1], values.size % width)
+    return out.tobytes()
+
+
+def _clear_unused_nibbles(block: Bytes, used: int) -> None:
+    """In a last, partial block the tool leaves the nibbles behind its elements at 0."""
+    block[2 + (used + 1) // 2 :] = 0
+    if used % 2:
+        block[2 + used // 2] &= 15
+
+
+def _round(values: Floats) -> Floats:
+    """To whole numbers, halves away from zero; the subtraction is exact, so nothing rounds twice."""
+    whole = np.trunc(values)
+    rest = values - whole
+    whole += rest >= np.float32(0.5)
+    whole -= rest <= np.float32(-0.5)
+    return whole
+
+
+def _apr_q8(values: Floats) -> bytes:
+    """One scale max/127 (1 for zeros), then a signed byte per element."""
+    if not values.size:
+        return b""
+    peak = max(values.max(), -values.min())
+    scale = np.float32(peak / np.float32(127)) if peak > 0 else np.float32(1)
+    codes = np.empty(values.size, np.int8)
+
+    def work(part: slice) -> None:
+        codes[part] = np.clip(_round(values[part] / scale), -127, 127)
+
+    in_parts(work, values.size, 1)
+    return scale.tobytes() + codes.tobytes()
+
+
+def _apr_q4(values: Floats, out: Bytes) -> None:
+    """Scale max/7 per 32 elements; the codes use it before it is rounded to f16."""
+    peak = np.abs(values).max(axis=1)
+    scale = np.where(peak > 0, peak / np.float32(7), np.float32(1)).astype(np.float32)
+    codes = (np.clip(_round(values / scale[:, None]), -8, 7) + 8).astype(np.uint8)
+    out[:, :2] = scale.astype("<f2").view(np.uint8).reshape(-1, 2)
+    out[:, 2:] = codes[:, 0::2] | (codes[:, 1::2] << 4)
+
+
+def _floored(values: Floats, divisor: float) -> Floats:
+    return np.where(values > _TINY, values / np.float32(divisor), _TINY).astype(np.float32)
+
+
+def _q4_k(values: Floats, out: Bytes) -> None:
+    """Range/15 and −minimum of each sub-block of 32, both in 6 bits of their block's largest."""
+    parts = values.reshape(-1, 8, 32)
+    low, high = parts.min(axis=2), parts.max(axis=2)
+    sub_scale = _floored(high - low, 15)
+    sub_minimum = np.maximum(-low, np.float32(0))
+    d, dmin = _floored(sub_scale.max(axis=1), 63), _floored(sub_minimum.max(axis=1), 63)
+    scales = np.minimum(_round(sub_scale / d[:, None]), np.float32(63))
+    minima = np.minimum(_round(sub_minimum / dmin[:, None]), np.float32(63))
+    step = (d[:, None] * scales)[:, :, None]
+    shifted = (parts + (dmin[:, None] * minima)[:, :, None]) / step
+    codes = np.where(step > _SUB_TINY, np.clip(_round(shifted), 0, 15), np.float32(0)).astype(np.uint8)
+    out[:, 0:4] = np.stack((d, dmin), axis=1).astype("<f2").view(np.uint8).reshape(-1, 4)
+    _pack_six_bits(scales.astype(np.uint8), minima.astype(np.uint8), out)
+    runs = codes.reshape(-1, 4, 2, 32)
+    out[:, 16:] = (runs[:, :, 0] | (runs[:, :, 1] << 4)).reshape(-1, 128)
+
+
+def _pack_six_bits(scales: Bytes, minima: Bytes, out: Bytes) -> None:
+    out[:, 4:8] = (scales[:, :4] & 63) | ((scales[:, 4:] & 0x30) << 2)
+    out[:, 8:12] = (minima[:, :4] & 63) | ((minima[:, 4:] & 0x30) << 2)
+    out[:, 12:16] = (scales[:, 4:] & 15) | ((minima[:, 4:] & 15) << 4)
+
+
+def _q6_k(values: Floats, out: Bytes) -> None:
+    """Largest/31 of each sub-block of 16, in signed bytes of the block's largest; codes −32 … 31."""
+    parts = values.reshape(-1, 16, 16)
+    sub_scale = _floored(np.abs(parts).max(axis=2), 31)
+    d = _floored(sub_scale.max(axis=1), 127)
+    scales = np.clip(_round(sub_scale / d[:, None]), -127, 127)
+    step = d[:, None] * scales
+    inverse = np.where(np.abs(step) > _SUB_TINY, np.float32(1) / step, np.float32(0)).astype(np.float32)
+    codes = (np.clip(_round(parts * inverse[:, :, None]), -32, 31) + 32).astype(np.uint8)
+    quarters = codes.reshape(-1, 2, 4, 32)
+    low = (quarters[:, :, :2] & 15) | ((quarters[:, :, 2:] & 15) << 4)
+    high = quarters >> 4
+    out[:, 0:128] = low.reshape(-1, 128)
+    pairs = high[:, :, 0] | (high[:, :, 1] << 2) | (high[:, :, 2] << 4) | (high[:, :, 3] << 6)
+    out[:, 128:192] = pairs.reshape(-1, 64)
+    out[:, 192:208] = scales.astype(np.int8).view(np.uint8)
+    out[:, 208:210] = d.astype("<f2").view(np.uint8).reshape(-1, 2)
+
+
+_ENCODERS: dict[str, Encoder] = {"AprQ4": _apr_q4, "Q4_K": _q4_k, "Q6_K": _q6_k}
