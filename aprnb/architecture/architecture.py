@@ -39,7 +39,7 @@ class Architecture:
     assumptions: tuple[str, ...] = field(repr=False, compare=False, default=())
     warnings: tuple[str, ...] = field(repr=False, compare=False, default=())
     superseded: tuple[str, ...] = field(repr=False, compare=False, default=())
-    """Tensors of the file that another one replaces: a copy of the embedding beside the true head."""
+    """Tensors of the file that are no weights: a copy of the embedding beside the true head, RoPE factors."""
 
     @property
     def family(self) -> Family:

@@ -10,6 +10,7 @@ from typing import Any
 from aprnb.architecture.architecture import FIELDS, Architecture
 from aprnb.architecture.evidence import Evidence, from_config, from_metadata, from_overrides, from_shapes, read_config
 from aprnb.architecture.families import FAMILIES, Family, family_named
+from aprnb.architecture.gguf_keys import from_gguf
 from aprnb.architecture.head import find_head
 from aprnb.architecture.names import families_with, foreign_to
 from aprnb.errors import ArchitectureError, UnsupportedFamily, UsageProblem
@@ -38,10 +39,12 @@ def resolve(
     sibling, sibling_notes = _sibling_config(checkpoint.path, proven) if config is None else ([], [])
     inner = checkpoint.metadata.get("hf_config")
     carried = [from_config(inner, "hf_config", False)] if isinstance(inner, Mapping) else []
+    spoken, factors = from_gguf(checkpoint, family.model_type)
     typed, doubts = from_metadata(checkpoint.metadata)
-    settlement = _Settlement(family, [proven, *given, *sibling, *carried, typed])
+    settlement = _Settlement(family, [proven, *given, *sibling, *carried, spoken, typed])
     settlement.warnings += [*notes, *sibling_notes, *doubts]
     settlement.settle_head(checkpoint)
+    settlement.superseded += factors
     settlement.settle_all(rows)
     return settlement.architecture(checkpoint.path)
 

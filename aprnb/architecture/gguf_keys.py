@@ -1,0 +1,183 @@
+"""What the keys of a GGUF file say about the architecture, in the words of a Hugging Face config.
+
+`{arch}.…` keys are those of the GGUF specification; where llama.cpp's graph of an architecture fixes a field without a
+key (layer patterns, the scale of gemma's queries) the file means what that graph computes, and the source says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from aprnb.architecture.evidence import Evidence, from_config
+from aprnb.errors import ArchitectureError
+from aprnb.formats import Checkpoint
+
+ROPE_FREQS = "rope_freqs.weight"
+ROPE_LONG, ROPE_SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
+ROPE_TENSORS = (ROPE_FREQS, ROPE_LONG, ROPE_SHORT)
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""What every published Llama 3.1 to 3.3 has; the tensor of factors is held against it."""
+
+_LLAMA3_THETA = 500_000.0
+
+_DIRECT = {
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_weights_norm": "norm_topk_prob",
+    "logit_scale": "logits_scaling",
+    "residual_scale": "residual_multiplier",
+    "embedding_scale": "embedding_multiplier",
+    "attention.scale": "attention_multiplier",
+    "attention.layer_norm_epsilon": "layer_norm_epsilon",
+    "rope.freq_base_swa": "rope_local_base_freq",
+}
+"""Key under the architecture's name → field of a Hugging Face config that holds the same value."""
+
+_FROM_GRAPH: dict[str, Mapping[str, Any]] = {
+    "qwen3_moe": {"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []},
+    "gemma3_text": {"rope_local_base_freq": 10_000.0},
+}
+_PATTERNS = {"gemma2": 2, "gemma3_text": 6}
+_SIZES_OF_27B = {"gemma2": 46, "gemma3_text": 62}
+"""Layers of the one published size whose queries are scaled by hidden size / heads in place of the head size."""
+
+
+class GgufKeys:
+    """The values under one architecture's name, None for what is not there; and whose they are."""
+
+    def __init__(self, checkpoint: Checkpoint, values: Mapping[str, Any], model_type: str) -> None:
+        self.checkpoint, self.model_type, self._values = checkpoint, model_type, values
+        self.architecture = str(self._value("general.architecture"))
+
+    def _value(self, key: str) -> Any:
+        entry = self._values.get(key)
+        return entry["v"] if isinstance(entry, Mapping) and "v" in entry else None
+
+    def __getitem__(self, key: str) -> Any:
+        return self._value(f"{self.architecture}.{key}")
+
+
+def from_gguf(checkpoint: Checkpoint, model_type: str) -> tuple[Evidence, tuple[str, ...]]:
+    """The statements of a GGUF file's keys, and the tensors that hold RoPE factors instead of weights."""
+    values = checkpoint.metadata.get("gguf.kv")
+    if not isinstance(values, Mapping):
+        return Evidence(), ()
+    keys = GgufKeys(checkpoint, values, model_type)
+    config: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+
+    def say(name: str, value: Any, source: str) -> None:
+        config[name], sources[name] = value, source
+
+    for name, value in _FROM_GRAPH.get(model_type, {}).items():
+        say(name, value, f"llama.cpp's graph of {keys.architecture}")
+    for key, name in _DIRECT.items():
+        if keys[key] is not None:
+            say(name, keys[key], f"GGUF {keys.architecture}.{key}")
+    if keys["expert_count"]:
+        say("num_local_experts" if model_type == "mixtral" else "num_experts", keys["expert_count"],
+            f"GGUF {keys.architecture}.expert_count")  # fmt: skip
+    for derive in (_layer_pattern, _query_scale, _partial_rotation, _rope_scaling):
+        derive(keys, say)
+    evidence = from_config(config, "gguf.kv", given_by_person=False)
+    says = {name: (value, sources.get(name, where)) for name, (value, where) in evidence.says.items()}
+    return Evidence(says), tuple(name for name in ROPE_TENSORS if name in checkpoint.tensors)
+
+
+Say = Callable[[str, Any, str], None]
+
+
+def _layer_pattern(keys: GgufKeys, say: Say) -> None:
+    """Which layers attend to a window, and which do without rotation."""
+    layers = keys["block_count"]
+    if not isinstance(layers, int) or not 0 < layers <= len(keys.checkpoint.tensors):
+        return
+    stored = keys["attention.sliding_window_pattern"]
+    if isinstance(stored, list) and len(stored) == layers and all(isinstance(one, bool) for one in stored):
+        kinds = ["sliding_attention" if one else "full_attention" for one in stored]
+        say("layer_types", kinds, f"GGUF {keys.architecture}.attention.sliding_window_pattern")
+    elif keys.model_type in _PATTERNS:
+        period = stored if isinstance(stored, int) and stored > 0 else _PATTERNS[keys.model_type]
+        kinds = ["full_attention" if (layer + 1) % period == 0 else "sliding_attention" for layer in range(layers)]
+        say("layer_types", kinds, f"llama.cpp's graph of {keys.architecture}: every {period}th layer sees all")
+    if keys.model_type == "smollm3":
+        rotated = [int((layer + 1) % 4 != 0) for layer in range(layers)]
+        say("no_rope_layers", rotated, "llama.cpp's graph of smollm3: every 4th layer is not rotated")
+
+
+def _query_scale(keys: GgufKeys, say: Say) -> None:
+    large = _SIZES_OF_27B.get(keys.model_type)
+    hidden, heads, head_dim = keys["embedding_length"], keys["attention.head_count"], keys["attention.key_length"]
+    if large is None or not all(isinstance(value, int) and value > 0 for value in (hidden, heads, head_dim)):
+        return
+    scale = hidden // heads if keys["block_count"] == large else head_dim
+    say("query_pre_attn_scalar", scale, f"llama.cpp's graph of {keys.architecture} with {keys['block_count']} layers")
+
+
+def _partial_rotation(keys: GgufKeys, say: Say) -> None:
+    rotated, head_dim = keys["rope.dimension_count"], keys["attention.key_length"]
+    if head_dim is None and keys["embedding_length"] and keys["attention.head_count"]:
+        head_dim = keys["embedding_length"] // keys["attention.head_count"]
+    if rotated and head_dim:
+        say("partial_rotary_factor", rotated / head_dim, f"GGUF {keys.architecture}.rope.dimension_count")
+
+
+def _rope_scaling(keys: GgufKeys, say: Say) -> None:
+    """Scaled rotation, in the key's words or as a tensor of one factor per frequency."""
+    kind, original = keys["rope.scaling.type"], keys["rope.scaling.original_context_length"]
+    source = f"GGUF {keys.architecture}.rope.scaling"
+    if ROPE_FREQS in keys.checkpoint.tensors:
+        say("rope_scaling", _llama3(keys), f"{ROPE_FREQS} (llama3's factors)")
+    elif ROPE_LONG in keys.checkpoint.tensors and ROPE_SHORT in keys.checkpoint.tensors:
+        factors = {name: [float(value) for value in keys.checkpoint[tensor].reshape(-1)]
+                   for name, tensor in (("long_factor", ROPE_LONG), ("short_factor", ROPE_SHORT))}  # fmt: skip
+        say("rope_scaling", {"rope_type": "longrope", **factors}, f"{ROPE_LONG}, {ROPE_SHORT}")
+        if original:
+            say("original_max_position_embeddings", original, f"{source}.original_context_length")
+    elif kind in ("linear", "yarn"):
+        scaling = {"rope_type": kind, "factor": keys["rope.scaling.factor"]}
+        extras = {"original_max_position_embeddings": original, "beta_fast": keys["rope.scaling.yarn_beta_fast"],
+                  "beta_slow": keys["rope.scaling.yarn_beta_slow"]} if kind == "yarn" else {}  # fmt: skip
+        say("rope_scaling", scaling | {name: value for name, value in extras.items() if value is not None}, source)
+    elif keys["rope.scale_linear"] not in (None, 1.0):
+        scaling = {"rope_type": "linear", "factor": keys["rope.scale_linear"]}
+        say("rope_scaling", scaling, f"GGUF {keys.architecture}.rope.scale_linear")
+    elif kind == "none" or (kind is None and keys["rope.freq_base"] not in (None, _LLAMA3_THETA)):
+        say("rope_scaling", None, f"{source}.type {kind or 'absent'}")
+    elif kind not in (None, "none"):
+        raise ArchitectureError(
+            f"RoPE scaling {str(kind)[:40]!r} is not known here", expected="none, linear or yarn",
+            where=f"{source}.type", action="give the model's own config with --config config.json",
+        )  # fmt: skip
+
+
+def _llama3(keys: GgufKeys) -> dict[str, Any]:
+    """Llama 3.1's scaling out of its factors, one per frequency; raises where they are of another kind."""
+    factors = keys.checkpoint[ROPE_FREQS].reshape(-1)
+    scaling = {"rope_type": "llama3", "factor": float(factors.max(initial=1.0)), **LLAMA3}
+    theta = keys["rope.freq_base"]
+    if not isinstance(theta, float) or not np.allclose(factors, llama3_factors(scaling, theta, 2 * len(factors)), 1e-4):
+        raise ArchitectureError(
+            f"{ROPE_FREQS} holds {len(factors)} factors that are not those of a published Llama 3",
+            where=str(keys.checkpoint.path), action="give the model's own config with --config config.json",
+        )  # fmt: skip
+    return scaling
+
+
+def llama3_factors(scaling: Mapping[str, Any], theta: float, head_dim: int) -> np.ndarray:
+    """By what each of head_dim/2 frequencies is divided: 1 for short waves, `factor` for long ones, smooth between.
+
+    The formula is that of the Llama 3.1 release (`transformers` ROPE_INIT_FUNCTIONS["llama3"]).
+    """
+    waves = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
+    low, high, factor = scaling["low_freq_factor"], scaling["high_freq_factor"], scaling["factor"]
+    original = scaling["original_max_position_embeddings"]
+    smooth = np.clip((original / waves - low) / (high - low), 0, 1)
+    result: np.ndarray = 1 / ((1 - smooth) / factor + smooth)
+    return result.astype(np.float32)
