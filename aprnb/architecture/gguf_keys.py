@@ -21,6 +21,7 @@ ROPE_TENSORS = (ROPE_FREQS, ROPE_LONG, ROPE_SHORT)
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """What every published Llama 3.1 to 3.3 has; the tensor of factors is held against it."""
 
+MAX_FACTORS = 4096
 _LLAMA3_THETA = 500_000.0
 
 _DIRECT = {
@@ -61,6 +62,21 @@ class GgufKeys:
 
     def __getitem__(self, key: str) -> Any:
         return self._value(f"{self.architecture}.{key}")
+
+    def number(self, key: str) -> float | int | None:
+        """A positive number; None for anything else."""
+        value = self[key]
+        return value if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
+
+    def factors(self, tensor: str) -> np.ndarray:
+        """The values of a tensor of RoPE factors; raises where it cannot be one."""
+        entry = self.checkpoint.tensors[tensor]
+        if not entry.dtype.is_float or entry.elements > MAX_FACTORS:
+            raise ArchitectureError(
+                f"{tensor} is {entry.dtype.name} {list(entry.shape)}", expected=f"at most {MAX_FACTORS:,} floats",
+                where=str(self.checkpoint.path),
+            )  # fmt: skip
+        return self.checkpoint[tensor].reshape(-1)
 
 
 def from_gguf(checkpoint: Checkpoint, model_type: str) -> tuple[Evidence, tuple[str, ...]]:
@@ -113,17 +129,19 @@ def _layer_pattern(keys: GgufKeys, say: Say) -> None:
 
 def _query_scale(keys: GgufKeys, say: Say) -> None:
     large = _SIZES_OF_27B.get(keys.model_type)
-    hidden, heads, head_dim = keys["embedding_length"], keys["attention.head_count"], keys["attention.key_length"]
-    if large is None or not all(isinstance(value, int) and value > 0 for value in (hidden, heads, head_dim)):
+    hidden, heads = keys.number("embedding_length"), keys.number("attention.head_count")
+    head_dim = keys.number("attention.key_length")
+    if large is None or not hidden or not heads or not head_dim:
         return
     scale = hidden // heads if keys["block_count"] == large else head_dim
     say("query_pre_attn_scalar", scale, f"llama.cpp's graph of {keys.architecture} with {keys['block_count']} layers")
 
 
 def _partial_rotation(keys: GgufKeys, say: Say) -> None:
-    rotated, head_dim = keys["rope.dimension_count"], keys["attention.key_length"]
-    if head_dim is None and keys["embedding_length"] and keys["attention.head_count"]:
-        head_dim = keys["embedding_length"] // keys["attention.head_count"]
+    rotated, head_dim = keys.number("rope.dimension_count"), keys.number("attention.key_length")
+    hidden, heads = keys.number("embedding_length"), keys.number("attention.head_count")
+    if head_dim is None and hidden and heads:
+        head_dim = hidden // heads
     if rotated and head_dim:
         say("partial_rotary_factor", rotated / head_dim, f"GGUF {keys.architecture}.rope.dimension_count")
 
@@ -135,7 +153,7 @@ def _rope_scaling(keys: GgufKeys, say: Say) -> None:
     if ROPE_FREQS in keys.checkpoint.tensors:
         say("rope_scaling", _llama3(keys), f"{ROPE_FREQS} (llama3's factors)")
     elif ROPE_LONG in keys.checkpoint.tensors and ROPE_SHORT in keys.checkpoint.tensors:
-        factors = {name: [float(value) for value in keys.checkpoint[tensor].reshape(-1)]
+        factors = {name: [float(value) for value in keys.factors(tensor)]
                    for name, tensor in (("long_factor", ROPE_LONG), ("short_factor", ROPE_SHORT))}  # fmt: skip
         say("rope_scaling", {"rope_type": "longrope", **factors}, f"{ROPE_LONG}, {ROPE_SHORT}")
         if original:
@@ -159,10 +177,10 @@ def _rope_scaling(keys: GgufKeys, say: Say) -> None:
 
 def _llama3(keys: GgufKeys) -> dict[str, Any]:
     """Llama 3.1's scaling out of its factors, one per frequency; raises where they are of another kind."""
-    factors = keys.checkpoint[ROPE_FREQS].reshape(-1)
+    factors = keys.factors(ROPE_FREQS)
     scaling = {"rope_type": "llama3", "factor": float(factors.max(initial=1.0)), **LLAMA3}
-    theta = keys["rope.freq_base"]
-    if not isinstance(theta, float) or not np.allclose(factors, llama3_factors(scaling, theta, 2 * len(factors)), 1e-4):
+    theta = keys.number("rope.freq_base")
+    if theta is None or not np.allclose(factors, llama3_factors(scaling, theta, 2 * len(factors)), 1e-4):
         raise ArchitectureError(
             f"{ROPE_FREQS} holds {len(factors)} factors that are not those of a published Llama 3",
             where=str(keys.checkpoint.path), action="give the model's own config with --config config.json",
