@@ -26,7 +26,8 @@ those lines (`_render_traceback_`), and since these are ordinary exceptions, not
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 
 class AprnbError(Exception):
@@ -77,7 +78,19 @@ class CheckpointError(AprnbError):
 
 
 class ForeignFormat(CheckpointError):
-    pass
+    """Another kind of file; `facts` is what its header says, name → value, where the layout is known."""
+
+    def __init__(
+        self,
+        found: str,
+        *,
+        expected: str | None = None,
+        where: str | None = None,
+        action: str | None = None,
+        facts: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.facts = MappingProxyType(dict(facts))
+        super().__init__(found, expected=expected, where=where, action=action)
 
 
 class TruncatedFile(CheckpointError):

@@ -62,7 +62,7 @@ AT_MODULE_LEVEL = {
     "notebook": {"numpy", "IPython", "ipywidgets", "traitlets"},
 }
 INSIDE_FUNCTIONS = {
-    "formats": {"gguf"},
+    "formats": {"gguf", "lz4", "zstandard"},
     "inspection": {"pandas"},
     "display": {"matplotlib"},
     "convert": HEAVY,

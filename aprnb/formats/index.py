@@ -7,30 +7,41 @@ relative to the data section, u64 size in bytes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Mapping
 from math import prod
 
-from aprnb.errors import CheckpointError, TruncatedFile
+from aprnb.errors import CheckpointError
 from aprnb.formats.contents import MAX_DIMS, MAX_ELEMENTS, TensorEntry
-from aprnb.formats.dtypes import CODES, dtype_of
-from aprnb.formats.header import Header, align
+from aprnb.formats.dtype_codes import settle_dtype
+from aprnb.formats.dtypes import CODES
+from aprnb.formats.header import Header
+
+MAX_NAME_BYTES = 256
+_LENGTH = struct.Struct("<H")
+_FIXED = tuple(struct.Struct(f"<{dims + 2}Q") for dims in range(MAX_DIMS + 1))
+"""Dims, offset and size of an entry, by its number of dims."""
 
 
-def pack_entry(entry: TensorEntry) -> bytes:
+def pack_entry(entry: TensorEntry, codes: Mapping[str, int] = CODES) -> bytes:
     name = entry.name.encode("utf-8")
-    dims = struct.pack(f"<{len(entry.shape)}Q", *entry.shape)
-    head = struct.pack("<H", len(name)) + name + bytes((CODES[entry.dtype.name], len(entry.shape)))
-    return head + dims + struct.pack("<QQ", entry.offset, entry.size_bytes)
+    head = _LENGTH.pack(len(name)) + name + bytes((codes[entry.dtype.name], len(entry.shape)))
+    return head + _FIXED[len(entry.shape)].pack(*entry.shape, entry.offset, entry.size_bytes)
 
 
-def read_index(raw: bytes, header: Header, path: object, size_bytes: int) -> dict[str, TensorEntry]:
-    """Name → entry in index order; raises where the index lies about itself or about the file's length."""
+def read_index(
+    raw: bytes, header: Header, path: object, model_type: str | None = None
+) -> tuple[dict[str, TensorEntry], list[str]]:
+    """Name → entry in index order, and what was odd, each with its byte; raises where the index lies about itself.
+
+    `model_type` is the metadata's, which settles a dtype code that two writers used differently.
+    """
     entries: dict[str, TensorEntry] = {}
-    position = 0
+    oddities = _Oddities()
+    position, before = 0, ""
     for number in range(header.tensor_count):
         at = header.tensor_index_offset + position
         try:
-            entry, position = _read_entry(raw, position)
+            entry, odd, position = _read_entry(raw, position, model_type)
         except (struct.error, IndexError):
             raise CheckpointError(
                 f"tensor index of {path} ends inside entry {number + 1} of {header.tensor_count:,}",
@@ -40,55 +51,66 @@ def read_index(raw: bytes, header: Header, path: object, size_bytes: int) -> dic
             raise CheckpointError(f"name of tensor {number + 1} is not UTF-8", where=f"byte {at + 2:,}") from None
         except ValueError as error:
             raise CheckpointError(str(error), where=f"index entry {number + 1} at byte {at:,} of {path}") from None
-        if entry.name in entries:
-            raise CheckpointError(f"tensor {entry.name} is listed twice", where=f"byte {at:,} of {path}")
-        entries[entry.name] = entry
-    _check_extents(entries.values(), header, path, size_bytes)
-    return entries
+        name = entry.name
+        if name in entries:
+            raise CheckpointError(f"tensor {name} is listed twice", where=f"byte {at:,} of {path}")
+        if odd:
+            oddities.add(odd, name, at)
+        if name < before:
+            oddities.add("the tensor index is not sorted by name", name, at)
+        if len(name) > MAX_NAME_BYTES // 4 and len(name.encode()) > MAX_NAME_BYTES:
+            oddities.add(f"a name takes more than {MAX_NAME_BYTES} bytes", name, at)
+        entries[name] = entry
+        before = name
+    rest = raw[position:].lstrip(b"\0")
+    if rest:
+        at = header.tensor_index_offset + len(raw) - len(rest)
+        oddities.add("the bytes after the last index entry are not zero and not used", "", at)
+    return entries, oddities.texts()
 
 
-def _read_entry(raw: bytes, position: int) -> tuple[TensorEntry, int]:
-    (name_length,) = struct.unpack_from("<H", raw, position)
+class _Oddities:
+    """Counts what is odd in many entries, and remembers where each was seen first."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[str, int, int]] = {}
+
+    def add(self, text: str, name: str, at: int) -> None:
+        name, at, count = self._seen.get(text, (name, at, 0))
+        self._seen[text] = (name, at, count + 1)
+
+    def texts(self) -> list[str]:
+        found = []
+        for text, (name, at, count) in self._seen.items():
+            more = f", and {count - 1:,} more" if count > 1 else ""
+            found.append(f"{text} ({f'{_short(name)}, ' if name else ''}byte {at:,}{more})")
+        return found
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 80 else f"{name[:79]}…"
+
+
+def _read_entry(raw: bytes, position: int, model_type: str | None) -> tuple[TensorEntry, str | None, int]:
+    (name_length,) = _LENGTH.unpack_from(raw, position)
     name_end = position + 2 + name_length
     if name_end > len(raw):
         raise IndexError
-    name = bytes(raw[position + 2 : name_end]).decode("utf-8")
+    name = raw[position + 2 : name_end].decode("utf-8")
     code, dims = raw[name_end], raw[name_end + 1]
     if dims > MAX_DIMS:
-        raise ValueError(f"tensor {name!r} has {dims} dimensions; expected at most {MAX_DIMS}")
-    *shape, offset, size = struct.unpack_from(f"<{dims + 2}Q", raw, name_end + 2)
-    return _entry(name, code, tuple(shape), offset, size), name_end + 2 + 8 * (dims + 2)
-
-
-def _entry(name: str, code: int, shape: tuple[int, ...], offset: int, size_bytes: int) -> TensorEntry:
+        raise ValueError(f"tensor {_short(name)!r} has {dims} dimensions; expected at most {MAX_DIMS}")
+    *sizes, offset, size_bytes = _FIXED[dims].unpack_from(raw, name_end + 2)
+    shape = tuple(sizes)
     if max(shape, default=0) > MAX_ELEMENTS or prod(shape) > MAX_ELEMENTS:
-        raise ValueError(f"tensor {name!r} claims shape {list(shape)}; expected at most {MAX_ELEMENTS:,} elements")
-    dtype = dtype_of(code, shape, size_bytes)
-    if dtype is None:
-        raise ValueError(f"tensor {name!r} has dtype code {code}, which no writer of the format uses")
-    entry = TensorEntry(name, dtype, shape, offset, size_bytes)
-    if size_bytes not in dtype.sizes_bytes(shape) and not entry.is_tied_placeholder:
         raise ValueError(
-            f"tensor {name!r} takes {size_bytes:,} bytes; "
+            f"tensor {_short(name)!r} claims shape {list(shape)}; expected at most {MAX_ELEMENTS:,} elements"
+        )
+    dtype, odd = settle_dtype(code, shape, size_bytes, model_type)
+    entry = TensorEntry(name, dtype, shape, offset, size_bytes)
+    if odd is None and size_bytes not in dtype.sizes_bytes(shape) and not entry.is_tied_placeholder:
+        raise ValueError(
+            f"tensor {_short(name)!r} takes {size_bytes:,} bytes; "
             f"expected {dtype.sizes_bytes(shape)[0]:,} for {dtype.name} {list(shape)}"
         )
-    return entry
-
-
-def _check_extents(entries: Iterable[TensorEntry], header: Header, path: object, size_bytes: int) -> None:
-    """Every payload inside the file, none over another."""
-    before: TensorEntry | None = None
-    for entry in sorted((e for e in entries if e.size_bytes), key=lambda e: e.offset):
-        start = header.data_offset + entry.offset
-        if before and before.offset + before.size_bytes > entry.offset:
-            raise CheckpointError(f"tensors {before.name} and {entry.name} overlap", where=f"byte {start:,} of {path}")
-        end = start + align(entry.size_bytes)
-        if end > size_bytes:
-            part = "" if start + entry.size_bytes > size_bytes else "the padding after "
-            raise TruncatedFile(
-                f"{path} ends at byte {size_bytes:,}: byte {max(start, size_bytes):,} is the first one missing "
-                f"of {part}{entry.name}",
-                expected=f"bytes {start:,} to {end:,}",
-                action="copy or download the file again",
-            )
-        before = entry
+    return entry, odd, name_end + 2 + 8 * (dims + 2)

@@ -1,8 +1,9 @@
-"""The JSON metadata object: bounded reading, the spellings that mean the same, the order in which we write it."""
+"""The JSON metadata object: bounded reading, the keys that the format types, the spellings that mean the same."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,26 +21,16 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Canonical key → other spellings of the same fact that writers have used."""
 
-_TYPED_ORDER = (
-    "model_type name description author license data_source data_license version source original_format created_at"
-    " total_size param_count quantization sharding chat_template chat_format special_tokens architecture"
-    " hf_architecture hf_model_type hidden_size num_layers num_heads num_kv_heads vocab_size intermediate_size"
-    " max_position_embeddings rope_theta rope_type rms_norm_eps head_dim num_experts num_experts_per_tok"
-    " moe_intermediate_size"
-).split()
-_ALWAYS: dict[str, Any] = {
-    "model_type": "",
-    "license": None,
-    "data_source": None,
-    "data_license": None,
-    "total_size": 0,
-    "param_count": 0,
-}
+MAX_VALUES = 1 << 20
+"""Values that any file may hold; a larger file may hold one more for every 64 of its bytes."""
 
 
-def read_metadata(raw: bytes | bytearray, path: object, offset: int) -> tuple[dict[str, Any], list[str]]:
-    """The object and what was odd about it; of a repeated key the last value that is not null counts."""
-    repeated: list[str] = []
+def read_metadata(raw: bytes | bytearray, path: object, offset: int) -> tuple[dict[str, Any], list[tuple[str, bool]]]:
+    """The object, and each key that it repeats with whether two of its values disagree.
+
+    Of a repeated key the last value that is not null is kept. `offset` is where `raw` starts in the file.
+    """
+    repeated: list[tuple[str, bool]] = []
 
     def merge(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         merged = dict(pairs)
@@ -47,7 +38,8 @@ def read_metadata(raw: bytes | bytearray, path: object, offset: int) -> tuple[di
             merged = {}
             for key, value in pairs:
                 if key in merged:
-                    repeated.append(key)
+                    kept = merged[key]
+                    repeated.append((key, not (kept is None or value is None or same(kept, value))))
                 if value is not None or key not in merged:
                     merged[key] = value
         return merged
@@ -64,11 +56,36 @@ def read_metadata(raw: bytes | bytearray, path: object, offset: int) -> tuple[di
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise _unreadable(path, reason, offset) from None
-    if b"\\ud" in raw.lower() and not _encodable(parsed):
+    if b"\\u" in raw and b"\\ud" in raw.lower() and not _encodable(parsed):
         raise _unreadable(path, "not Unicode: it holds half of a surrogate pair", offset)
     if not isinstance(parsed, dict):
         raise _unreadable(path, f"a JSON {type(parsed).__name__}", offset, expected="an object")
-    return parsed, [f"metadata lists {key} more than once; the last value that is not null counts" for key in repeated]
+    return parsed, repeated
+
+
+def bound_values(raw: bytes | bytearray, path: object, offset: int, size_bytes: int) -> None:
+    """Raises before parsing where the JSON would take far more memory than the file's `size_bytes` justify.
+
+    A value takes two bytes of JSON and up to 64 in memory; a comma or bracket stands before each.
+    """
+    most = MAX_VALUES + size_bytes // 64
+    if len(raw) > most and (count := sum(map(raw.count, (b",", b"[", b"{")))) > most:
+        raise CheckpointError(
+            f"metadata of {path} holds about {count:,} values",
+            expected=f"at most {most:,} in a file of {size_bytes:,} bytes",
+            where=f"byte {offset:,}",
+        )
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two JSON values state the same; numbers may differ by the rounding to float32."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other)):
+        return bool(one == other) or math.isclose(_number(one), _number(other), rel_tol=1e-7)
+    return type(one) is type(other) and bool(one == other)
+
+
+def _number(value: float) -> float:
+    return float(value) if abs(value) < 1e300 else math.inf
 
 
 def _unreadable(path: object, reason: str, at: int, expected: str | None = None) -> CheckpointError:
@@ -89,11 +106,3 @@ def lookup(metadata: Mapping[str, Any], key: str) -> tuple[str, Any] | None:
         if metadata.get(spelling) is not None:
             return spelling, metadata[spelling]
     return None
-
-
-def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
-    """Compact UTF-8 JSON: typed keys in the format's order, then the others by name; absent options are left out."""
-    typed = {key: metadata.get(key, _ALWAYS.get(key)) for key in _TYPED_ORDER if key in metadata or key in _ALWAYS}
-    others = {key: metadata[key] for key in sorted(metadata) if key not in typed}
-    text = json.dumps(typed | others, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8")

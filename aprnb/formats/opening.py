@@ -8,6 +8,7 @@ from aprnb.formats.apr import read_apr
 from aprnb.formats.contents import Contents
 from aprnb.formats.gguf import MAGIC as GGUF_MAGIC
 from aprnb.formats.gguf import read_gguf
+from aprnb.formats.shards import is_manifest, read_manifest
 from aprnb.formats.source import ByteSource
 
 
@@ -20,6 +21,8 @@ def read_contents(path: Path, verify: bool) -> Contents:
     try:
         if source.read(0, min(4, source.size_bytes), "the magic") == GGUF_MAGIC:
             return read_gguf(source)
+        if is_manifest(source):
+            return read_manifest(source, verify)
         return read_apr(source, verify)
     except BaseException:
         source.close()

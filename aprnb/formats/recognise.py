@@ -1,16 +1,14 @@
-"""Names for files that are not `.apr`, from their first bytes."""
+"""Names for files that are not `.apr` as it is now, from their first bytes."""
 
 from __future__ import annotations
 
 from aprnb.errors import CheckpointError, ForeignFormat
+from aprnb.formats.kindred import kindred
 
-MAGIC = b"APR\0"
+MAGIC, MAGIC_DRAFT, MAGIC_V1 = b"APR\0", b"APR2", b"APRN"
+"""The format's own magic, its early draft's (same layout), and the old container's (same layout where byte 4 is 2)."""
 
-_V1 = "convert it with an older release of the apr tool, or import the original model again"
 _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
-    (b"APRN", "an old `.apr` container (magic APRN)", _V1),
-    (b"APR1", "an old whisper or JSON-indexed container (magic APR1)", _V1),
-    (b"APR2", "an early `.apr` draft (magic APR2)", _V1),
     (b"PK\x03\x04", "a zip archive (PyTorch .pt, .keras or .npz)", "import the original model to .apr"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a Zstandard archive", "unpack it first"),
@@ -20,11 +18,19 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
 
 
 def require_magic(head: bytes, path: object) -> None:
-    """Raises ForeignFormat that names what the file is, unless `head` (up to 64 bytes) starts with `APR\\0`."""
-    if head[:4] == MAGIC or (head and MAGIC.startswith(head)):
-        return
+    """Raises ForeignFormat that names what the file is, unless `head` (up to 64 bytes) starts an `.apr`, version 2."""
     if not head:
         raise CheckpointError(f"{path} is empty (0 bytes)", expected="an .apr file", action="write or copy it again")
+    relative = kindred(head)
+    if relative:
+        raise ForeignFormat(
+            f"{path} is {relative.name}",
+            expected="magic APR\\0 and version 2 at byte 0",
+            action="convert it with an older release of the apr tool, or import the original model again",
+            facts=relative.facts,
+        )
+    if head[:4] in (MAGIC, MAGIC_DRAFT, MAGIC_V1) or MAGIC.startswith(head[:4]):
+        return
     found, action = _name(head)
     raise ForeignFormat(f"{path} is {found}", expected="magic APR\\0 at byte 0", action=action)
 
@@ -32,8 +38,7 @@ def require_magic(head: bytes, path: object) -> None:
 def _name(head: bytes) -> tuple[str, str]:
     for signature, name, action in _SIGNATURES:
         if head.startswith(signature):
-            version = f", version {head[4]}" if signature == b"APRN" and len(head) > 4 else ""
-            return name + version, action
+            return name, action
     if len(head) > 9 and int.from_bytes(head[:8], "little") < 1 << 32 and head[8:9] == b"{":
         return "a safetensors file", "convert it with `apr import FILE.safetensors -o FILE.apr`"
     if head[0] == 0x80 and len(head) > 1 and head[1] in (2, 3, 4, 5):

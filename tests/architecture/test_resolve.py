@@ -7,6 +7,7 @@ import pytest
 
 import aprnb
 from aprnb.architecture import FAMILIES, resolve
+from aprnb_tests.apr_bytes import with_metadata
 
 DATA = Path(__file__).parents[1] / "data"
 GREEN = [
@@ -100,15 +101,8 @@ def test_the_head_is_found_where_the_file_lies_about_it(real):
     ("key", "value"), [("hidden_size", "128"), ("num_heads", -4), ("rope_theta", True), ("num_layers", 3.5)]
 )
 def test_metadata_of_the_wrong_type_is_named(pocket_qwen3, tmp_path, key, value):
-    from aprnb.formats import TensorSource, write_apr
-
-    checkpoint = aprnb.open(pocket_qwen3)
-    tensors = [
-        TensorSource(n, e.dtype, e.shape, lambda n=n: checkpoint.raw(n))
-        for n, e in checkpoint.tensors.items()
-        if e.size_bytes
-    ]
-    write_apr(tmp_path / "m.apr", {**checkpoint.metadata, key: value}, tensors)
+    metadata = {**aprnb.open(pocket_qwen3).metadata, key: value}
+    (tmp_path / "m.apr").write_bytes(with_metadata(pocket_qwen3.read_bytes(), metadata))
     with pytest.raises(aprnb.AprnbError, match=f"metadata {key} is"):
         aprnb.check(tmp_path / "m.apr")
 

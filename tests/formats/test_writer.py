@@ -12,6 +12,12 @@ import aprnb
 from aprnb.formats import TensorSource, write_apr
 from aprnb.formats.codecs import encode
 from aprnb.formats.dtypes import BY_NAME, F32
+from aprnb.formats.metadata_text import encode_metadata
+from aprnb.formats.rewrite import rewrite as rewrite_unchanged
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests" / "data"
+LARGER = Path(os.environ["APRNB_FIXTURES"]) if os.environ.get("APRNB_FIXTURES") else None
 
 
 def rewrite(source: Path, target: Path, **options) -> None:
@@ -92,3 +98,72 @@ def test_float_encoders_round_to_nearest_even_like_torch(name):
     values = np.random.default_rng(0).standard_normal(4096).astype(np.float32) * np.float32(3e-3)
     expected = torch.from_numpy(values).to(dtype).view(torch.int32 if name == "F32" else torch.int16).numpy().tobytes()
     assert encode(values, BY_NAME[name]) == expected
+
+
+REAL = sorted(
+    {path for place in (DATA / "real", ROOT / "notebooks", DATA / "foreign") for path in place.glob("*.apr")}
+    | set(LARGER.rglob("*.apr") if LARGER else ())
+)
+VERSION_1 = {"golden_v1", "mnist_784x2"}
+
+
+@pytest.mark.parametrize("path", [path for path in REAL if path.stem not in VERSION_1], ids=lambda path: path.stem)
+def test_every_real_file_comes_out_byte_for_byte_when_nothing_changes(path, tmp_path):
+    with aprnb.open(path) as checkpoint:
+        rewrite_unchanged(checkpoint, tmp_path / "out.apr")
+    assert (tmp_path / "out.apr").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ([], "at least one"),
+        ([TensorSource("a", F32, (1,), lambda: bytes(4))] * 2, "given twice"),
+        ([TensorSource("a", F32, (1,) * 9, lambda: bytes(4))], "8 dimensions"),
+        ([TensorSource("é" * 129, F32, (1,), lambda: bytes(4))], "takes 258 bytes"),
+        ([TensorSource("", F32, (1,), lambda: bytes(4))], "takes 0 bytes"),
+        ([TensorSource("a", BY_NAME["Q4_0"], (32,), lambda: bytes(18))], "Q4_0, for which the format has no code"),
+    ],
+    ids=["none", "twice", "dims", "long", "nameless", "code"],
+)
+def test_what_readers_of_the_format_refuse_is_not_written(tmp_path, tensors, message):
+    with pytest.raises(aprnb.AprnbError, match=message):
+        write_apr(tmp_path / "x.apr", {}, tensors)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"hidden_size": "896"}, "hidden_size is '896'; expected a whole number"),
+        ({"model_type": None}, "model_type is 'None'; expected text"),
+        ({"hidden_size": 896, "d_model": 896}, "spell hidden_size in 2 ways"),
+        ({"loss": float("nan")}, "finite"),
+    ],
+)
+def test_metadata_that_make_readers_refuse_or_forget_are_not_written(tmp_path, metadata, message):
+    with pytest.raises(aprnb.AprnbError, match=message):
+        write_apr(tmp_path / "x.apr", metadata, [TensorSource("a", F32, (1,), lambda: bytes(4))])
+
+
+def test_a_tensor_in_parts_is_the_same_file(tmp_path):
+    whole, parts = bytes(range(16)), [bytes(range(5)), bytes(range(5, 16))]
+    write_apr(tmp_path / "1.apr", {}, [TensorSource("a", F32, (4,), lambda: whole)])
+    write_apr(tmp_path / "2.apr", {}, [TensorSource("a", F32, (4,), lambda: iter(parts))])
+    assert (tmp_path / "1.apr").read_bytes() == (tmp_path / "2.apr").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        # Rust's shortest notation, as the real files have it: f32 fields, then f64 elsewhere
+        ({"rms_norm_eps": 1e-6}, b'"rms_norm_eps":0.000001'),
+        ({"rms_norm_eps": 1e-12}, b'"rms_norm_eps":1e-12'),
+        ({"rms_norm_eps": 9.999999974752427e-07}, b'"rms_norm_eps":9.999999974752427e-7'),
+        ({"rope_theta": 1e7}, b'"rope_theta":10000000.0'),
+        ({"z": [1e-5, {"q": 1e16, "r": 2.5e22}]}, b'"z":[0.00001,{"q":1e16,"r":2.5e22}]'),
+        ({"z": -0.0}, b'"z":-0.0'),
+    ],
+)
+def test_numbers_are_written_as_the_format_s_writers_do(value, text):
+    assert text in encode_metadata(value)

@@ -1,0 +1,126 @@
+"""What metadata state twice, and in the wrong JSON type: one reading is a warning, two readings are refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from json.decoder import scanstring  # type: ignore[attr-defined]  # missing in the stubs
+from typing import Any
+
+from aprnb.errors import CheckpointError
+from aprnb.formats.metadata import ALIASES, same
+from aprnb.formats.metadata_text import ALWAYS_WRITTEN, KINDS
+
+_BLANKS = re.compile(r"[ \t\n\r]*")
+
+
+class _Places:
+    """Where the keys of the outermost object stand, found only when somebody asks."""
+
+    def __init__(self, raw: bytes | bytearray, offset: int) -> None:
+        self._raw, self._offset = raw, offset
+
+    @cached_property
+    def _keys(self) -> dict[str, list[int]]:
+        text = self._raw.decode("utf-8")
+        found: dict[str, list[int]] = {}
+        decode = json.JSONDecoder().raw_decode
+        position = _skip(text, _skip(text, 0) + 1)
+        while text[position] == '"':
+            start = position
+            key, position = scanstring(text, position + 1)
+            found.setdefault(key, []).append(self._offset + len(text[:start].encode()))
+            _, position = decode(text, _skip(text, _skip(text, position) + 1))
+            position = _skip(text, position)
+            if text[position] != ",":
+                break
+            position = _skip(text, position + 1)
+        return found
+
+    def of(self, key: str, which: int = 0) -> int:
+        """The byte where the key starts (its last one for −1); that of the metadata where it is nested."""
+        places = self._keys.get(key)
+        return places[which] if places else self._offset
+
+
+def _skip(text: str, position: int) -> int:
+    match = _BLANKS.match(text, position)
+    assert match
+    return match.end()
+
+
+def check_metadata(
+    metadata: Mapping[str, Any],
+    repeated: list[tuple[str, bool]],
+    raw: bytes | bytearray,
+    path: object,
+    offset: int,
+) -> list[str]:
+    """Warnings with their bytes; raises CheckpointError for a fact that is stated twice and differently."""
+    places = _Places(raw, offset)
+    return [
+        *_repeated_keys(repeated, places, path),
+        *_spellings(metadata, places, path),
+        *_types(metadata, places),
+    ]
+
+
+def _repeated_keys(repeated: list[tuple[str, bool]], places: _Places, path: object) -> list[str]:
+    for key, disagree in repeated:
+        if disagree:
+            raise CheckpointError(
+                f"metadata of {path} list {_short(key)} twice, with different values",
+                expected="one value",
+                where=f"bytes {places.of(key):,} and {places.of(key, -1):,}",
+                action="which one is meant cannot be told: write the file again with one of them",
+            )
+    return [
+        f"metadata list {_short(key)} more than once (byte {places.of(key, -1):,}); the value that is not null counts"
+        for key in dict.fromkeys(key for key, _ in repeated)
+    ]
+
+
+def _spellings(metadata: Mapping[str, Any], places: _Places, path: object) -> list[str]:
+    warnings = []
+    for canonical, aliases in ALIASES.items():
+        present = [spelling for spelling in (canonical, *aliases) if spelling in metadata]
+        if len(present) < 2:
+            continue
+        stated = [spelling for spelling in present if metadata[spelling] is not None]
+        for other in stated[1:]:
+            if not same(metadata[stated[0]], metadata[other]):
+                said = " and ".join(f"{name} {_short(metadata[name])}" for name in (stated[0], other))
+                raise CheckpointError(
+                    f"metadata of {path} say {said}, two spellings of one fact",
+                    expected="one value",
+                    where=f"bytes {places.of(stated[0]):,} and {places.of(other):,}",
+                    action="which one is meant cannot be told: write the file again with one of them",
+                )
+        if stated:
+            warnings.append(
+                f"metadata spell {canonical} in {len(present)} ways: {', '.join(present)} "
+                f"(byte {places.of(present[1]):,}); the value that is not null counts"
+            )
+    return warnings
+
+
+def _types(metadata: Mapping[str, Any], places: _Places) -> list[str]:
+    warnings = []
+    for key, kind in KINDS.items():
+        if key not in metadata:
+            continue
+        value = metadata[key]
+        if value is None:
+            if ALWAYS_WRITTEN.get(key) is None:
+                continue
+        elif kind.accepts(value):
+            continue
+        warnings.append(f"metadata {key} is {_short(value)} (byte {places.of(key):,}); the format asks for {kind.name}")
+    return warnings
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:39]}…"
