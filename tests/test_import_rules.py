@@ -65,7 +65,7 @@ INSIDE_FUNCTIONS = {
     "formats": {"gguf", "lz4", "zstandard"},
     "inspection": {"pandas"},
     "display": {"matplotlib"},
-    "convert": HEAVY,
+    "convert": HEAVY | {"gguf"},
     "notebook": JUPYTER | DRAWING | HEAVY,
     "tuning": {"pandas", "psutil"},
 }
