@@ -21,12 +21,14 @@ _HOMES = {
     "generate": "aprnb.model",
     "finetune": "aprnb.tuning.run",
     "merge": "aprnb.tuning.merge",
+    "convert": "aprnb.conversion.convert",
     "AprnbError": "aprnb.errors",
 }
 __all__ = [*_HOMES, "load_ipython_extension", "unload_ipython_extension"]
 
 if TYPE_CHECKING:
     from aprnb.architecture import Architecture, ContractReport, check
+    from aprnb.conversion.convert import convert
     from aprnb.errors import AprnbError
     from aprnb.formats import Checkpoint, open
     from aprnb.inspection import inspect

@@ -26,14 +26,14 @@ MAY_IMPORT = {
     "architecture": FOUNDATION | {"formats"},
     "inspection": FOUNDATION | {"formats", "architecture"},
     "model": CORE,
-    "convert": CORE | {"model"},
+    "conversion": CORE | {"model"},
     "tuning": TRAINING,
     "commands": FOUNDATION | {"tuning"},
     "arguments": FOUNDATION | {"tuning", "commands"},
-    "cli": TRAINING | {"convert", "commands", "arguments", "__init__"},
-    "notebook": TRAINING | {"convert", "commands", "arguments", "__init__"},
+    "cli": TRAINING | {"conversion", "commands", "arguments", "__init__"},
+    "notebook": TRAINING | {"conversion", "commands", "arguments", "__init__"},
     "__main__": {"cli"},
-    "__init__": TRAINING | {"convert", "notebook"},
+    "__init__": TRAINING | {"conversion", "notebook"},
 }
 # Doors that people use and that lead upwards, opened only when someone goes through: `Checkpoint.architecture`.
 UPWARD_INSIDE_FUNCTIONS = {("formats/checkpoint.py", "architecture")}
@@ -57,7 +57,7 @@ AT_MODULE_LEVEL = {
     "architecture": {"numpy"},
     "inspection": {"numpy"},
     "model": {"numpy"} | HEAVY,
-    "convert": {"numpy"},
+    "conversion": {"numpy"},
     "tuning": {"numpy"} | HEAVY,
     "notebook": {"numpy", "IPython", "ipywidgets", "traitlets"},
 }
@@ -65,7 +65,7 @@ INSIDE_FUNCTIONS = {
     "formats": {"gguf", "lz4", "zstandard"},
     "inspection": {"pandas"},
     "display": {"matplotlib"},
-    "convert": HEAVY | {"gguf"},
+    "conversion": HEAVY | {"gguf"},
     "notebook": JUPYTER | DRAWING | HEAVY,
     "tuning": {"pandas", "psutil"},
 }

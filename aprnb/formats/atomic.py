@@ -46,6 +46,22 @@ def atomic_file(path: Path, force: bool = False) -> Iterator[IO[bytes]]:
     sync(path.parent)
 
 
+@contextmanager
+def staged(path: Path, force: bool = False) -> Iterator[Path]:
+    """A hidden path beside `path` to write and check a file at; it takes its name when the block ends well."""
+    require_writable(path, force)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        require_writable(path, force)
+        beside.replace(path)
+    except OutputError as error:
+        found = error.found.replace(str(beside), str(path))
+        raise OutputError(found, expected=error.expected, action=error.action) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str, force: bool = False) -> None:
     with atomic_file(path, force) as file:
         file.write(text.encode("utf-8"))

@@ -8,6 +8,8 @@ from aprnb.formats.apr import read_apr
 from aprnb.formats.contents import Contents
 from aprnb.formats.gguf import MAGIC as GGUF_MAGIC
 from aprnb.formats.gguf import read_gguf
+from aprnb.formats.huggingface import read_folder, read_sharded, read_single
+from aprnb.formats.safetensors import looks_like_safetensors
 from aprnb.formats.shards import is_manifest, read_manifest
 from aprnb.formats.source import ByteSource
 
@@ -17,12 +19,19 @@ def read_contents(path: Path, verify: bool) -> Contents:
 
     Raises FileMissing, ForeignFormat for a file of another kind, CheckpointError for one that is damaged.
     """
+    if path.is_dir():
+        return read_folder(path)
+    if path.name.endswith(".safetensors.index.json") and path.is_file():
+        return read_sharded(path)
     source = ByteSource(path)
     try:
-        if source.read(0, min(4, source.size_bytes), "the magic") == GGUF_MAGIC:
+        head = bytes(source.read(0, min(9, source.size_bytes), "the magic"))
+        if head[:4] == GGUF_MAGIC:
             return read_gguf(source)
         if is_manifest(source):
             return read_manifest(source, verify)
+        if looks_like_safetensors(head):
+            return read_single(source)
         return read_apr(source, verify)
     except BaseException:
         source.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -28,7 +28,7 @@ class TensorSource:
     name: str
     dtype: DType
     shape: tuple[int, ...]
-    load: Callable[[], bytes | Iterator[bytes]]
+    load: Callable[[], bytes | Iterable[bytes | bytearray]]
     stored_bytes: int | None = None
 
     @property
@@ -149,6 +149,6 @@ def _write_tensor(file: IO[bytes], tensor: TensorSource, checksum: int) -> int:
     return _write(file, bytes(align(size) - size), checksum)
 
 
-def _write(file: IO[bytes], data: bytes, checksum: int) -> int:
+def _write(file: IO[bytes], data: bytes | bytearray | memoryview, checksum: int) -> int:
     file.write(data)
     return zlib.crc32(data, checksum)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer
 
 from aprnb.errors import TokenizerError
+from aprnb.formats.tokenizer_json import reassembled
 from aprnb.inspection.tokenizer_facts import TokenizerFacts, has_tokenizer, read_facts
 from aprnb.inspection.tokenizer_rules import choose_pre_tokenizer
 from aprnb.model.bpe import byte_level_tokenizer, sentencepiece_tokenizer
@@ -59,7 +61,10 @@ def build_tokenizer(
     Raises TokenizerError where nothing settles the tokenizer, ChatTemplateError where the wanted template is none.
     """
     siblings = find_siblings(beside)
-    if has_tokenizer(metadata):
+    whole = reassembled(metadata)
+    if whole is not None:
+        built = _from_whole(whole, metadata)
+    elif has_tokenizer(metadata):
         built = _from_metadata(metadata, architecture_name, siblings)
     elif siblings.tokenizer is not None:
         built = _from_siblings(siblings)
@@ -149,15 +154,33 @@ def _sentencepiece(facts: TokenizerFacts) -> tuple[Tokenizer, tuple[str, ...], b
     return sentencepiece_tokenizer(facts), tuple(notes), True
 
 
+def _from_whole(whole: Mapping[str, Any], metadata: Mapping[str, Any]) -> TokenizerChoice:
+    """The source's own tokenizer.json, put together from the metadata."""
+    where = "metadata hf_tokenizer"
+    backend = _parsed(json.dumps(whole, ensure_ascii=False), where)
+    typed = metadata.get("special_tokens")
+    named = {}
+    for name in NAMES:
+        text = typed.get(name) if isinstance(typed, Mapping) else None
+        number = metadata.get(f"tokenizer.{name.removesuffix('_token').replace('pad', 'padding')}_token_id")
+        if text is None and not isinstance(typed, Mapping) and type(number) is int:
+            text = backend.id_to_token(number)
+        if isinstance(text, str) and backend.token_to_id(text) is not None:
+            named[name] = text
+    return TokenizerChoice(PlainTokenizer(backend, **named), where, (), "")
+
+
+def _parsed(text: str, where: object) -> Tokenizer:
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as problem:  # the library raises bare Exception for text that is no tokenizer
+        raise TokenizerError(f"{where} is no tokenizer: {problem}") from None
+
+
 def _from_siblings(siblings: Siblings) -> TokenizerChoice:
     path = siblings.tokenizer
     assert path is not None
-    try:
-        backend = Tokenizer.from_str(read_text(path))
-    except TokenizerError:
-        raise
-    except Exception as problem:  # the library raises bare Exception for text that is no tokenizer
-        raise TokenizerError(f"{path} is no tokenizer: {problem}") from None
+    backend = _parsed(read_text(path), path)
     named, warnings = _named_tokens(siblings, backend)
     source = f"{path.name} beside the file"
     return TokenizerChoice(PlainTokenizer(backend, **named), source, (), "", warnings)

@@ -25,7 +25,7 @@ from aprnb.architecture import (
 from aprnb.architecture.weights import head_order, read_weight
 from aprnb.errors import FileMissing, GateError, OutputError, UsageProblem
 from aprnb.formats import Checkpoint, TensorSource, open, write_apr
-from aprnb.formats.atomic import require_writable
+from aprnb.formats.atomic import staged
 from aprnb.formats.codecs import encode
 from aprnb.formats.dtypes import BY_NAME, DType
 from aprnb.model.tokenizer import choose_tokenizer
@@ -164,23 +164,15 @@ class _Merging:
             sources.append(TensorSource(_HEAD, embedding.dtype, embedding.shape, embedding.load))
         elements = sum(int(np.prod(source.shape)) for source in sources)
         metadata = merged_metadata(self.checkpoint.metadata, architecture, tokenizer, elements)
-        require_writable(output, force)
-        staged = output.with_name(f".{output.name}.{os.getpid()}.part")
-        try:
-            write_apr(staged, metadata, sources, force=True)
+        with staged(output, force) as beside:
+            write_apr(beside, metadata, sources, force=True)
             if not self.changed:
                 raise GateError(
                     "the merge changed no tensor: the adapter's part is smaller than the dtype can hold",
                     action="train longer, or give --output-dtype F32",
                 )
-            check(staged).raise_for_violations()
-            found = verify(staged) if verify else None
-            require_writable(output, force)
-            staged.replace(output)
-        except OutputError as error:
-            raise _named(error, staged, output) from error
-        finally:
-            staged.unlink(missing_ok=True)
+            check(beside).raise_for_violations()
+            found = verify(beside) if verify else None
         return Merged(output, len(sources), len(self.changed), found)
 
     def _source(self, tensor: ExpectedTensor, output_dtype: str | None) -> TensorSource:
@@ -205,11 +197,6 @@ class _Merging:
         if dtype.name == "F16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
             raise OutputError(f"{name} holds values beyond F16", action="give --output-dtype BF16 or F32")
         return encode(values, dtype)
-
-
-def _named(error: OutputError, staged: Path, output: Path) -> OutputError:
-    """The same error about the file that the person asked for."""
-    return OutputError(error.found.replace(str(staged), str(output)), expected=error.expected, action=error.action)
 
 
 def _output_dtype(stored: DType, tensor: ExpectedTensor, wanted: str | None) -> DType:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -37,6 +37,14 @@ _BLOCKS: dict[str, Decoder] = {
 }
 
 
+@overload
+def decode(
+    raw: bytes | bytearray | memoryview, dtype: DType, shape: tuple[int, ...], to: Literal["F32"] = "F32"
+) -> Floats: ...
+@overload
+def decode(
+    raw: bytes | bytearray | memoryview, dtype: DType, shape: tuple[int, ...], to: Literal["BF16"]
+) -> Halves: ...
 def decode(
     raw: bytes | bytearray | memoryview, dtype: DType, shape: tuple[int, ...], to: Target = "F32"
 ) -> Floats | Halves:

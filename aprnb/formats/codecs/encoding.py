@@ -5,7 +5,7 @@ All arithmetic is float32 and rounds half away from zero, so that the bytes equa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -31,12 +31,29 @@ def encode(values: Floats, dtype: DType) -> bytes:
         in_parts(lambda part: round_to_bf16(flat[part], out[part]), flat.size, 1)
         return halves.tobytes()
     if dtype.name == "AprQ8":
-        return _apr_q8(values.reshape(-1))
+        return b"".join(encode_parts(lambda: iter((values.reshape(-1),)), dtype))
     if dtype.name in _ENCODERS:
         return _blocks(values, dtype)
     if dtype.is_float and dtype.name in PLAIN:
         return values.astype(PLAIN[dtype.name]).tobytes()
     raise OutputError(f"nothing here encodes {dtype.name}", expected=f"F32, F16, BF16, AprQ8, {', '.join(_ENCODERS)}")
+
+
+def encode_parts(parts: Callable[[], Iterable[Floats]], dtype: DType) -> Iterator[bytes]:
+    """The same from flat parts in C order, each but the last a whole number of blocks long.
+
+    `parts` is called twice for AprQ8, whose one scale needs the tensor's largest magnitude first.
+    """
+    if dtype.name != "AprQ8":
+        for part in parts():
+            yield encode(part, dtype)
+        return
+    peaks = [_peak(part) for part in parts() if part.size]
+    if peaks:
+        scale = _apr_q8_scale(max(peaks))
+        yield scale.tobytes()
+        for part in parts():
+            yield _apr_q8_codes(part, scale)
 
 
 def can_encode(dtype: DType, shape: tuple[int, ...]) -> bool:
@@ -80,19 +97,23 @@ def _round(values: Floats) -> Floats:
     return whole
 
 
-def _apr_q8(values: Floats) -> bytes:
-    """One scale max/127 (1 for zeros), then a signed byte per element."""
-    if not values.size:
-        return b""
-    peak = max(values.max(), -values.min())
-    scale = np.float32(peak / np.float32(127)) if peak > 0 else np.float32(1)
+def _apr_q8_scale(peak: np.float32) -> np.float32:
+    """max/127, or 1 for zeros."""
+    return np.float32(peak / np.float32(127)) if peak > 0 else np.float32(1)
+
+
+def _apr_q8_codes(values: Floats, scale: np.float32) -> bytes:
     codes = np.empty(values.size, np.int8)
 
     def work(part: slice) -> None:
         codes[part] = np.clip(_round(values[part] / scale), -127, 127)
 
     in_parts(work, values.size, 1)
-    return scale.tobytes() + codes.tobytes()
+    return codes.tobytes()
+
+
+def _peak(values: Floats) -> np.float32:
+    return np.float32(max(values.max(), -values.min()))
 
 
 def _apr_q4(values: Floats, out: Bytes) -> None:

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import aprnb
-from aprnb.convert.gguf_tokenizer import tokenizer_values
-from aprnb.convert.to_gguf import permute, write_gguf
+from aprnb.conversion.gguf_tokenizer import tokenizer_values
+from aprnb.conversion.to_gguf import permute, write_gguf
 from aprnb.formats import TensorSource, write_apr
 from aprnb.formats.dtypes import BF16
 from aprnb.model.build import build_model

@@ -16,8 +16,9 @@ import numpy as np
 
 from aprnb.architecture import Architecture, ContractReport, ExpectedTensor, expected_tensors, resolve
 from aprnb.architecture.weights import head_order, read_weight
-from aprnb.convert.gguf_header import SLUGS, architecture_values, rope_tensors
-from aprnb.convert.gguf_tokenizer import tokenizer_values
+from aprnb.conversion.convert import Written
+from aprnb.conversion.gguf_header import SLUGS, architecture_values, rope_tensors
+from aprnb.conversion.gguf_tokenizer import tokenizer_values
 from aprnb.errors import ArchitectureError, MissingExtra, OutputError
 from aprnb.formats import Checkpoint, TensorEntry, open
 from aprnb.formats.codecs.decoding import decode
@@ -226,3 +227,16 @@ def _warnings(plans: list[_Plan], values: Mapping[str, GgufValue]) -> tuple[str,
     if "tokenizer.ggml.tokens" not in values:
         warnings.append("the file carries no tokenizer: the checkpoint has none in its metadata")
     return tuple(warnings)
+
+
+_WORDS = {"q8": "q8_0", "q4": "q4_0"}
+"""`q8` and `q4` are `.apr` types; GGUF has its own of that size."""
+
+
+def write(
+    path: Path, checkpoint: Checkpoint, report: ContractReport, dtype: str | None, force: bool, progress: Progress
+) -> Written:
+    """What `convert` calls for a target that ends in .gguf."""
+    wanted = _WORDS.get(dtype, dtype) if dtype else None
+    written = write_gguf(path, checkpoint, report, dtype=wanted, force=force, progress=progress)
+    return Written(written.tensors, written.warnings)

@@ -1,0 +1,59 @@
+"""The metadata of an `.apr` that we write: what the source says, one spelling per fact, the settled architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+from aprnb.architecture import Architecture, ContractReport
+from aprnb.architecture.names import uses_gguf_names
+from aprnb.formats import Checkpoint
+from aprnb.formats.metadata import ALIASES
+
+INTERLEAVED, SPLIT_HALVES = 0, 2
+_STALE = ("quantization", "sharding", "tensor_shapes")
+_TYPED = {
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "vocab_size": "vocab_size",
+    "intermediate_size": "intermediate_size",
+    "max_position_embeddings": "max_position_embeddings",
+    "rope_theta": "rope_theta",
+    "rms_norm_eps": "rms_norm_eps",
+}
+"""Typed key → field of the architecture."""
+
+
+def apr_metadata(
+    checkpoint: Checkpoint, report: ContractReport, name: str, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """The object to write with tensors of these `shapes`; `hf_config` is the source's config, or the architecture."""
+    architecture = report.architecture
+    aliases = {spelling for spellings in ALIASES.values() for spelling in spellings}
+    kept = {key: value for key, value in checkpoint.metadata.items() if key not in aliases and key not in _STALE}
+    kind = kept.get("tokenizer.model_type") or kept.get("tokenizer.model")
+    if kind:
+        kept.setdefault("tokenizer.model_type", kind)
+        kept.setdefault("tokenizer.model", kind)
+    kept |= {key: getattr(architecture, field) for key, field in _TYPED.items() if _has(architecture, field)}
+    kept.setdefault("architecture", architecture.model_type)
+    kept.setdefault("hf_model_type", architecture.model_type)
+    kept.setdefault("hf_architecture", architecture.family.class_name)
+    kept.setdefault("hf_config", {**architecture.fields(), "architectures": [architecture.family.class_name]})
+    permuted = architecture.family.permutes_in_gguf and uses_gguf_names(shapes)
+    return kept | {
+        "name": name,
+        "total_size": 0,
+        "param_count": sum(prod(shape) for shape in shapes.values()),
+        "rope_type": INTERLEAVED if permuted else SPLIT_HALVES,
+        "tied_embeddings": architecture.tie_word_embeddings,
+        "tensor_shapes": {tensor: list(shapes[tensor]) for tensor in sorted(shapes)},
+    }
+
+
+def _has(architecture: Architecture, field: str) -> bool:
+    return getattr(architecture, field, None) is not None

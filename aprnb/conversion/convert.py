@@ -1,0 +1,130 @@
+"""`convert`: opens the source, holds its contract, and hands it to the writer of the target's kind."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from aprnb.architecture import ContractReport, check_contract, resolve
+from aprnb.conversion.tensors import TARGET_DTYPES, Progress
+from aprnb.display.bundle import Displayed
+from aprnb.errors import UsageProblem, closest
+from aprnb.formats import Checkpoint, open
+
+if TYPE_CHECKING:
+    from aprnb.display.document import Document
+
+Kind = Literal["apr", "gguf", "safetensors", "huggingface"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a writer made: how many tensors, and what it could not do as asked."""
+
+    tensors: int
+    notes: tuple[str, ...] = ()
+
+
+Writer = Callable[[Path, Checkpoint, ContractReport, str | None, bool, Progress], Written]
+
+
+@dataclass(frozen=True)
+class Converted(Displayed):
+    """The written checkpoint; `warnings` tell what of the source was odd and what was not done as asked."""
+
+    source: Path
+    path: Path
+    format: Kind
+    tensors: int
+    size_bytes: int
+    seconds: float
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "source": str(self.source),
+            "path": str(self.path),
+            "format": self.format,
+            "tensors": self.tensors,
+            "size_bytes": self.size_bytes,
+            "seconds": round(self.seconds, 3),
+            "warnings": list(self.warnings),
+        }
+
+    def document(self) -> Document:
+        from aprnb.conversion.converted_document import converted_document
+
+        return converted_document(self)
+
+
+def convert(
+    source: str | os.PathLike[str] | Checkpoint,
+    target: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    force: bool = False,
+    config: str | Path | Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Converted:
+    """Writes `source` (`.apr`, GGUF, safetensors or a Hugging Face folder) as `target`, whose name tells the kind.
+
+    `X.apr`, `X.gguf` and `X.safetensors` are files, any other name is a Hugging Face folder. `dtype` is one of f32,
+    f16, bf16, q8, q4, q4_k, q6_k; without it tensors keep theirs where the target has it. `progress(done, total)` is
+    told bytes of tensors. Tensors stream; nothing appears at `target` unless it is complete.
+
+    Raises ArchitectureError or ContractError for a source that is not what it says, UsageProblem for what the target
+    cannot hold, OutputExists unless `force`, OutputError for a full disk.
+    """
+    path = Path(target)
+    kind = target_kind(path)
+    if dtype is not None and dtype not in TARGET_DTYPES:
+        raise UsageProblem(f"--dtype {dtype}{closest(dtype, TARGET_DTYPES)}", expected=", ".join(TARGET_DTYPES))
+    began = time.perf_counter()
+    checkpoint = source if isinstance(source, Checkpoint) else open(source)
+    try:
+        if path.exists() and path.resolve() == checkpoint.path.resolve():
+            raise UsageProblem(f"{path} would be written over itself", action="give the target another name")
+        report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
+        report.raise_for_violations()
+        written = _writer(kind)(path, checkpoint, report, dtype, force, progress or _silent)
+    finally:
+        if not isinstance(source, Checkpoint):
+            checkpoint.close()
+    notes = (*checkpoint.warnings, *report.architecture.warnings, *written.notes)
+    seconds = time.perf_counter() - began
+    return Converted(checkpoint.path, path, kind, written.tensors, _size(path), seconds, tuple(dict.fromkeys(notes)))
+
+
+def target_kind(path: Path) -> Kind:
+    """What a target's name asks for; raises UsageProblem for an ending that promises something else."""
+    kinds: dict[str, Kind] = {".apr": "apr", ".gguf": "gguf", ".safetensors": "safetensors"}
+    if path.suffix in (".bin", ".pt", ".pth", ".onnx", ".json", ".npz", ".h5"):
+        raise UsageProblem(f"{path} cannot be written", expected=".apr, .gguf, .safetensors, or the name of a folder")
+    return kinds.get(path.suffix, "huggingface")
+
+
+def _writer(kind: Kind) -> Writer:
+    """Imported when asked for: some need packages that others do without."""
+    module, name = {
+        "apr": ("to_apr", "write"),
+        "gguf": ("to_gguf", "write"),
+        "safetensors": ("to_huggingface", "write_file"),
+        "huggingface": ("to_huggingface", "write_folder"),
+    }[kind]
+    writer: Writer = getattr(import_module(f"aprnb.conversion.{module}"), name)
+    return writer
+
+
+def _silent(done: int, total: int) -> None:
+    """Nobody asked."""
+
+
+def _size(path: Path) -> int:
+    files = path.iterdir() if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,82 @@
+"""Which element type each tensor gets, and its bytes in that type, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from aprnb.errors import ContractError, OutputError
+from aprnb.formats import Checkpoint
+from aprnb.formats.codecs import can_encode, encode_parts, stays_float32
+from aprnb.formats.codecs.arrays import Floats
+from aprnb.formats.dtypes import BY_NAME, F16, F32, DType
+from aprnb.formats.values import raw_parts, value_parts
+
+Progress = Callable[[int, int], None]
+"""Told the bytes done and the bytes in all."""
+
+TARGET_DTYPES: dict[str, DType] = {
+    "f32": BY_NAME["F32"],
+    "f16": BY_NAME["F16"],
+    "bf16": BY_NAME["BF16"],
+    "q8": BY_NAME["AprQ8"],
+    "q4": BY_NAME["AprQ4"],
+    "q4_k": BY_NAME["Q4_K"],
+    "q6_k": BY_NAME["Q6_K"],
+}
+"""The words of `--dtype`."""
+_F16_MAX = float(np.finfo(np.float16).max)
+
+
+def target_dtype(name: str, stored: DType, shape: tuple[int, ...], wanted: DType) -> DType:
+    """What `wanted` means for one tensor: float types for all, block types for the matrices that can have them.
+
+    As the `apr` tool does: biases, norms and small tensors stay float32 in a quantised file. A matrix whose rows are
+    not whole blocks keeps its float type (F16 where it has none).
+    """
+    if wanted.is_float:
+        return wanted
+    elements = int(np.prod(shape))
+    if stays_float32(name, elements):
+        return F32
+    if can_encode(wanted, shape):
+        return wanted
+    return stored if stored.is_float else F16
+
+
+def tensor_bytes(checkpoint: Checkpoint, name: str, dtype: DType) -> Iterable[bytes | bytearray]:
+    """The file's tensor `name` in `dtype`: its own bytes where it has that type, else decoded and encoded in parts."""
+    if checkpoint.tensors[name].dtype.name == dtype.name:
+        return raw_parts(checkpoint, name)
+    return encode_parts(lambda: checked(value_parts(checkpoint, name), name, dtype), dtype)
+
+
+def checked(parts: Iterable[Floats], name: str, dtype: DType) -> Iterator[Floats]:
+    """The parts, each looked at: what cannot be stored in `dtype` is named, not written."""
+    for part in parts:
+        peak = float(np.abs(part).max(initial=0))
+        if not peak < np.inf:
+            raise ContractError(f"tensor {name} holds NaN or infinity", action="the weights are damaged")
+        if dtype.name == "F16" and peak > _F16_MAX:
+            raise OutputError(f"tensor {name} holds values beyond F16 (up to {peak:.4g})", action="give --dtype bf16")
+        yield part
+
+
+def counted(parts: Iterable[bytes | bytearray], told: Callable[[int], None]) -> Iterator[bytes | bytearray]:
+    """The parts, each reported as it passes."""
+    for part in parts:
+        yield part
+        told(len(part))
+
+
+class Counter:
+    """Adds up bytes over all tensors and tells `progress`."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self._done, self._total, self._progress = 0, total, progress
+        progress(0, total)
+
+    def __call__(self, size_bytes: int) -> None:
+        self._done += size_bytes
+        self._progress(self._done, self._total)

@@ -1,0 +1,205 @@
+"""Any checkpoint as a Hugging Face folder that `transformers` loads, or as one safetensors file.
+
+Tensors carry the model's Hugging Face names and row order. Block formats have no place there and are decoded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from aprnb.architecture import ContractReport, expected_tensors
+from aprnb.architecture.weights import read_weight
+from aprnb.conversion.convert import Written
+from aprnb.conversion.tensors import TARGET_DTYPES, Counter, Progress, checked, counted, tensor_bytes
+from aprnb.errors import FileMissing, OutputExists, UsageProblem
+from aprnb.formats import Checkpoint
+from aprnb.formats.atomic import atomic_file, failed_to_write, write_text
+from aprnb.formats.codecs import encode
+from aprnb.formats.dtypes import F16, DType
+
+MAX_SHARD_BYTES = 5_000_000_000
+_FLOATS = ("f32", "f16", "bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """A tensor to write under its Hugging Face name."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return self.dtype.sizes_bytes(self.shape)[0]
+
+
+class _Weights:
+    """The model's weights in the dtypes that the target gets, each read when its turn comes."""
+
+    def __init__(self, checkpoint: Checkpoint, report: ContractReport, dtype: str | None) -> None:
+        if dtype is not None and dtype not in _FLOATS:
+            raise UsageProblem(f"--dtype {dtype}: safetensors hold floats only", expected=", ".join(_FLOATS))
+        self._checkpoint, self._report = checkpoint, report
+        expected = expected_tensors(report.architecture)
+        self.tensors = [_Tensor(name, self._dtype(name, dtype), expected[name].shape) for name in sorted(expected)]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(tensor.size_bytes for tensor in self.tensors)
+
+    def parts(self, tensor: _Tensor) -> Iterable[bytes | bytearray]:
+        if self._lies_there(tensor.name):
+            return tensor_bytes(self._checkpoint, self._origin(tensor.name), tensor.dtype)
+        values = read_weight(self._checkpoint, self._report, tensor.name)
+        return (encode(part, tensor.dtype) for part in checked((values,), tensor.name, tensor.dtype))
+
+    def _lies_there(self, name: str) -> bool:
+        """Whether the weight is one of the file's tensors as it lies, rows in the model's order."""
+        from aprnb.architecture.weights import head_order
+
+        return name not in head_order(self._report)
+
+    def _origin(self, name: str) -> str:
+        return self._report.weights[name]
+
+    def _dtype(self, name: str, wanted: str | None) -> DType:
+        if wanted is not None:
+            return TARGET_DTYPES[wanted]
+        stored = self._checkpoint.tensors[self._origin(name)].dtype
+        return stored if stored.name in ("F32", "F16", "BF16") else F16
+
+
+def write_file(
+    path: Path, checkpoint: Checkpoint, report: ContractReport, dtype: str | None, force: bool, progress: Progress
+) -> Written:
+    """One safetensors file with the weights alone."""
+    weights = _Weights(checkpoint, report, dtype)
+    _write_shard(path, weights, weights.tensors, Counter(weights.size_bytes, progress), force)
+    return Written(len(weights.tensors))
+
+
+def write_folder(
+    path: Path, checkpoint: Checkpoint, report: ContractReport, dtype: str | None, force: bool, progress: Progress
+) -> Written:
+    """config.json, weights (in shards with an index above 5 GB), tokenizer, chat template, generation_config.json."""
+    weights = _Weights(checkpoint, report, dtype)
+    with _staged_folder(path, force) as beside:
+        _write_weights(beside, weights, Counter(weights.size_bytes, progress))
+        notes, ids = _write_tokenizer(beside, checkpoint, report)
+        kept = checkpoint.metadata.get("hf_config")
+        write_json(beside / "config.json", _config(report, kept, _common_dtype(weights), ids))
+        write_json(beside / "generation_config.json", ids)
+    return Written(len(weights.tensors), notes)
+
+
+def _write_weights(folder: Path, weights: _Weights, count: Counter) -> None:
+    shards: list[list[_Tensor]] = [[]]
+    for tensor in weights.tensors:
+        if shards[-1] and sum(t.size_bytes for t in shards[-1]) + tensor.size_bytes > MAX_SHARD_BYTES:
+            shards.append([])
+        shards[-1].append(tensor)
+    if len(shards) == 1:
+        _write_shard(folder / "model.safetensors", weights, shards[0], count, False)
+        return
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    for name, shard in zip(names, shards, strict=True):
+        _write_shard(folder / name, weights, shard, count, False)
+    weight_map = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+    index = {"metadata": {"total_size": weights.size_bytes}, "weight_map": weight_map}
+    write_json(folder / "model.safetensors.index.json", index)
+
+
+def _write_shard(path: Path, weights: _Weights, tensors: list[_Tensor], count: Counter, force: bool) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for tensor in tensors:
+        end = offset + tensor.size_bytes
+        header[tensor.name] = {
+            "dtype": tensor.dtype.name, "shape": list(tensor.shape), "data_offsets": [offset, end]
+        }  # fmt: skip
+        offset = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)  # data starts on a multiple of 8, as the format recommends
+    with atomic_file(path, force) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in tensors:
+            for part in counted(weights.parts(tensor), count):
+                file.write(part)
+
+
+def _common_dtype(weights: _Weights) -> str:
+    """The float type that holds most bytes: what `transformers` builds the model in unless told otherwise."""
+    sizes: dict[str, int] = {}
+    for tensor in weights.tensors:
+        sizes[tensor.dtype.name] = sizes.get(tensor.dtype.name, 0) + tensor.size_bytes
+    largest = max(sizes, key=lambda name: sizes[name])
+    return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[largest]
+
+
+def _config(report: ContractReport, kept: Any, dtype: str, ids: dict[str, Any]) -> dict[str, Any]:
+    """The settled architecture as its class writes it; keys of the source's config that it has not got stay."""
+    from aprnb.model.build import model_config
+
+    config = model_config(report.architecture).to_dict()
+    others = {key: value for key, value in kept.items() if key not in config} if isinstance(kept, dict) else {}
+    settled = {"architectures": [report.architecture.family.class_name], "dtype": dtype, **ids}
+    return {**others, **config, **settled}
+
+
+def _write_tokenizer(
+    folder: Path, checkpoint: Checkpoint, report: ContractReport
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    from aprnb.model.tokenizer import choose_tokenizer
+
+    choice = choose_tokenizer(checkpoint, report.architecture)
+    tokenizer = choice.tokenizer
+    tokenizer.save_pretrained(folder)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    return (*choice.warnings, *choice.assumptions), {key: value for key, value in ids.items() if value is not None}
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def _staged_folder(path: Path, force: bool) -> Iterator[Path]:
+    """A hidden folder beside `path` that takes its name when the block ends well, and is gone when it does not."""
+    _require_free(path, force)
+    beside, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    remove = partial(shutil.rmtree, ignore_errors=True)
+    try:
+        beside.mkdir()
+        yield beside
+        _require_free(path, force)
+        if path.exists():
+            path.rename(old)
+        beside.rename(path)
+    except OSError as error:
+        raise failed_to_write(path, error) from error
+    finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        remove(beside)
+        remove(old)
+
+
+def _require_free(path: Path, force: bool) -> None:
+    if not path.absolute().parent.is_dir():
+        raise FileMissing(f"no folder {path.parent} to write {path.name} into", action=f"mkdir -p {path.parent}")
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not force:
+        raise OutputExists(f"{path} exists", action="choose another name, or allow overwriting with --force")
+    if not (path / "config.json").is_file():
+        raise OutputExists(f"{path} exists and is no model folder; it is left alone", action="choose another name")

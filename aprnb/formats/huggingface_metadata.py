@@ -1,0 +1,105 @@
+"""What a Hugging Face folder says about its model, in the vocabulary of `.apr` metadata.
+
+The keys are those that `apr import` writes for the same folder. Where that tool is known to write something false or to
+drop something, the truth stands here: a true tied flag, `rope_type` of split halves, chat template and special tokens,
+and `hf_config`, the config as it is. What the config does not say is left out, not filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aprnb.formats.contents import HEAD_NAME, TensorEntry
+from aprnb.formats.json_files import read_object, read_text
+from aprnb.formats.tokenizer_json import special_ids, tokenizer_metadata
+
+SPLIT_HALVES = 2
+MAX_TEMPLATE_BYTES = 4 << 20
+
+_DIMENSIONS: dict[str, tuple[str, ...]] = {
+    "hidden_size": ("hidden_size", "n_embd", "d_model"),
+    "num_layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "num_heads": ("num_attention_heads", "n_head", "num_heads"),
+    "num_kv_heads": ("num_key_value_heads",),
+    "vocab_size": ("vocab_size",),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim"),
+    "max_position_embeddings": ("max_position_embeddings", "n_positions", "n_ctx"),
+    "rms_norm_eps": ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon"),
+    "head_dim": ("head_dim",),
+    "num_experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "num_experts_per_tok": ("num_experts_per_tok",),
+    "moe_intermediate_size": ("moe_intermediate_size",),
+}
+"""Typed `.apr` key → config keys that say it."""
+
+
+def folder_metadata(
+    folder: Path, tensors: Mapping[str, TensorEntry], texts: Mapping[str, str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The metadata, and what of the folder was not as expected."""
+    config = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    warnings = [] if config else [f"no config.json in {folder}: nothing names the model"]
+    found: dict[str, Any] = {
+        "model_type": "Auto",
+        "name": folder.name,
+        "license": None,
+        "data_source": None,
+        "data_license": None,
+    }
+    found |= {"total_size": 0, "param_count": sum(entry.elements for entry in tensors.values())}
+    found |= _identity(config) | _dimensions(config)
+    if config:
+        found |= {"tied_embeddings": HEAD_NAME not in tensors, "hf_config": config}
+    if texts:
+        found["source_metadata"] = dict(texts)
+    found["tensor_shapes"] = {name: list(tensors[name].shape) for name in sorted(tensors)}
+    found |= _tokenizer(folder, config)
+    return found, warnings
+
+
+def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = config.get("architectures")
+    first = kinds[0] if isinstance(kinds, list) and kinds and isinstance(kinds[0], str) else None
+    name = config.get("model_type")
+    named = {"architecture": name, "hf_architecture": first, "hf_model_type": name}
+    return {key: value for key, value in named.items() if isinstance(value, str)}
+
+
+def _dimensions(config: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, spellings in _DIMENSIONS.items():
+        value = next((config[name] for name in spellings if config.get(name) is not None), None)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            found[key] = value
+    if "num_kv_heads" not in found and "num_heads" in found:
+        found["num_kv_heads"] = found["num_heads"]
+    rope = config.get("rope_parameters")
+    theta = config.get("rope_theta") or (rope.get("rope_theta") if isinstance(rope, Mapping) else None)
+    if isinstance(theta, int | float) and not isinstance(theta, bool):
+        found |= {"rope_theta": float(theta), "rope_type": SPLIT_HALVES}
+    return found
+
+
+def _tokenizer(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    path, settings_path = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    settings = read_object(settings_path) if settings_path.is_file() else {}
+    found: dict[str, Any] = {}
+    if path.is_file():
+        parsed = read_object(path)
+        found |= tokenizer_metadata(parsed, config, str(path)) | special_ids(parsed, config, settings)
+    template = _template(folder, settings)
+    if template is not None:
+        found["chat_template"] = template
+    return found
+
+
+def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    if (folder / "chat_template.jinja").is_file():
+        return read_text(folder / "chat_template.jinja", MAX_TEMPLATE_BYTES)
+    found = settings.get("chat_template")
+    if isinstance(found, list):  # several, each with a name
+        named = {each.get("name"): each.get("template") for each in found if isinstance(each, Mapping)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None

@@ -1,0 +1,96 @@
+"""A `tokenizer.json` in the vocabulary of `.apr` metadata: lists as `apr import` writes them, and the rest of it.
+
+`hf_tokenizer` keeps everything but vocabulary and merges (normaliser, splitting, added tokens, post-processing), so
+that the very tokenizer can be put together again; without it readers fall back on rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aprnb.errors import CheckpointError
+
+MAX_TOKENS = 1 << 22
+HOLE = "<unk>"
+"""What importers write for an id that no token has."""
+REST = "hf_tokenizer"
+
+
+def tokenizer_metadata(parsed: Mapping[str, Any], config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`tokenizer.*` keys and `hf_tokenizer` of a parsed tokenizer.json; empty for models other than BPE and Unigram.
+
+    Raises CheckpointError where ids are no whole numbers, or beyond every published vocabulary.
+    """
+    model = parsed.get("model")
+    if (
+        not isinstance(model, Mapping)
+        or model.get("type") not in ("BPE", None)
+        or not isinstance(model.get("vocab"), Mapping)
+    ):
+        return {REST: dict(parsed)}
+    added = [token for token in parsed.get("added_tokens") or [] if isinstance(token, Mapping)]
+    ids = {**model["vocab"], **{token.get("content"): token.get("id") for token in added}}
+    for text, number in ids.items():
+        if not isinstance(text, str) or type(number) is not int or not 0 <= number < MAX_TOKENS:
+            raise CheckpointError(f"{where} gives token {str(text)[:60]!r} the id {str(number)[:40]}")
+    stated = config.get("vocab_size")
+    rows = stated if type(stated) is int and 0 < stated <= MAX_TOKENS else 0
+    vocabulary = [HOLE] * max(rows, max(ids.values(), default=-1) + 1)
+    for text, number in ids.items():
+        vocabulary[number] = text
+    merges = model.get("merges") or []
+    rest = {key: value for key, value in parsed.items() if key != "model"}
+    rest["model"] = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
+    return {
+        "tokenizer.vocabulary": vocabulary,
+        "tokenizer.vocab_size": len(vocabulary),
+        "tokenizer.merges": [merge if isinstance(merge, str) else " ".join(map(str, merge)) for merge in merges],
+        "tokenizer.model_type": "BPE",
+        REST: rest,
+    }
+
+
+def special_ids(parsed: Mapping[str, Any], config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Ids of bos, eos and padding, from tokenizer_config.json's tokens, else from the config's whole numbers; and the
+    typed `special_tokens` of their texts."""
+    model = parsed.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
+    ids = dict(vocabulary) if isinstance(vocabulary, Mapping) else {}
+    ids |= {token.get("content"): token.get("id") for token in parsed.get("added_tokens") or []}
+    found: dict[str, Any] = {}
+    named: dict[str, str | None] = {}
+    for short, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")):
+        text = settings.get(f"{short}_token")
+        text = text.get("content") if isinstance(text, Mapping) else text
+        named[f"{short}_token"] = text if isinstance(text, str) and text in ids else None
+        number = ids.get(text) if isinstance(text, str) else None
+        stated = config.get(f"{short}_token_id")
+        if number is None and type(stated) is int:
+            number = stated
+        if number is not None:
+            found[f"tokenizer.{key}_token_id"] = number
+    if any(named.values()):
+        found["special_tokens"] = named
+    return found
+
+
+def reassembled(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The whole tokenizer.json again, from `hf_tokenizer`, vocabulary and merges; None where the metadata has none."""
+    rest = metadata.get(REST)
+    if not isinstance(rest, Mapping) or not isinstance(rest.get("model"), Mapping):
+        return None
+    if "vocab" in rest["model"]:
+        return dict(rest)
+    vocabulary, merges = metadata.get("tokenizer.vocabulary"), metadata.get("tokenizer.merges")
+    if not isinstance(vocabulary, list) or not isinstance(merges, list):
+        return None
+    outside = {token.get("content") for token in rest.get("added_tokens") or [] if isinstance(token, Mapping)}
+    ids: dict[str, int] = {}
+    for number, text in enumerate(vocabulary):
+        if text not in outside:
+            ids.setdefault(text, number)
+    in_merges = {part for merge in merges if isinstance(merge, str) for part in merge.split(" ")}
+    if HOLE in ids and HOLE not in in_merges and vocabulary.count(HOLE) > 1:
+        del ids[HOLE]
+    return {**rest, "model": {**rest["model"], "vocab": ids, "merges": merges}}

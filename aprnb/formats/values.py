@@ -1,0 +1,50 @@
+"""A tensor's values part by part, so that work on one of any size needs little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from aprnb.errors import CheckpointError
+from aprnb.formats.codecs import decode
+from aprnb.formats.codecs.arrays import Floats
+
+if TYPE_CHECKING:
+    from aprnb.formats.checkpoint import Checkpoint
+
+PART_ELEMENTS = 1 << 22
+"""16 MiB of float32 at a time; a multiple of every block length."""
+
+
+def value_parts(checkpoint: Checkpoint, name: str) -> Iterator[Floats]:
+    """The tensor as flat float32 arrays in C order, at most PART_ELEMENTS long (whole rows where rows are padded).
+
+    All parts but the last are a multiple of 256 elements long unless rows are padded. Raises CheckpointError for a head
+    without bytes.
+    """
+    entry = checkpoint.entry(name)
+    dtype, shape = entry.dtype, entry.shape
+    if entry.is_tied_placeholder:
+        raise CheckpointError(f"{name} has a shape and no bytes: the head is tied to the embedding")
+    if dtype.padded_rows and len(shape) == 2 and entry.size_bytes != dtype.flat_size_bytes(entry.elements):
+        row_bytes = entry.size_bytes // shape[0]
+        step = max(1, PART_ELEMENTS // shape[1])
+        for row in range(0, shape[0], step):
+            rows = min(step, shape[0] - row)
+            raw = checkpoint.read_part(name, row * row_bytes, rows * row_bytes)
+            yield decode(raw, dtype, (rows, shape[1])).reshape(-1)
+        return
+    prefix = bytes(checkpoint.read_part(name, 0, dtype.prefix_bytes)) if entry.size_bytes else b""
+    for start in range(0, entry.elements, PART_ELEMENTS):
+        count = min(PART_ELEMENTS, entry.elements - start)
+        first = start // dtype.block_elements * dtype.block_bytes
+        size = -(-count // dtype.block_elements) * dtype.block_bytes
+        raw = checkpoint.read_part(name, dtype.prefix_bytes + first, size)
+        yield decode(prefix + raw if prefix else raw, dtype, (count,))
+
+
+def raw_parts(checkpoint: Checkpoint, name: str, part_bytes: int = 16 << 20) -> Iterator[bytearray]:
+    """The tensor's bytes as they lie in the file."""
+    size = checkpoint.entry(name).size_bytes
+    for start in range(0, size, part_bytes):
+        yield checkpoint.read_part(name, start, min(part_bytes, size - start))
