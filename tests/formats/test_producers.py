@@ -1,0 +1,77 @@
+"""Whatever a writer of the format has left opens with its warnings, or is refused by name; `strict` refuses both."""
+
+import re
+
+import pytest
+
+import aprnb
+from aprnb.errors import ForeignFormat, MissingExtra
+from aprnb_tests.producers import HEADERS, INDEXES, METADATA_CASES, SOUND, Case
+from aprnb_tests.producers_of_codes import CODES
+from aprnb_tests.producers_of_containers import LZ4_FILE, PACKED, RELATIVES, ZSTANDARD_FILE
+
+CASES = [*SOUND, *HEADERS, *INDEXES, *METADATA_CASES, *CODES, *PACKED, *RELATIVES]
+OPEN, REFUSED = [case for case in CASES if not case.refused], [case for case in CASES if case.refused]
+
+
+def written(case: Case, tmp_path):
+    path = tmp_path / "file.apr"
+    path.write_bytes(case.data)
+    return path
+
+
+def test_every_case_has_its_own_name_and_a_reason():
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert all(case.reason and case.data for case in CASES)
+
+
+@pytest.mark.parametrize("case", OPEN, ids=lambda case: case.name)
+def test_it_opens_with_its_values_and_exactly_its_warnings(case, tmp_path):
+    with aprnb.open(written(case, tmp_path), verify=True) as checkpoint:
+        assert {name: checkpoint[name].ravel().tolist() for name in checkpoint} == dict(case.values)
+        assert len(checkpoint.warnings) == len(case.warnings), checkpoint.warnings
+        for pattern, warning in zip(case.warnings, checkpoint.warnings, strict=True):
+            assert re.search(pattern, warning), warning
+        assert case.metadata.items() <= checkpoint.metadata.items()
+
+
+@pytest.mark.parametrize("case", OPEN, ids=lambda case: case.name)
+def test_every_warning_names_a_byte_and_strict_refuses_it(case, tmp_path):
+    path = written(case, tmp_path)
+    if not case.warnings:
+        aprnb.open(path, strict=True).close()
+        return
+    with pytest.raises(aprnb.AprnbError, match=r"(?s)strict.*\bbyte [\d,]+") as caught:
+        aprnb.open(path, strict=True)
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+def test_it_is_refused_by_name_with_the_place(case, tmp_path):
+    with pytest.raises(aprnb.AprnbError, match=f"(?s){case.refused}") as caught:
+        aprnb.open(written(case, tmp_path))
+    assert caught.value.exit_code == 4
+    assert len(str(caught.value).split("\n")) <= 2
+
+
+@pytest.mark.parametrize("case", [case for case in RELATIVES if case.facts], ids=lambda case: case.name)
+def test_a_relative_s_header_is_told(case, tmp_path):
+    with pytest.raises(ForeignFormat) as caught:
+        aprnb.open(written(case, tmp_path))
+    assert case.facts.items() <= caught.value.facts.items()
+
+
+@pytest.mark.parametrize(("module", "data"), [("lz4.block", LZ4_FILE), ("zstandard", ZSTANDARD_FILE)])
+def test_a_packed_file_without_its_package_names_the_extra(tmp_path, monkeypatch, module, data):
+    monkeypatch.setitem(__import__("sys").modules, module, None)
+    (tmp_path / "x.apr").write_bytes(data)
+    with pytest.raises(MissingExtra, match=r"aprnb\[compression\]"):
+        aprnb.open(tmp_path / "x.apr")
+
+
+@pytest.mark.parametrize("cut", [9, 31, 33, 51])
+def test_a_relative_cut_inside_its_header_is_still_named(tmp_path, cut):
+    for case in RELATIVES[:4]:
+        (tmp_path / "x.apr").write_bytes(case.data[:cut])
+        with pytest.raises(ForeignFormat, match=case.refused):
+            aprnb.open(tmp_path / "x.apr")
