@@ -80,9 +80,7 @@ def _run(words: Sequence[str], as_json: bool) -> int:
 def _report(error: AprnbError, as_json: bool) -> int:
     print("\n".join(error._render_traceback_()), file=sys.stderr)
     if as_json:
-        named = {"found": error.found, "expected": error.expected, "where": error.where, "action": error.action}
-        document = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code, **named}
-        print(json.dumps({"error": document}, ensure_ascii=False))
+        print(json.dumps({"error": error.to_json()}, ensure_ascii=False))
     return error.exit_code
 
 

@@ -51,6 +51,7 @@ _COMMON = (
     Argument(_switch("json", "print one JSON document on standard output and nothing else"), only="shell"),
     Argument(_switch("help", "show this text"), short="-h"),
 )
+_STRICT = Argument(_switch("strict", "refuse what would be a warning"))
 _OUTPUT = Argument(_text("output", "the merged model, NAME.apr"), short="-o", required=True)
 _OUTPUT_DTYPE = Argument(Option("output_dtype", "choice", None, "dtype of the merged tensors", choices=_DTYPES))
 _SHORT = {"method": "-m", "rank": "-r", "data": "-d", "output": "-o"}
@@ -73,8 +74,8 @@ def arguments_of(command: str) -> tuple[Argument, ...]:
     if command not in SUMMARIES:
         raise UsageProblem(f"unknown command {command!r}{closest(command, SUMMARIES)}", expected=", ".join(SUMMARIES))
     return {
-        "inspect": (_CHECKPOINT, Argument(_switch("verify", "also check the footer checksum")), *_COMMON),
-        "check": (_CHECKPOINT, *_COMMON),
+        "inspect": (_CHECKPOINT, Argument(_switch("verify", "also check the footer checksum")), _STRICT, *_COMMON),
+        "check": (_CHECKPOINT, _STRICT, *_COMMON),
         "plan": _training(plan_only=True),
         "finetune": _training(plan_only=False),
         "merge": (

@@ -49,6 +49,11 @@ class AprnbError(Exception):
             first += f" ({self.where})"
         return f"{first}\n→ {self.action}" if self.action else first
 
+    def to_json(self) -> dict[str, str | int | None]:
+        """Kind, message with its parts, and exit code."""
+        named = {"found": self.found, "expected": self.expected, "where": self.where, "action": self.action}
+        return {"kind": type(self).__name__, "message": str(self), "exit_code": self.exit_code, **named}
+
     def _render_traceback_(self) -> list[str]:
         """What IPython prints in place of a traceback."""
         return [f"{type(self).__name__}: {line}" if i == 0 else line for i, line in enumerate(str(self).split("\n"))]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,23 @@ def test_a_text_file_answers_4(tmp_path: Path) -> None:
     assert run.returncode == 4
     assert document(run)["error"]["kind"] == "ForeignFormat"
     assert document(run)["error"]["exit_code"] == 4
+
+
+def test_a_version_1_container_answers_4_and_shows_its_header(foreign: Path) -> None:
+    run = aprnb("inspect", foreign / "golden_v1.apr")
+    assert run.returncode == 4
+    assert "magic APRN), version 1" in run.stdout
+    assert "LinearRegression" in run.stdout  # model type 1 of its header
+    assert document(aprnb("inspect", foreign / "golden_v1.apr", "--json"))["error"]["exit_code"] == 4
+    assert aprnb("check", foreign / "golden_v1.apr").returncode == 4
+
+
+@pytest.mark.parametrize("command", ["inspect", "check"])
+def test_strict_answers_4_where_the_metadata_lie_about_the_head(real: Callable[[str], Path], command: str) -> None:
+    run = aprnb(command, real("pocket-qwen2"), "--strict")
+    assert run.returncode == 4
+    assert "flag is wrong" in run.stderr
+    assert aprnb(command, real("pocket-qwen2")).returncode == 0
 
 
 @pytest.mark.parametrize("command", ["inspect", "check", "plan", "finetune", "merge", "generate"])

@@ -101,14 +101,18 @@ def check(
     *,
     config: str | Path | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    strict: bool = False,
 ) -> ContractReport:
     """Holds the file's tensors against the architecture that the file names.
 
-    Raises CheckpointError or ArchitectureError where there is nothing to hold them against; a mismatch is a violation
-    in the report.
+    Raises CheckpointError or ArchitectureError where there is nothing to hold them against, and with `strict` for
+    every warning of either; a mismatch is a violation in the report.
     """
-    checkpoint = path if isinstance(path, Checkpoint) else open(path)
-    return check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
+    checkpoint = path if isinstance(path, Checkpoint) else open(path, strict=strict)
+    architecture = resolve(checkpoint, config=config, overrides=overrides)
+    if strict:
+        checkpoint.refuse_warnings((*checkpoint.warnings, *architecture.warnings))
+    return check_contract(checkpoint, architecture)
 
 
 def check_contract(checkpoint: Checkpoint, architecture: Architecture) -> ContractReport:

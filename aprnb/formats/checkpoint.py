@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -35,12 +35,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
         self.metadata: Mapping[str, Any] = MappingProxyType(dict(self.contents.metadata))
         self.tensors: Mapping[str, TensorEntry] = MappingProxyType(dict(self.contents.tensors))
         self.warnings: tuple[str, ...] = self.contents.warnings
-        if strict and self.warnings:
-            self.close()
-            raise CheckpointError(
-                f"{self.path} is not as the format asks (strict): {'; '.join(self.warnings)}",
-                action="open it without strict to read it with these warnings",
-            )
+        if strict:
+            self.refuse_warnings(self.warnings)
 
     @property
     def format(self) -> str:
@@ -113,6 +109,15 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, {len(self)} tensors, {self.size_bytes:,} bytes)"
+
+    def refuse_warnings(self, warnings: Sequence[str]) -> None:
+        """Closes the file and raises CheckpointError if there are any: what `strict` means."""
+        if warnings:
+            self.close()
+            raise CheckpointError(
+                f"{self.path} is not as it should be (strict): {'; '.join(warnings)}",
+                action="open it without strict to read it with these warnings",
+            )
 
     def close(self) -> None:
         for file in self.contents.files:

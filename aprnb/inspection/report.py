@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from aprnb.architecture import Architecture, ContractReport, check_contract, resolve
 from aprnb.architecture.names import layer_of
 from aprnb.display.bundle import Displayed
-from aprnb.errors import ArchitectureError, ContractError, UnsupportedFamily
+from aprnb.errors import ArchitectureError, ContractError, ForeignFormat, UnsupportedFamily
 from aprnb.formats import Checkpoint, TensorEntry, open
+from aprnb.inspection.foreign import ForeignReport
 from aprnb.inspection.tokenizer_facts import describe_tokenizer
 
 if TYPE_CHECKING:
@@ -139,20 +140,30 @@ def inspect(
     config: str | Path | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     verify: bool = False,
-) -> Report:
+    strict: bool = False,
+) -> Report | ForeignReport:
     """Reads header, metadata and index, settles the architecture and holds the tensors against it; no torch.
 
-    A file of a family that cannot be built is reported too, with the reason. `verify` also checks the footer
-    checksum. Raises FileMissing or CheckpointError for what does not open.
+    A file of a family that cannot be built is reported too, with the reason; so is a related container that cannot be
+    opened, by its header. `verify` also checks the footer checksum, `strict` refuses every warning. Raises FileMissing
+    or CheckpointError for what does not open.
     """
-    checkpoint = path if isinstance(path, Checkpoint) else open(path, verify=verify)
+    try:
+        checkpoint = path if isinstance(path, Checkpoint) else open(path, verify=verify, strict=strict)
+    except ForeignFormat as error:
+        if not error.facts:
+            raise
+        return ForeignReport(Path(str(path)), error)
     architecture, contract, refusal = None, None, None
     try:
         architecture = resolve(checkpoint, config=config, overrides=overrides)
         contract = check_contract(checkpoint, architecture)
     except ArchitectureError as error:
         refusal = error
-    return Report(checkpoint, architecture, refusal, contract, _tokenizer(checkpoint, architecture))
+    report = Report(checkpoint, architecture, refusal, contract, _tokenizer(checkpoint, architecture))
+    if strict:
+        checkpoint.refuse_warnings(report.warnings)
+    return report
 
 
 def _tokenizer(checkpoint: Checkpoint, architecture: Architecture | None) -> Mapping[str, Any]:

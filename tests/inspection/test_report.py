@@ -65,3 +65,15 @@ def test_the_tensors_come_as_a_dataframe(pocket_qwen3):
     frame = aprnb.inspect(pocket_qwen3).df
     assert list(frame.columns) == ["name", "dtype", "shape", "offset", "size_bytes"]
     assert len(frame) == 36
+
+
+def test_strict_refuses_what_would_be_a_warning_of_the_architecture(real):
+    for work in (aprnb.inspect, aprnb.check):
+        with pytest.raises(aprnb.AprnbError, match=r"strict.*flag is wrong") as caught:
+            work(real("pocket-qwen2"), strict=True)
+        assert caught.value.exit_code == 4
+
+
+def test_strict_is_content_with_a_file_without_warnings(pocket_qwen3):
+    assert aprnb.inspect(pocket_qwen3, strict=True).ok
+    assert aprnb.check(pocket_qwen3, strict=True).ok

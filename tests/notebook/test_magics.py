@@ -160,6 +160,20 @@ def test_a_body_of_rows_is_data_and_a_body_of_toml_is_a_recipe_that_the_line_ove
     assert (plan.recipe.rank, plan.recipe.epochs) == (8, 2)
 
 
+def test_a_container_that_is_refused_still_shows_its_header(shell, foreign):
+    shell.user_ns["old"] = foreign / "golden_v1.apr"
+    report = run(shell, "%apr_inspect $old")
+    assert report.exit_code == 4
+    assert "LinearRegression" in report.to_html()
+
+
+def test_strict_fails_the_cell_that_a_warning_would_not(shell, real):
+    shell.user_ns["lying"] = real("pocket-qwen2")
+    assert run(shell, "%apr_inspect $lying").ok
+    with pytest.raises(AprnbError, match="flag is wrong"):
+        run(shell, "%apr_inspect $lying --strict")
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
