@@ -162,3 +162,21 @@ def test_a_file_that_shrinks_while_open_is_an_error_not_a_crash(tmp_path):
     os.truncate(path, 100)
     with pytest.raises(aprnb.AprnbError, match="became shorter"):
         checkpoint["a"]
+
+
+def test_json_that_would_fill_the_memory_is_refused_before_it_is_parsed(tmp_path):
+    """A list of a million empty lists takes 3 MB of JSON and 64 MB of memory; this is the first count beyond it."""
+    bomb = b'{"a":[' + b",".join([b"[]"] * (1 << 20)) + b"]}"
+    refused(tmp_path, file_with([b.entry("a", 0, (4,), 0, 16)], metadata=bomb), r"holds about [\d,]+ values.*byte 64")
+
+
+def test_metadata_beyond_the_usual_are_a_warning_and_beyond_the_bound_refused(tmp_path):
+    path = tmp_path / "x.apr"
+    size = (16 << 20) + 1
+    path.write_bytes(file_with([b.entry("a", 0, (4,), 0, 16)], metadata=b'{"a":"' + b"x" * (size - 8) + b'"}'))
+    assert f"{size:,} bytes (byte 20)" in aprnb.open(path).warnings[0]
+    data = bytearray(b.small_file())
+    struct.pack_into("<I", data, 20, (256 << 20) + 1)
+    struct.pack_into("<Q", data, 24, 1 << 30)
+    struct.pack_into("<Q", data, 32, 1 << 31)
+    refused(tmp_path, b.with_checksum(bytes(data)), r"268,435,457 bytes of metadata.*byte 20")

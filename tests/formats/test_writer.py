@@ -14,6 +14,7 @@ from aprnb.formats.codecs import encode
 from aprnb.formats.dtypes import BY_NAME, F32
 from aprnb.formats.metadata_text import encode_metadata
 from aprnb.formats.rewrite import rewrite as rewrite_unchanged
+from aprnb.formats.writer import Layout
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
@@ -167,3 +168,22 @@ def test_a_tensor_in_parts_is_the_same_file(tmp_path):
 )
 def test_numbers_are_written_as_the_format_s_writers_do(value, text):
     assert text in encode_metadata(value)
+
+
+def test_a_large_tensor_in_parts_takes_the_memory_of_a_part(tmp_path):
+    import tracemalloc
+
+    part, count = 1 << 20, 64
+    source = TensorSource("a", F32, (part * count // 4,), lambda: (bytes(part) for _ in range(count)))
+    tracemalloc.start()
+    write_apr(tmp_path / "x.apr", {}, [source])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * part  # two parts alive at a time, and the small change
+
+
+def test_the_order_of_arrival_is_kept_in_the_data_and_sorted_in_the_index(tmp_path):
+    tensors = [TensorSource("b", F32, (2,), lambda: b"b" * 8), TensorSource("a", F32, (1,), lambda: b"a" * 4)]
+    write_apr(tmp_path / "x.apr", {}, tensors, layout=Layout(data="given"))
+    checkpoint = aprnb.open(tmp_path / "x.apr", strict=True, verify=True)
+    assert [(name, entry.offset) for name, entry in checkpoint.tensors.items()] == [("a", 64), ("b", 0)]
