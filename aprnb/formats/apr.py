@@ -8,7 +8,7 @@ from typing import Any
 
 from aprnb.errors import CheckpointError, ForeignFormat
 from aprnb.formats.compressed import unpack
-from aprnb.formats.contents import Contents, DataFile
+from aprnb.formats.contents import Contents, DataFile, shown_name
 from aprnb.formats.extents import check_extents
 from aprnb.formats.header import COMPRESSED, HEADER_BYTES, SHARDED, Header, header_warnings, read_header
 from aprnb.formats.index import read_index
@@ -93,12 +93,12 @@ def _shard(metadata: Mapping[str, Any], header: Header) -> list[str]:
     sharding = metadata.get("sharding")
     if not isinstance(sharding, Mapping):
         return ["a flag says sharded (byte 6) and the metadata name no shards"] if header.flags & SHARDED else []
-    count, index = sharding.get("shard_count"), sharding.get("shard_index")
-    if count == 1:
+    count, index = (shown_name(str(sharding.get(key)))[:20] for key in ("shard_count", "shard_index"))
+    if count == "1":
         return []
     return [
-        f"this is one shard of several (metadata from byte {header.metadata_offset:,}: shard_index "
-        f"{str(index)[:20]} of {str(count)[:20]}): the other tensors are in other files; open the manifest to read all"
+        f"this is one shard of several (metadata from byte {header.metadata_offset:,}: shard_index {index} of {count})"
+        ": the other tensors are in other files; open the manifest to read all"
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from aprnb.errors import CheckpointError, TruncatedFile
-from aprnb.formats.contents import TensorEntry
+from aprnb.formats.contents import TensorEntry, shown_name
 from aprnb.formats.header import ALIGNMENT, align
 
 
@@ -24,7 +24,9 @@ def check_extents(
     for entry in placed:
         if before and before.offset + before.size_bytes > entry.offset:
             where = f"byte {data_offset + entry.offset:,} of {path}"
-            raise CheckpointError(f"tensors {before.name} and {entry.name} overlap", where=where)
+            raise CheckpointError(
+                f"tensors {shown_name(before.name)} and {shown_name(entry.name)} overlap", where=where
+            )
         if entry.offset % ALIGNMENT:
             misaligned.append(entry)
         if entry.offset > align(end):
@@ -39,7 +41,9 @@ def check_extents(
         more = f", and {len(misaligned) - 1:,} more" if len(misaligned) > 1 else ""
         first = misaligned[0]
         at = f"byte {data_offset + first.offset:,}"
-        warnings.append(f"a tensor starts on no multiple of 64 in the data section ({first.name}, {at}{more})")
+        warnings.append(
+            f"a tensor starts on no multiple of 64 in the data section ({shown_name(first.name)}, {at}{more})"
+        )
     if unused:
         warnings.append(f"{unused:,} bytes of the data section belong to no tensor (from byte {first_unused:,})")
     return min(data_offset + align(end), size_bytes), warnings
@@ -50,7 +54,7 @@ def _torn(entry: TensorEntry, data_offset: int, path: object, size_bytes: int) -
     part = "" if start + entry.size_bytes > size_bytes else "the padding after "
     return TruncatedFile(
         f"{path} ends at byte {size_bytes:,}: byte {max(start, size_bytes):,} is the first one missing "
-        f"of {part}{entry.name}",
+        f"of {part}{shown_name(entry.name)}",
         expected=f"bytes {start:,} to {start + align(entry.size_bytes):,}",
         action="copy or download the file again",
     )

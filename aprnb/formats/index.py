@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from math import prod
 
 from aprnb.errors import CheckpointError
-from aprnb.formats.contents import MAX_DIMS, MAX_ELEMENTS, TensorEntry
+from aprnb.formats.contents import MAX_DIMS, MAX_ELEMENTS, TensorEntry, shown_name
 from aprnb.formats.dtype_codes import settle_dtype
 from aprnb.formats.dtypes import CODES
 from aprnb.formats.header import Header
@@ -53,7 +53,7 @@ def read_index(
             raise CheckpointError(str(error), where=f"index entry {number + 1} at byte {at:,} of {path}") from None
         name = entry.name
         if name in entries:
-            raise CheckpointError(f"tensor {name} is listed twice", where=f"byte {at:,} of {path}")
+            raise CheckpointError(f"tensor {shown_name(name)} is listed twice", where=f"byte {at:,} of {path}")
         if odd:
             oddities.add(odd, name, at)
         if name < before:
@@ -83,12 +83,8 @@ class _Oddities:
         found = []
         for text, (name, at, count) in self._seen.items():
             more = f", and {count - 1:,} more" if count > 1 else ""
-            found.append(f"{text} ({f'{_short(name)}, ' if name else ''}byte {at:,}{more})")
+            found.append(f"{text} ({f'{shown_name(name)}, ' if name else ''}byte {at:,}{more})")
         return found
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 80 else f"{name[:79]}…"
 
 
 def _read_entry(raw: bytes, position: int, model_type: str | None) -> tuple[TensorEntry, str | None, int]:
@@ -99,18 +95,18 @@ def _read_entry(raw: bytes, position: int, model_type: str | None) -> tuple[Tens
     name = raw[position + 2 : name_end].decode("utf-8")
     code, dims = raw[name_end], raw[name_end + 1]
     if dims > MAX_DIMS:
-        raise ValueError(f"tensor {_short(name)!r} has {dims} dimensions; expected at most {MAX_DIMS}")
+        raise ValueError(f"tensor {shown_name(name)!r} has {dims} dimensions; expected at most {MAX_DIMS}")
     *sizes, offset, size_bytes = _FIXED[dims].unpack_from(raw, name_end + 2)
     shape = tuple(sizes)
     if max(shape, default=0) > MAX_ELEMENTS or prod(shape) > MAX_ELEMENTS:
         raise ValueError(
-            f"tensor {_short(name)!r} claims shape {list(shape)}; expected at most {MAX_ELEMENTS:,} elements"
+            f"tensor {shown_name(name)!r} claims shape {list(shape)}; expected at most {MAX_ELEMENTS:,} elements"
         )
     dtype, odd = settle_dtype(code, shape, size_bytes, model_type)
     entry = TensorEntry(name, dtype, shape, offset, size_bytes)
     if odd is None and size_bytes not in dtype.sizes_bytes(shape) and not entry.is_tied_placeholder:
         raise ValueError(
-            f"tensor {_short(name)!r} takes {size_bytes:,} bytes; "
+            f"tensor {shown_name(name)!r} takes {size_bytes:,} bytes; "
             f"expected {dtype.sizes_bytes(shape)[0]:,} for {dtype.name} {list(shape)}"
         )
     return entry, odd, name_end + 2 + 8 * (dims + 2)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from json.decoder import scanstring  # type: ignore[attr-defined]  # missing in the stubs
 from typing import Any
 
 from aprnb.errors import CheckpointError
+from aprnb.formats.contents import shown_name
 from aprnb.formats.metadata import ALIASES, same
 from aprnb.formats.metadata_text import ALWAYS_WRITTEN, KINDS
 
+_SHOWN = 10
 _BLANKS = re.compile(r"[ \t\n\r]*")
 
 
@@ -24,25 +26,34 @@ class _Places:
 
     @cached_property
     def _keys(self) -> dict[str, list[int]]:
-        text = self._raw.decode("utf-8")
         found: dict[str, list[int]] = {}
-        decode = json.JSONDecoder().raw_decode
-        position = _skip(text, _skip(text, 0) + 1)
-        while text[position] == '"':
-            start = position
-            key, position = scanstring(text, position + 1)
-            found.setdefault(key, []).append(self._offset + len(text[:start].encode()))
-            _, position = decode(text, _skip(text, _skip(text, position) + 1))
-            position = _skip(text, position)
-            if text[position] != ",":
-                break
-            position = _skip(text, position + 1)
+        try:
+            for key, place in _outermost_keys(self._raw.decode("utf-8")):
+                found.setdefault(key, []).append(self._offset + place)
+        except RecursionError:
+            # Nested to the very limit: the keys so far have their places, the others that of the metadata.
+            pass
         return found
 
     def of(self, key: str, which: int = 0) -> int:
         """The byte where the key starts (its last one for −1); that of the metadata where it is nested."""
         places = self._keys.get(key)
         return places[which] if places else self._offset
+
+
+def _outermost_keys(text: str) -> Iterator[tuple[str, int]]:
+    """Each key of the object that `text` is known to hold, with the byte where it starts."""
+    decode = json.JSONDecoder().raw_decode
+    position, before, place = _skip(text, _skip(text, 0) + 1), 0, 0
+    while text[position] == '"':
+        place += len(text[before:position].encode())
+        before = position
+        key, position = scanstring(text, position + 1)
+        yield key, place
+        _, position = decode(text, _skip(text, _skip(text, position) + 1))
+        position = _skip(text, position)
+        if text[position] == ",":
+            position = _skip(text, position + 1)
 
 
 def _skip(text: str, position: int) -> int:
@@ -76,10 +87,15 @@ def _repeated_keys(repeated: list[tuple[str, bool]], places: _Places, path: obje
                 where=f"bytes {places.of(key):,} and {places.of(key, -1):,}",
                 action="which one is meant cannot be told: write the file again with one of them",
             )
-    return [
+    keys = list(dict.fromkeys(key for key, _ in repeated))
+    warnings = [
         f"metadata list {_short(key)} more than once (byte {places.of(key, -1):,}); the value that is not null counts"
-        for key in dict.fromkeys(key for key, _ in repeated)
+        for key in keys[:_SHOWN]
     ]
+    if keys[_SHOWN:]:
+        at = places.of(keys[_SHOWN], -1)
+        warnings.append(f"metadata list {len(keys) - _SHOWN:,} more keys more than once (from byte {at:,})")
+    return warnings
 
 
 def _spellings(metadata: Mapping[str, Any], places: _Places, path: object) -> list[str]:
@@ -122,5 +138,5 @@ def _types(metadata: Mapping[str, Any], places: _Places) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = shown_name(value if isinstance(value, str) else json.dumps(value))
     return text if len(text) <= 40 else f"{text[:39]}…"

@@ -14,7 +14,7 @@ from typing import Any
 
 from aprnb.errors import CheckpointError
 from aprnb.formats.apr import read_apr
-from aprnb.formats.contents import Contents, TensorEntry
+from aprnb.formats.contents import Contents, TensorEntry, shown_name
 from aprnb.formats.metadata import bound_values, read_metadata, same
 from aprnb.formats.source import ByteSource
 
@@ -74,12 +74,14 @@ def _read_shards(source: ByteSource) -> list[_Shard]:
     if repeated:
         raise _wrong(path, f"lists {repeated[0][0]} twice", "each key once")
     if str(manifest.get("version", ""))[:2] != "2.":
-        raise _wrong(path, f"has version {str(manifest.get('version'))[:20]}", "2.0")
+        raise _wrong(path, f"has version {shown_name(str(manifest.get('version')))[:20]}", "2.0")
     listed, weights = manifest.get("shards"), manifest.get("weight_map")
     if not isinstance(listed, list) or not 0 < len(listed) <= MAX_SHARDS or manifest["shard_count"] != len(listed):
         found = len(listed) if isinstance(listed, list) else "no"
         raise _wrong(
-            path, f"lists {found} shards and counts {str(manifest['shard_count'])[:20]}", "as many (1 to 1000)"
+            path,
+            f"lists {found} shards and counts {shown_name(str(manifest['shard_count']))[:20]}",
+            "as many (1 to 1000)",
         )
     shards = sorted((_shard(item, path) for item in listed), key=lambda shard: shard.index)
     if [shard.index for shard in shards] != list(range(len(shards))):
@@ -96,7 +98,7 @@ def _shard(item: Any, path: Path) -> _Shard:
         names = isinstance(tensors, list) and all(isinstance(name, str) for name in tensors)
         if isinstance(filename, str) and type(index) is int and names:
             return _Shard(filename, index, frozenset(tensors or ()))
-    raise _wrong(path, f"lists a shard as {str(item)[:60]}", "filename, index and tensors")
+    raise _wrong(path, f"lists a shard as {shown_name(str(item))[:60]}", "filename, index and tensors")
 
 
 def _inside(manifest: Path, filename: str) -> Path:
@@ -113,7 +115,9 @@ def _require_promised(shard: _Shard, contents: Contents, manifest: Path) -> None
     if found != shard.tensors:
         odd = min(found ^ shard.tensors)
         where = "only in the file" if odd in found else "only in the manifest"
-        raise _wrong(manifest, f"and {shard.filename} disagree: {odd} is {where}", "the same tensors in both")
+        raise _wrong(
+            manifest, f"and {shard.filename} disagree: {shown_name(odd)} is {where}", "the same tensors in both"
+        )
 
 
 def _joined(path: Path, shards: list[_Shard], read: list[Contents]) -> Contents:

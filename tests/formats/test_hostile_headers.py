@@ -180,3 +180,24 @@ def test_metadata_beyond_the_usual_are_a_warning_and_beyond_the_bound_refused(tm
     struct.pack_into("<Q", data, 24, 1 << 30)
     struct.pack_into("<Q", data, 32, 1 << 31)
     refused(tmp_path, b.with_checksum(bytes(data)), r"268,435,457 bytes of metadata.*byte 20")
+
+
+def test_a_hundred_thousand_repeated_keys_are_eleven_warnings_in_no_time(tmp_path):
+    pairs = b",".join(b'"key%d":null,"key%d":1' % (n, n) for n in range(100_000))
+    path = tmp_path / "x.apr"
+    path.write_bytes(file_with([b.entry("a", 0, (4,), 0, 16)], metadata=b"{" + pairs + b"}"))
+    warnings = aprnb.open(path).warnings
+    assert len(warnings) == 11
+    assert warnings[0].startswith("metadata list key0 more than once (byte 77)")  # 64, the brace, 11 bytes and a comma
+    assert "99,990 more keys" in warnings[10]
+
+
+def test_metadata_that_nest_to_the_parser_s_limit_open_or_are_refused(tmp_path):
+    for depth in range(900, 1000, 3):
+        nested = b'{"hidden_size":"x","a":' + b"[" * depth + b"]" * depth + b"}"
+        path = tmp_path / "x.apr"
+        path.write_bytes(file_with([b.entry("a", 0, (4,), 0, 16)], metadata=nested))
+        try:
+            assert "hidden_size is x (byte 65)" in aprnb.open(path).warnings[0]
+        except aprnb.AprnbError as error:
+            assert "nested too deeply" in str(error)

@@ -5,8 +5,10 @@ import re
 import pytest
 
 import aprnb
-from aprnb.errors import ForeignFormat, MissingExtra
-from aprnb_tests.producers import HEADERS, INDEXES, METADATA_CASES, SOUND, Case
+from aprnb.errors import ForeignFormat, MissingExtra, OutputError
+from aprnb.formats.rewrite import rewrite
+from aprnb_tests.apr_bytes import entry
+from aprnb_tests.producers import HEADERS, INDEXES, METADATA_CASES, SOUND, Case, whole
 from aprnb_tests.producers_of_codes import CODES
 from aprnb_tests.producers_of_containers import LZ4_FILE, PACKED, RELATIVES, ZSTANDARD_FILE
 
@@ -75,3 +77,34 @@ def test_a_relative_cut_inside_its_header_is_still_named(tmp_path, cut):
         (tmp_path / "x.apr").write_bytes(case.data[:cut])
         with pytest.raises(ForeignFormat, match=case.refused):
             aprnb.open(tmp_path / "x.apr")
+
+
+REFUSED_TO_WRITE = {
+    *("null beside an alias", "float32 noise in an alias", "a name of 300 bytes"),
+    *("quantization as text", "a size as text", "model_type null", "spaces in the JSON"),
+}
+"""What opens with a warning and would make the real tool refuse or forget."""
+
+
+@pytest.mark.parametrize("case", OPEN, ids=lambda case: case.name)
+def test_written_again_it_holds_the_same_tensors_and_metadata(case, tmp_path):
+    with aprnb.open(written(case, tmp_path)) as source:
+        if case.name in REFUSED_TO_WRITE:
+            with pytest.raises(OutputError):
+                rewrite(source, tmp_path / "again.apr")
+            return
+        rewrite(source, tmp_path / "again.apr")
+        with aprnb.open(tmp_path / "again.apr", verify=True) as again:
+            assert again.metadata == source.metadata
+            assert {name: (entry.dtype, entry.shape) for name, entry in again.tensors.items()} == {
+                name: (entry.dtype, entry.shape) for name, entry in source.tensors.items()
+            }
+            assert all(again.raw(name) == source.raw(name) for name in source)
+
+
+def test_a_name_cannot_break_a_message_into_lines(tmp_path):
+    twice = entry("x\n\x1b[31m" * 100, 0, (4,), 0, 16)
+    (tmp_path / "x.apr").write_bytes(whole(entries=(twice, twice)))
+    with pytest.raises(aprnb.AprnbError, match=r"x\\n\\x1b.*… is listed twice") as caught:
+        aprnb.open(tmp_path / "x.apr")
+    assert len(str(caught.value)) < 300
