@@ -1,7 +1,7 @@
 """`%apr_inspect`, `%apr_check`, `%apr_finetune` and `%%apr_finetune`: parse, call, return.
 
 Each returns its object, which shows itself; errors are `AprnbError`, one or two lines, and fail the cell. A broken
-contract is shown, kept under `--as NAME`, and then fails the cell too.
+contract is shown, kept under `--as NAME`, and then fails the cell too; so is the header of a related container.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aprnb.errors import UsageProblem
+from aprnb.errors import CheckpointError, UsageProblem
 from aprnb.notebook.arguments import expand, join_continued, split
 
 if TYPE_CHECKING:
@@ -92,6 +92,9 @@ class Magic:
         if self.command == "check" and not result.ok:
             self.session.screen.show(result)
             result.raise_for_violations()
+        if self.command == "inspect" and result.exit_code == CheckpointError.exit_code:
+            self.session.screen.show(result)
+            raise result.error
         return result
 
     def _result(self, given: dict[str, Any], body: str) -> Any:

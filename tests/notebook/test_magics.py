@@ -160,11 +160,12 @@ def test_a_body_of_rows_is_data_and_a_body_of_toml_is_a_recipe_that_the_line_ove
     assert (plan.recipe.rank, plan.recipe.epochs) == (8, 2)
 
 
-def test_a_container_that_is_refused_still_shows_its_header(shell, foreign):
+def test_a_container_that_is_refused_shows_its_header_and_fails_the_cell(shell, foreign, capsys):
     shell.user_ns["old"] = foreign / "golden_v1.apr"
-    report = run(shell, "%apr_inspect $old")
-    assert report.exit_code == 4
-    assert "LinearRegression" in report.to_html()
+    with pytest.raises(AprnbError, match=r"APRN.*version 1"):
+        run(shell, "%apr_inspect $old --as report")
+    assert "LinearRegression" in capsys.readouterr().out
+    assert shell.user_ns["report"].exit_code == 4
 
 
 def test_strict_fails_the_cell_that_a_warning_would_not(shell, real):
