@@ -1,14 +1,29 @@
-"""The model families that can be built, one table file each."""
+"""The model families that can be built, one table file each; and those that are refused by name."""
 
 from __future__ import annotations
 
 from aprnb.architecture.families.family import Family, FieldRule, TensorRule
+from aprnb.architecture.families.gemma import GEMMA
+from aprnb.architecture.families.gemma2 import GEMMA2
+from aprnb.architecture.families.gemma3 import GEMMA3_TEXT
+from aprnb.architecture.families.gpt2 import GPT2
+from aprnb.architecture.families.granite import GRANITE
 from aprnb.architecture.families.llama import LLAMA
 from aprnb.architecture.families.mistral import MISTRAL
+from aprnb.architecture.families.mixtral import MIXTRAL
+from aprnb.architecture.families.olmo2 import OLMO2
+from aprnb.architecture.families.phi3 import PHI3
 from aprnb.architecture.families.qwen2 import QWEN2
 from aprnb.architecture.families.qwen3 import QWEN3
+from aprnb.architecture.families.qwen3_moe import QWEN3_MOE
+from aprnb.architecture.families.smollm3 import SMOLLM3
+from aprnb.architecture.families.starcoder2 import STARCODER2
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)}
+_ALL = (
+    *(GEMMA, GEMMA2, GEMMA3_TEXT, GPT2, GRANITE, LLAMA, MISTRAL, MIXTRAL, OLMO2, PHI3, QWEN2, QWEN3, QWEN3_MOE),
+    *(SMOLLM3, STARCODER2),
+)
+FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}
 
 
 def family_named(name: str) -> Family | None:

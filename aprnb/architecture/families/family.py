@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Role = Literal["embedding", "norm", "linear", "bias", "head"]
+Role = Literal["embedding", "norm", "linear", "expert", "conv1d", "bias", "head"]
+
+STANDARD = (
+    "hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size vocab_size"
+    " max_position_embeddings rope_theta rms_norm_eps tie_word_embeddings attention_bias mlp_bias sliding_window"
+    " rope_scaling hidden_act"
+)
+"""Fields that most decoders have, named as in Hugging Face configs (`rms_norm_eps` is the norms' epsilon anywhere)."""
+
+
+def fields(without: str = "", more: str = "") -> tuple[str, ...]:
+    """The standard fields, fewer or more of them."""
+    return tuple(name for name in STANDARD.split() if name not in without.split()) + tuple(more.split())
 
 
 @dataclass(frozen=True, slots=True)
 class TensorRule:
-    """A tensor of the family; `{layer}` in a name stands for the layer's number.
+    """A tensor of the family; `{layer}` in a name stands for the layer's number, `{expert}` for the expert's.
 
-    `shape` holds one symbolic dimension per axis: a field name, or several joined by `*`. `when` names the boolean
-    field that must be true for the tensor to exist. `rotated_heads` names the head count of a projection whose rows
-    GGUF files of a permuting family hold in interleaved order.
+    `shape` holds one symbolic dimension per axis: a field name, or several joined by `*` (or a number). `when` names
+    the boolean field that must be true for the tensor to exist, `layers` says in which layers it does. `rotated_heads`
+    names the head count of a projection whose rows GGUF files of a permuting family hold in interleaved order.
+    Files may hold the tensor under one of `other` names; as the `parts` that make it, side by side along the last axis;
+    or as rows of the tensor `fused`, which the tensors of that name share in the table's order.
     """
 
     name: str
@@ -24,15 +38,24 @@ class TensorRule:
     role: Role
     when: str | None = None
     rotated_heads: str | None = None
+    layers: Callable[[Any, int], bool] | None = None
+    other: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    fused: str | None = None
 
     @property
     def per_layer(self) -> bool:
         return "{layer}" in self.name
 
+    @property
+    def per_expert(self) -> bool:
+        """Whether there is one for each expert; GGUF files stack them in one tensor of three dimensions."""
+        return "{expert}" in self.name
+
 
 @dataclass(frozen=True, slots=True)
 class FieldRule:
-    """The family's answer where nothing above it speaks.
+    """The family's answer where nothing above it speaks: a value, or a function of what is settled.
 
     *certain* follows from the model class; *assumed* holds for every published checkpoint and is listed as such.
     """
@@ -43,10 +66,21 @@ class FieldRule:
     reason: str
     applies: Callable[[Mapping[str, Any]], bool] = lambda settled: True
 
+    def answer(self, settled: Mapping[str, Any]) -> Any:
+        return self.value(settled) if callable(self.value) else self.value
+
+
+def _nothing(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {}
+
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One family of causal language models, named after its `transformers` model type."""
+    """One family of causal language models, named after its `transformers` model type.
+
+    `fields` are what its forward pass depends on. `config_keys` gives the family's own spellings in Hugging Face
+    configs; `derive` is what its config class computes from other keys of a config that leaves a field out.
+    """
 
     model_type: str
     class_name: str
@@ -54,8 +88,15 @@ class Family:
     other_names: tuple[str, ...]
     tensors: tuple[TensorRule, ...]
     rules: tuple[FieldRule, ...]
+    fields: tuple[str, ...] = fields()
+    config_keys: Mapping[str, str] = field(default_factory=dict)
+    derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _nothing
     certain_chat_template: str | None = None
+    pre_tokenizer: tuple[str, bool] | None = None
+    """How its byte-level tokenizers split text, and whether that is an assumption (other models differ)."""
     permutes_in_gguf: bool = False
+    norms_plus_one_in_gguf: bool = False
+    """Norms that add 1 to their weight: GGUF files hold the sum."""
 
     @property
     def names(self) -> tuple[str, ...]:

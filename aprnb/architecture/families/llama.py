@@ -27,5 +27,6 @@ LLAMA = Family(
         POSITIONS,
         SILU,
     ),
+    pre_tokenizer=("llama-bpe", True),
     permutes_in_gguf=True,
 )

@@ -16,5 +16,6 @@ MISTRAL = Family(
         POSITIONS,
         SILU,
     ),
+    pre_tokenizer=("tekken", True),
     permutes_in_gguf=True,
 )

@@ -2,14 +2,16 @@
 
 from aprnb.architecture.families.decoder import (
     COMMON,
+    NO_LAYER_TYPES,
     NO_MLP_BIAS,
     NO_ROPE_SCALING,
     NO_SLIDING_WINDOW,
     POSITIONS,
     SILU,
     qkv_biases,
+    windowed_layers,
 )
-from aprnb.architecture.families.family import Family, FieldRule
+from aprnb.architecture.families.family import Family, FieldRule, fields
 
 QWEN2 = Family(
     model_type="qwen2",
@@ -21,9 +23,13 @@ QWEN2 = Family(
         FieldRule("attention_bias", True, "certain", "the class has biases on q, k and v"),
         NO_MLP_BIAS,
         NO_SLIDING_WINDOW,
+        NO_LAYER_TYPES,
         NO_ROPE_SCALING,
         POSITIONS,
         SILU,
     ),
+    fields=fields(more="layer_types"),
+    derive=windowed_layers,
     certain_chat_template="chatml",
+    pre_tokenizer=("qwen2", False),
 )

@@ -1,0 +1,49 @@
+"""Gemma 3 (text): norms on queries and keys, windowed layers with a rotation base of their own.
+
+A config without `layer_types` means what the class computes: all but every `sliding_window_pattern`-th layer attend to
+the window. Models with a vision tower are another class.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aprnb.architecture.families.decoder import (
+    ATTENTION,
+    ATTENTION_BIASES,
+    EMBEDDING,
+    FINAL_NORM,
+    GATED_MLP,
+    HEAD,
+    NO_MLP_BIAS,
+    POSITIONS,
+    QK_NORMS,
+    partly_windowed,
+)
+from aprnb.architecture.families.family import Family, fields
+from aprnb.architecture.families.gemma import GEGLU
+from aprnb.architecture.families.gemma2 import SANDWICH
+
+
+def _from_class(config: Mapping[str, Any]) -> dict[str, Any]:
+    layers = config.get("num_hidden_layers")
+    period = config.get("sliding_window_pattern", config.get("_sliding_window_pattern", 6))
+    derived: dict[str, Any] = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+    if isinstance(layers, int) and isinstance(period, int) and period > 0:
+        derived["layer_types"] = partly_windowed(period, period - 1)(layers)
+    return derived
+
+
+GEMMA3_TEXT = Family(
+    model_type="gemma3_text",
+    class_name="Gemma3ForCausalLM",
+    config_name="Gemma3TextConfig",
+    other_names=(),
+    tensors=(EMBEDDING, *SANDWICH, *ATTENTION, *QK_NORMS, *ATTENTION_BIASES, *GATED_MLP, FINAL_NORM, HEAD),
+    rules=(NO_MLP_BIAS, POSITIONS, GEGLU),
+    fields=fields(
+        more="query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping layer_types rope_local_base_freq"
+    ),
+    config_keys={"hidden_act": "hidden_activation"},
+    derive=_from_class,
+    norms_plus_one_in_gguf=True,
+)

@@ -1,0 +1,49 @@
+"""Phi-3 and Phi-3.5/4-mini (dense): q, k and v in one matrix, gate and up in another; rotation may be partial.
+
+Window, rotated share and long-context factors are in no `.apr` metadata and must be given.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aprnb.architecture.families.decoder import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    HEAD_DIM,
+    INPUT_NORM,
+    MLP_NORM,
+    NO_ATTENTION_BIAS,
+    NO_MLP_BIAS,
+    POSITIONS,
+    Q_ROWS,
+    SILU,
+    linear,
+)
+from aprnb.architecture.families.family import Family, fields
+
+
+def _from_class(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Phi3Config rotates whole heads and knows no earlier context length where a config does not say otherwise."""
+    positions = config.get("max_position_embeddings")
+    return {"partial_rotary_factor": 1.0, "original_max_position_embeddings": positions}
+
+
+PHI3 = Family(
+    model_type="phi3",
+    class_name="Phi3ForCausalLM",
+    config_name="Phi3Config",
+    other_names=("phi4",),
+    tensors=(
+        *(EMBEDDING, INPUT_NORM),
+        linear("self_attn.qkv_proj", "attn_qkv", "qkv_rows", "hidden_size"),
+        linear("self_attn.o_proj", "attn_output", "hidden_size", Q_ROWS),
+        MLP_NORM,
+        linear("mlp.gate_up_proj", "ffn_up", "2*intermediate_size", "hidden_size"),
+        linear("mlp.down_proj", "ffn_down", "hidden_size", "intermediate_size"),
+        *(FINAL_NORM, HEAD),
+    ),
+    rules=(HEAD_DIM, NO_ATTENTION_BIAS, NO_MLP_BIAS, POSITIONS, SILU),
+    fields=fields(more="partial_rotary_factor original_max_position_embeddings"),
+    derive=_from_class,
+)

@@ -1,0 +1,61 @@
+"""Qwen3 with experts: a router picks `num_experts_per_tok` of them in every sparse layer.
+
+Sparse are the layers of `decoder_sparse_step`, but for `mlp_only_layers` (Qwen3MoeDecoderLayer). No `.apr` metadata
+says so, nor whether the chosen experts' shares are normalised: that must be given.
+"""
+
+from typing import Any
+
+from aprnb.architecture.families.decoder import (
+    ATTENTION,
+    ATTENTION_BIASES,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    INPUT_NORM,
+    MLP_NORM,
+    NO_MLP_BIAS,
+    NO_ROPE_SCALING,
+    NO_SLIDING_WINDOW,
+    POSITIONS,
+    QK_NORMS,
+    SILU,
+    expert,
+    linear,
+)
+from aprnb.architecture.families.family import Family, fields
+
+
+def is_sparse(architecture: Any, layer: int) -> bool:
+    extra = architecture.extra
+    return layer not in extra["mlp_only_layers"] and (layer + 1) % extra["decoder_sparse_step"] == 0
+
+
+def _is_dense(architecture: Any, layer: int) -> bool:
+    return not is_sparse(architecture, layer)
+
+
+QWEN3_MOE = Family(
+    model_type="qwen3_moe",
+    class_name="Qwen3MoeForCausalLM",
+    config_name="Qwen3MoeConfig",
+    other_names=("qwen3moe",),
+    tensors=(
+        *(EMBEDDING, INPUT_NORM, *ATTENTION, *QK_NORMS, *ATTENTION_BIASES, MLP_NORM),
+        linear("mlp.gate", "ffn_gate_inp", "num_experts", "hidden_size", layers=is_sparse),
+        expert("mlp.experts.{expert}.gate_proj", "ffn_gate_exps", "moe_intermediate_size", "hidden_size", is_sparse),
+        expert("mlp.experts.{expert}.up_proj", "ffn_up_exps", "moe_intermediate_size", "hidden_size", is_sparse),
+        expert("mlp.experts.{expert}.down_proj", "ffn_down_exps", "hidden_size", "moe_intermediate_size", is_sparse),
+        linear("mlp.gate_proj", "ffn_gate", "intermediate_size", "hidden_size", layers=_is_dense),
+        linear("mlp.up_proj", "ffn_up", "intermediate_size", "hidden_size", layers=_is_dense),
+        linear("mlp.down_proj", "ffn_down", "hidden_size", "intermediate_size", layers=_is_dense),
+        *(FINAL_NORM, HEAD),
+    ),
+    rules=(NO_MLP_BIAS, NO_SLIDING_WINDOW, NO_ROPE_SCALING, POSITIONS, SILU),
+    fields=fields(
+        more="num_experts num_experts_per_tok moe_intermediate_size norm_topk_prob decoder_sparse_step mlp_only_layers"
+    ),
+    config_keys={"num_experts": "num_local_experts"},
+    certain_chat_template="chatml",
+    pre_tokenizer=("qwen2", False),
+)

@@ -1,0 +1,41 @@
+"""SmolLM3: Llama in which some layers do without rotation; which ones is in no `.apr` metadata and must be given."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aprnb.architecture.families.decoder import (
+    ATTENTION_BIASES,
+    COMMON,
+    MLP_BIASES,
+    NO_LAYER_TYPES,
+    NO_ROPE_SCALING,
+    NO_SLIDING_WINDOW,
+    POSITIONS,
+    SILU,
+)
+from aprnb.architecture.families.family import Family, fields
+
+
+def _from_class(config: Mapping[str, Any]) -> dict[str, Any]:
+    """SmolLM3Config: every `no_rope_layer_interval`-th layer is not rotated, and with a window attends to all."""
+    layers, interval = config.get("num_hidden_layers"), config.get("no_rope_layer_interval", 4)
+    if not isinstance(layers, int) or not isinstance(interval, int) or interval < 1:
+        return {}
+    rotated = config.get("no_rope_layers") or [int((layer + 1) % interval != 0) for layer in range(layers)]
+    if not config.get("use_sliding_window") or config.get("sliding_window") is None:
+        return {"no_rope_layers": rotated, "sliding_window": None, "layer_types": None}
+    kinds = ["full_attention" if not turns else "sliding_attention" for turns in rotated]
+    return {"no_rope_layers": rotated, "layer_types": kinds}
+
+
+SMOLLM3 = Family(
+    model_type="smollm3",
+    class_name="SmolLM3ForCausalLM",
+    config_name="SmolLM3Config",
+    other_names=(),
+    tensors=(*COMMON, *ATTENTION_BIASES, *MLP_BIASES),
+    rules=(NO_SLIDING_WINDOW, NO_LAYER_TYPES, NO_ROPE_SCALING, POSITIONS, SILU),
+    fields=fields(more="no_rope_layers layer_types"),
+    derive=_from_class,
+    permutes_in_gguf=True,
+)

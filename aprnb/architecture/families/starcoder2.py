@@ -1,0 +1,46 @@
+"""StarCoder2: LayerNorm with biases, biases on every projection, an MLP without a gate; the window must be given."""
+
+from dataclasses import replace
+
+from aprnb.architecture.families.decoder import (
+    ATTENTION,
+    ATTENTION_BIASES,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    INPUT_NORM,
+    MLP_NORM,
+    NO_ROPE_SCALING,
+    POSITIONS,
+    bias,
+    linear,
+)
+from aprnb.architecture.families.family import Family, FieldRule, TensorRule
+
+
+def _shift(norm: TensorRule) -> TensorRule:
+    """The bias of a LayerNorm."""
+    names = {"name": norm.name.replace(".weight", ".bias"), "gguf": norm.gguf.replace(".weight", ".bias")}
+    return replace(norm, **names)
+
+
+STARCODER2 = Family(
+    model_type="starcoder2",
+    class_name="Starcoder2ForCausalLM",
+    config_name="Starcoder2Config",
+    other_names=(),
+    tensors=(
+        *(EMBEDDING, INPUT_NORM, _shift(INPUT_NORM), *ATTENTION, *ATTENTION_BIASES, MLP_NORM, _shift(MLP_NORM)),
+        linear("mlp.c_fc", "ffn_up", "intermediate_size", "hidden_size"),
+        bias("mlp.c_fc", "ffn_up", "intermediate_size", "mlp_bias"),
+        linear("mlp.c_proj", "ffn_down", "hidden_size", "intermediate_size"),
+        bias("mlp.c_proj", "ffn_down", "hidden_size", "mlp_bias"),
+        *(FINAL_NORM, _shift(FINAL_NORM), HEAD),
+    ),
+    rules=(
+        NO_ROPE_SCALING,
+        POSITIONS,
+        FieldRule("hidden_act", "gelu_pytorch_tanh", "assumed", "every published checkpoint uses GELU (tanh)"),
+    ),
+    config_keys={"rms_norm_eps": "norm_epsilon", "attention_bias": "use_bias", "mlp_bias": "use_bias"},
+)
