@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -14,8 +14,9 @@ from aprnb.architecture.families import FAMILIES, Family, TensorRule
 class Architecture:
     """Fields are named as in Hugging Face configs; `sources[field]` tells who settled each.
 
-    `rope_scaling` and `sliding_window` are None where there is none. `assumptions` lists fields that the file leaves
-    open and every published checkpoint of the family agrees on.
+    `extra` holds what only some families have (soft caps, multipliers, experts); a standard field that the family has
+    not got is None. `rope_scaling` and `sliding_window` are None where there is none. `assumptions` lists fields that
+    the file leaves open and every published checkpoint of the family agrees on.
     """
 
     model_type: str
@@ -27,7 +28,7 @@ class Architecture:
     intermediate_size: int
     vocab_size: int
     max_position_embeddings: int
-    rope_theta: float
+    rope_theta: float | None
     rms_norm_eps: float
     tie_word_embeddings: bool
     attention_bias: bool
@@ -35,6 +36,7 @@ class Architecture:
     sliding_window: int | None
     rope_scaling: Mapping[str, Any] | None
     hidden_act: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(repr=False, compare=False, default_factory=dict)
     assumptions: tuple[str, ...] = field(repr=False, compare=False, default=())
     warnings: tuple[str, ...] = field(repr=False, compare=False, default=())
@@ -45,15 +47,18 @@ class Architecture:
     def family(self) -> Family:
         return FAMILIES[self.model_type]
 
+    def __getitem__(self, name: str) -> Any:
+        """A field's value, standard or extra; the rows of a fused q, k and v too."""
+        if name == "qkv_rows":
+            return (self.num_attention_heads + 2 * self.num_key_value_heads) * self.head_dim
+        return self.extra[name] if name in self.extra else getattr(self, name)
+
     def fields(self) -> dict[str, Any]:
-        """Field → value, without sources."""
-        return {name: getattr(self, name) for name in FIELDS}
+        """Field → value of what the family has, without sources."""
+        return {"model_type": self.model_type, **{name: self[name] for name in self.family.fields}}
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         return {name: {"value": value, "source": self.sources.get(name, "")} for name, value in self.fields().items()}
-
-
-FIELDS: tuple[str, ...] = tuple(name for name, entry in Architecture.__dataclass_fields__.items() if entry.compare)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class ExpectedTensor:
     name: str
     rule: TensorRule
     layer: int | None
+    expert: int | None
     shape: tuple[int, ...]
     arithmetic: str
     """`[num_attention_heads*head_dim, hidden_size] = [32*128, 4096]`"""
@@ -72,18 +78,30 @@ def expected_tensors(architecture: Architecture) -> dict[str, ExpectedTensor]:
     """Name → tensor for the whole model, in the family table's order; a tied head is not among them."""
     expected = {}
     for rule in architecture.family.tensors:
-        if rule.when and not getattr(architecture, rule.when):
+        if rule.when and not architecture[rule.when]:
             continue
         if rule.role == "head" and architecture.tie_word_embeddings:
             continue
-        for layer in range(architecture.num_hidden_layers) if rule.per_layer else (None,):
-            name = rule.name.format(layer=layer)
-            expected[name] = ExpectedTensor(name, rule, layer, *_shape(rule, architecture))
+        shape, arithmetic = _shape(rule, architecture)
+        for layer in _layers(rule, architecture):
+            for expert in range(architecture["num_experts"]) if rule.per_expert else (None,):
+                name = rule.name.format(layer=layer, expert=expert)
+                expected[name] = ExpectedTensor(name, rule, layer, expert, shape, arithmetic)
     return expected
 
 
+def _layers(rule: TensorRule, architecture: Architecture) -> Iterable[int | None]:
+    if not rule.per_layer:
+        return (None,)
+    layers = range(architecture.num_hidden_layers)
+    return layers if rule.layers is None else [layer for layer in layers if rule.layers(architecture, layer)]
+
+
 def _shape(rule: TensorRule, architecture: Architecture) -> tuple[tuple[int, ...], str]:
-    factors = [[getattr(architecture, name) for name in dimension.split("*")] for dimension in rule.shape]
+    def value(name: str) -> int:
+        return int(name) if name.isdigit() else int(architecture[name])
+
+    factors = [[value(name) for name in dimension.split("*")] for dimension in rule.shape]
     symbolic = ", ".join(rule.shape)
     numbers = ", ".join("*".join(map(str, dimension)) for dimension in factors)
     return tuple(prod(dimension) for dimension in factors), f"[{symbolic}] = [{numbers}]"

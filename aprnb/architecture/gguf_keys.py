@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from aprnb.architecture.evidence import Evidence, from_config
+from aprnb.architecture.configs import from_config
+from aprnb.architecture.evidence import Evidence
+from aprnb.architecture.families import FAMILIES
 from aprnb.errors import ArchitectureError
 from aprnb.formats import Checkpoint
 
@@ -101,7 +103,7 @@ def from_gguf(checkpoint: Checkpoint, model_type: str) -> tuple[Evidence, tuple[
             f"GGUF {keys.architecture}.expert_count")  # fmt: skip
     for derive in (_layer_pattern, _query_scale, _partial_rotation, _rope_scaling):
         derive(keys, say)
-    evidence = from_config(config, "gguf.kv", given_by_person=False)
+    evidence = from_config(config, "gguf.kv", False, FAMILIES[model_type])
     says = {name: (value, sources.get(name, where)) for name, (value, where) in evidence.says.items()}
     return Evidence(says), tuple(name for name in ROPE_TENSORS if name in checkpoint.tensors)
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from aprnb.architecture.architecture import FIELDS, Architecture
-from aprnb.architecture.evidence import Evidence, from_config, from_metadata, from_overrides, from_shapes, read_config
+from aprnb.architecture.architecture import Architecture
+from aprnb.architecture.configs import from_config, read_config, unknown_keys
+from aprnb.architecture.evidence import Evidence, from_metadata, from_overrides, from_shapes
 from aprnb.architecture.families import FAMILIES, Family, family_named
+from aprnb.architecture.families.family import STANDARD
 from aprnb.architecture.gguf_keys import from_gguf
+from aprnb.architecture.foreign import refuse_adapters, what_it_is
 from aprnb.architecture.head import find_head
 from aprnb.architecture.names import families_with, foreign_to
+from aprnb.architecture.orientation import oriented, training_state
 from aprnb.errors import ArchitectureError, UnsupportedFamily, UsageProblem
 from aprnb.formats import Checkpoint
 
@@ -32,21 +37,44 @@ def resolve(
     Raises ArchitectureError that names every field which is contradicted or unsettled, with the way out.
     """
     given = [from_overrides(overrides or {})]
-    if config is not None:
-        given.append(from_config(*read_config(config), given_by_person=True))
-    family, notes = _settle_family(checkpoint, given)
-    proven, rows = from_shapes(checkpoint.tensors, family)
-    sibling, sibling_notes = _sibling_config(checkpoint.path, proven) if config is None else ([], [])
-    inner = checkpoint.metadata.get("hf_config")
-    carried = [from_config(inner, "hf_config", False)] if isinstance(inner, Mapping) else []
+    read = read_config(config) if config is not None else None
+    family, notes = _settle_family(checkpoint, given[0], read)
+    if read is not None:
+        given.append(from_config(*read, given_by_person=True, family=family))
+    tensors = {name: entry for name, entry in oriented(checkpoint).items() if name not in training_state(checkpoint)}
+    proven, rows = from_shapes(tensors, family)
+    sibling, sibling_notes = _sibling_config(checkpoint, proven, family) if read is None else ([], [])
+    carried, strange = _carried(checkpoint, family)
     spoken, factors = from_gguf(checkpoint, family.model_type)
-    typed, doubts = from_metadata(checkpoint.metadata)
+    typed, doubts = from_metadata(checkpoint.metadata, family)
     settlement = _Settlement(family, [proven, *given, *sibling, *carried, spoken, typed])
-    settlement.warnings += [*notes, *sibling_notes, *doubts]
+    settlement.warnings += [*notes, *sibling_notes, *doubts, *strange]
     settlement.settle_head(checkpoint)
-    settlement.superseded += factors
+    settlement.superseded += (*factors, *training_state(checkpoint))
     settlement.settle_all(rows)
     return settlement.architecture(checkpoint.path)
+
+
+def _carried(checkpoint: Checkpoint, family: Family) -> tuple[list[Evidence], list[str]]:
+    """The configs inside the metadata: the source's own, and the text that a trainer left."""
+    found, strange = [], []
+    inner = checkpoint.metadata.get("hf_config")
+    if isinstance(inner, Mapping):
+        name = "hf_config" if checkpoint.format == "apr" else "config.json"
+        found.append(from_config(inner, name, False, family))
+        strange = [f"{name} {key} is not known here: if it changes the forward pass, it is lost"
+                   for key in unknown_keys(inner, family)]  # fmt: skip
+    text = checkpoint.metadata.get("model_config")
+    if isinstance(text, str):
+        try:
+            parsed = json.loads(text)
+        except (ValueError, RecursionError):
+            parsed = None
+        if isinstance(parsed, dict):
+            parsed.setdefault("head_dim", parsed.pop("head_dim_override", None))
+            parsed.setdefault("num_key_value_heads", parsed.pop("num_kv_heads", None))
+            found.append(from_config(parsed, "metadata model_config", False, family))
+    return found, strange
 
 
 class _Settlement:
@@ -74,7 +102,9 @@ class _Settlement:
 
     def settle_all(self, rows: Mapping[str, int]) -> None:
         self._settle("model_type")
-        for name in (*_ORDER, *(field for field in FIELDS if field not in _ORDER and field != "model_type")):
+        fields = self.family.fields
+        ordered = [name for name in _ORDER if name in fields]
+        for name in (*ordered, *(name for name in fields if name not in ordered)):
             self._prove_from_rows(name, rows)
             self._settle(name)
 
@@ -119,18 +149,22 @@ class _Settlement:
             self.open.append(name)
             return
         certain = rule.certainty == "certain"
-        self.values[name] = rule.value
+        value = rule.answer(self.values)
+        self.values[name] = value
         self.sources[name] = f"rule of the {self.family.model_type} family{'' if certain else ' (assumed)'}"
         if not certain:
-            self.assumptions.append(f"{name} = {rule.value}: {rule.reason}")
+            self.assumptions.append(f"{name} = {value}: {rule.reason}")
 
     def architecture(self, path: Path) -> Architecture:
+        extra = [name for name in self.family.fields if name not in STANDARD.split()]
         if self.conflicts or self.open:
             missing = f"{' and '.join(self.open)} unsettled: nothing in the file says" if self.open else ""
             found = "; ".join([*self.conflicts, missing] if missing else self.conflicts)
             raise ArchitectureError(found, where=str(path), action=_way_out(self.open, bool(self.conflicts)))
+        standard = dict.fromkeys(STANDARD.split())
         return Architecture(
-            **self.values,
+            **{**standard, **{name: value for name, value in self.values.items() if name not in extra}},
+            extra=MappingProxyType({name: self.values[name] for name in extra}),
             sources=MappingProxyType(self.sources),
             assumptions=tuple(self.assumptions),
             warnings=tuple(self.warnings),
@@ -145,9 +179,14 @@ def _way_out(unsettled: list[str], contradicted: bool) -> str:
     return "give the model's own config with --config config.json, if it fits the tensors; else the file is wrong"
 
 
-def _settle_family(checkpoint: Checkpoint, given: list[Evidence]) -> tuple[Family, list[str]]:
+def _settle_family(
+    checkpoint: Checkpoint, typed: Evidence, read: tuple[Mapping[str, Any], str] | None
+) -> tuple[Family, list[str]]:
     """The family by name, held against the tensors; raises where the two disagree or nobody knows the name."""
-    stated = next((source.says["model_type"] for source in given if "model_type" in source.says), None)
+    refuse_adapters(checkpoint)
+    stated = typed.says.get("model_type")
+    if stated is None and read is not None and isinstance(read[0].get("model_type"), str):
+        stated = (read[0]["model_type"], f"{read[1]} model_type")
     claims = _claims(checkpoint.metadata)
     name, where = stated or (claims[0] if claims else ("", ""))
     if not name:
@@ -155,7 +194,7 @@ def _settle_family(checkpoint: Checkpoint, given: list[Evidence]) -> tuple[Famil
         raise _refusal(f"no transformer is named in the metadata (model_type {kind!r})", checkpoint.path)
     family = family_named(name)
     if family is None:
-        raise _refusal(f"family {name!r} ({where}) is not supported", checkpoint.path)
+        raise _refusal(f"family {name!r} ({where}) is not supported{what_it_is(name)}", checkpoint.path)
     notes = []
     for other, other_where in claims:
         if family_named(other) is not family:
@@ -163,22 +202,26 @@ def _settle_family(checkpoint: Checkpoint, given: list[Evidence]) -> tuple[Famil
             if not stated:
                 raise ArchitectureError(text, where=str(checkpoint.path), action=_way_out([], True))
             notes.append(text)
-    possible = families_with(checkpoint.tensors)
+    _hold_against_names(checkpoint, family, where)
+    typed.says["model_type"] = (family.model_type, where)
+    return family, notes
+
+
+def _hold_against_names(checkpoint: Checkpoint, family: Family, where: str) -> None:
+    """Raises where the tensors' names are those of other families, or of a kind of model that is none of ours."""
+    names = [name for name in checkpoint.tensors if name not in training_state(checkpoint)]
+    possible = families_with(names)
+    strange = foreign_to(names, family)
+    kind = next((kind for name in strange if (kind := what_it_is(name))), None)
+    if kind:
+        raise _refusal(f"tensor {strange[0]} belongs to another kind of model{kind}", checkpoint.path)
     if possible and family.model_type not in possible:
-        strange = foreign_to(checkpoint.tensors, family)[0]
         raise ArchitectureError(
             f"model_type is {family.model_type} by {where}, "
-            f"but tensor {strange} belongs to {' or '.join(sorted(possible))}",
+            f"but tensor {strange[0]} belongs to {' or '.join(sorted(possible))}",
             where=str(checkpoint.path),
             action=_way_out([], True),
         )
-    if stated:
-        given[0].says["model_type"] = (family.model_type, where)
-        for source in given[1:]:
-            source.says.pop("model_type", None)
-    else:
-        given.append(Evidence({"model_type": (family.model_type, where)}))
-    return family, notes
 
 
 def _claims(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -202,13 +245,23 @@ def _refusal(found: str, path: Path) -> UnsupportedFamily:
     )
 
 
-def _sibling_config(path: Path, proven: Evidence) -> tuple[list[Evidence], list[str]]:
-    """A config beside the file, used only if every dimension it states fits the tensors."""
+def _sibling_config(checkpoint: Checkpoint, proven: Evidence, family: Family) -> tuple[list[Evidence], list[str]]:
+    """A config beside the file, used only if every dimension it states fits the tensors.
+
+    A Hugging Face folder's own config is part of its metadata; nothing beside the folder belongs to it.
+    """
+    path = checkpoint.path
+    if checkpoint.format in ("huggingface", "safetensors"):
+        return [], []
     for candidate in (path.with_suffix(".config.json"), path.parent / "config.json"):
         if not candidate.is_file():
             continue
         try:
-            evidence = from_config(*read_config(candidate), given_by_person=False)
+            config, name = read_config(candidate)
+            kind = config.get("model_type")
+            if isinstance(kind, str) and family_named(kind) is not family:
+                return [], [f"{name} beside the file is not used, it is of another model: model_type {kind}"]
+            evidence = from_config(config, name, False, family)
         except (ArchitectureError, UsageProblem) as error:
             return [], [f"{candidate.name} beside the file is not used: {error.found}"]
         misfit = [

@@ -1,25 +1,56 @@
-"""A model's weights out of a file: under the model's names, in the model's row order, as float32."""
+"""A model's weights out of a file: under the model's names, in the model's row order, as float32.
+
+Most weights are a tensor of the file as it lies. A `Reading` says how any other one is made.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from aprnb.architecture.architecture import expected_tensors
-from aprnb.architecture.contract import ContractReport
-from aprnb.architecture.names import uses_gguf_names
 from aprnb.formats import Checkpoint
+from aprnb.formats.codecs import decode
+
+if TYPE_CHECKING:
+    from aprnb.architecture.contract import ContractReport
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A tensor of the file, or its slices `start` to `stop` along the first axis."""
+
+    tensor: str
+    start: int | None = None
+    stop: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a weight of `shape` is made: pieces side by side along the last axis, then what else it takes.
+
+    `heads` undoes the interleaving of llama.cpp's conversion, `transposed` reads [in, out] bytes as [out, in], `shift`
+    is added to every element.
+    """
+
+    pieces: tuple[Piece, ...]
+    shape: tuple[int, ...]
+    heads: int | None = None
+    transposed: bool = False
+    shift: float = 0.0
+
+    @property
+    def only_permuted(self) -> bool:
+        """A whole tensor whose rows have another order, and nothing else."""
+        whole = len(self.pieces) == 1 and self.pieces[0].start is None
+        return bool(self.heads) and whole and not self.transposed and not self.shift
 
 
 def head_order(report: ContractReport) -> dict[str, int]:
     """Model names of the projections whose rows the file holds permuted → their head count; empty for most files."""
-    architecture = report.architecture
-    if not (architecture.family.permutes_in_gguf and uses_gguf_names(report.weights.values())):
-        return {}
-    return {
-        name: getattr(architecture, tensor.rule.rotated_heads)
-        for name, tensor in expected_tensors(architecture).items()
-        if tensor.rule.rotated_heads
-    }
+    return {name: reading.heads for name, reading in report.readings.items() if reading.heads}
 
 
 def unpermute(values: np.ndarray, heads: int) -> np.ndarray:
@@ -32,7 +63,35 @@ def unpermute(values: np.ndarray, heads: int) -> np.ndarray:
 
 
 def read_weight(checkpoint: Checkpoint, report: ContractReport, name: str) -> np.ndarray:
-    """The model's weight `name` as float32, decoded from whichever tensor of the file plays that part."""
-    values = checkpoint[report.weights[name]]
-    heads = head_order(report).get(name)
-    return np.ascontiguousarray(unpermute(values, heads)) if heads else values
+    """The model's weight `name` as float32, decoded from whichever tensors of the file play that part."""
+    reading = report.readings.get(name)
+    if reading is None:
+        return checkpoint[report.weights[name]]
+    pieces = [_piece(checkpoint, piece) for piece in reading.pieces]
+    values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
+    values = values.reshape(reading.shape[::-1]).T if reading.transposed else values.reshape(reading.shape)
+    if reading.heads:
+        values = unpermute(values, reading.heads)
+    if reading.shift:
+        values = values + np.float32(reading.shift)
+    return np.ascontiguousarray(values)
+
+
+def file_tensors(report: ContractReport) -> Mapping[str, tuple[str, ...]]:
+    """Model name → the file's tensors that it is made of."""
+    made = {name: tuple(piece.tensor for piece in reading.pieces) for name, reading in report.readings.items()}
+    return {name: made.get(name, (tensor,)) for name, tensor in report.weights.items()}
+
+
+def _piece(checkpoint: Checkpoint, piece: Piece) -> np.ndarray:
+    if piece.start is None or piece.stop is None:
+        return checkpoint[piece.tensor]
+    entry = checkpoint.tensors[piece.tensor]
+    row_elements = entry.elements // entry.shape[0]
+    rows, row_bytes = piece.stop - piece.start, entry.size_bytes // entry.shape[0]
+    if entry.dtype.prefix_bytes or row_elements % entry.dtype.block_elements or row_bytes * entry.shape[0] != (
+        entry.size_bytes
+    ):
+        return checkpoint[piece.tensor][piece.start : piece.stop]
+    raw = checkpoint.read_part(piece.tensor, piece.start * row_bytes, rows * row_bytes)
+    return decode(raw, entry.dtype, (rows, *entry.shape[1:]))

@@ -1,0 +1,90 @@
+"""What a Hugging Face config says, in one vocabulary: own spellings of families, RoPE in its old and its new place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aprnb.architecture.evidence import Evidence
+from aprnb.architecture.families import Family
+from aprnb.architecture.fields import NULLABLE, WITHOUT_EFFECT, checked, known_fields, scaling
+from aprnb.errors import CheckpointError, FileMissing, UsageProblem
+from aprnb.formats.json_files import read_object
+
+MAX_CONFIG_BYTES = 16 << 20
+
+
+def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """A Hugging Face config as an object, and its name for messages."""
+    if isinstance(source, Mapping):
+        return source, "config"
+    path = Path(source)
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.is_file():
+        raise FileMissing(f"no config at {path}", action="give the model's config.json with --config")
+    try:
+        return read_object(path, MAX_CONFIG_BYTES), path.name
+    except CheckpointError as error:
+        raise UsageProblem(error.found, expected=error.expected, action="give the model's config.json") from None
+
+
+def from_config(config: Mapping[str, Any], name: str, given_by_person: bool, family: Family) -> Evidence:
+    """A config's statements about the fields that the family has; what its class derives from them too."""
+    says: dict[str, tuple[Any, str]] = {}
+    rope = _rope(config)
+
+    def say(field: str, value: Any, key: str) -> None:
+        where = f"{name} {key}"
+        says[field] = (checked(field, value, where), where)
+
+    for field in family.fields:
+        for key in (family.config_keys.get(field, field), field):
+            if key in config and (config[key] is not None or field in NULLABLE):
+                say(field, config[key], key)
+                break
+    if "sliding_window" in says and not config.get("use_sliding_window", True):
+        say("sliding_window", None, "use_sliding_window")
+    _say_rope(config, rope, family, say, says)
+    derived = family.derive(config) if config.get("num_hidden_layers", config.get("n_layer")) is not None else {}
+    for field, value in derived.items():
+        if field not in says or (field == "sliding_window" and value is None):
+            say(field, value, f"by the rule of {family.config_name} for {field}")
+    return Evidence(says, given_by_person)
+
+
+def _rope(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """`full` and, for families with two bases, `local` rotation parameters."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, Mapping):
+        return {"full": {"rope_scaling": rope}}
+    if isinstance(rope.get("full_attention"), Mapping):
+        local = rope.get("sliding_attention")
+        return {"full": rope["full_attention"], "local": local if isinstance(local, Mapping) else {}}
+    return {"full": rope}
+
+
+def _say_rope(
+    config: Mapping[str, Any], rope: Mapping[str, Mapping[str, Any]], family: Family, say: Any, says: Mapping[str, Any]
+) -> None:
+    full = rope["full"]
+    if "rope_scaling" in family.fields and ("rope_scaling" in config or "rope_parameters" in config):
+        old = config.get("rope_scaling")
+        stated = old if old is not None and not isinstance(old, Mapping) else scaling(full)
+        say("rope_scaling", stated, "rope_scaling" if "rope_scaling" in config else "rope_parameters")
+    for field, key, where in (
+        ("rope_theta", "rope_theta", "full"),
+        ("rope_local_base_freq", "rope_theta", "local"),
+        ("partial_rotary_factor", "partial_rotary_factor", "full"),
+        ("original_max_position_embeddings", "original_max_position_embeddings", "full"),
+    ):
+        value = rope.get(where, {}).get(key)
+        if field in family.fields and field not in says and value is not None:
+            say(field, value, f"rope_parameters.{key}")
+
+
+def unknown_keys(config: Mapping[str, Any], family: Family) -> list[str]:
+    """Keys with a value that nobody here knows: each may change the forward pass."""
+    known = {*known_fields(), *family.config_keys.values(), "model_type"} | WITHOUT_EFFECT
+    return sorted(key for key, value in config.items() if key not in known and value not in (None, False, [], {}))

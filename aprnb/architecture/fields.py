@@ -1,0 +1,95 @@
+"""The architecture's fields: of which kind each is, and which keys of a config change no logit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from aprnb.architecture.families import FAMILIES
+from aprnb.errors import ArchitectureError
+
+MAX_LAYERS = 1 << 14
+
+_INTEGERS = (
+    "hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size vocab_size"
+    " max_position_embeddings sliding_window original_max_position_embeddings num_experts num_experts_per_tok"
+    " moe_intermediate_size decoder_sparse_step"
+).split()
+_NUMBERS = (
+    "rope_theta rms_norm_eps query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping rope_local_base_freq"
+    " embedding_multiplier attention_multiplier residual_multiplier logits_scaling partial_rotary_factor"
+).split()
+_FLAGS = (
+    "tie_word_embeddings attention_bias mlp_bias norm_topk_prob scale_attn_weights scale_attn_by_inverse_layer_idx"
+).split()
+_NAMES = ("model_type", "hidden_act")
+_LISTS = ("layer_types", "no_rope_layers", "mlp_only_layers")
+NULLABLE = ("sliding_window", "rope_scaling", "attn_logit_softcapping", "final_logit_softcapping", "layer_types")
+"""Fields for which "there is none" is an answer; for any other a null is silence."""
+
+WITHOUT_EFFECT = frozenset(
+    "architectures auto_map bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id torch_dtype dtype"
+    " transformers_version _name_or_path name_or_path initializer_range use_cache cache_implementation"
+    " attention_dropout hidden_dropout dropout resid_pdrop embd_pdrop attn_pdrop residual_dropout embedding_dropout"
+    " summary_type summary_use_proj summary_activation summary_first_dropout summary_proj_to_labels"
+    " router_aux_loss_coef output_router_logits router_jitter_noise pretraining_tp max_window_layers"
+    " use_sliding_window sliding_window_pattern _sliding_window_pattern no_rope_layer_interval rope_parameters"
+    " n_ctx n_positions task_specific_params id2label label2id problem_type output_attentions output_hidden_states"
+    " return_dict is_decoder is_encoder_decoder add_cross_attention tie_encoder_decoder chunk_size_feed_forward"
+    " attn_implementation _attn_implementation _attn_implementation_autoset torchscript use_bfloat16 hidden_activation"
+    " gradient_checkpointing reorder_and_upcast_attn unsloth_version unsloth_fixed _commit_hash language"
+    " mlp_type norm_type original_num_hidden_layers embd_layer_norm quantization_config num_nextn_predict_layers"
+    " use_bidirectional_attention vocab_size_per_layer_input text_config vision_config".split()
+)
+"""Keys of published configs that change nothing of inference, or that only lead to fields that stand on their own."""
+
+
+def known_fields() -> tuple[str, ...]:
+    """Every field of every family, the standard ones first."""
+    names = ["model_type", *(name for family in FAMILIES.values() for name in family.fields)]
+    return tuple(dict.fromkeys(names))
+
+
+def checked(name: str, value: Any, where: str) -> Any:
+    """`value` in the field's type; raises ArchitectureError for anything else."""
+    if value is None and name in NULLABLE:
+        return None
+    if name in _INTEGERS:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 48:
+            raise ArchitectureError(f"{where} is {short(value)}", expected="a positive integer")
+        return value
+    if name in _NUMBERS:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ArchitectureError(f"{where} is {short(value)}", expected="a positive number")
+        return float(str(np.float32(value)))
+    if name in _FLAGS and not isinstance(value, bool):
+        raise ArchitectureError(f"{where} is {short(value)}", expected="true or false")
+    if name in _NAMES and not isinstance(value, str):
+        raise ArchitectureError(f"{where} is {short(value)}", expected="a name")
+    if name in _LISTS:
+        return _list(name, value, where)
+    return scaling(value) if name == "rope_scaling" else value
+
+
+def _list(name: str, value: Any, where: str) -> list[Any]:
+    kind: type = str if name == "layer_types" else int
+    if not isinstance(value, list) or len(value) > MAX_LAYERS or not all(isinstance(one, kind) for one in value):
+        raise ArchitectureError(f"{where} is {short(value)}", expected=f"a list of {kind.__name__}, one for each layer")
+    return [int(one) if kind is int else one for one in value]
+
+
+def scaling(rope: Any) -> dict[str, Any] | None:
+    """RoPE scaling in one form: None where frequencies are as they are, else the object with its `rope_type`."""
+    if not isinstance(rope, Mapping):
+        raise ArchitectureError(f"rope_scaling is {short(rope)}", expected="an object or null")
+    kept = {key: value for key, value in rope.items() if key not in ("rope_theta", "type", "partial_rotary_factor")}
+    kind = kept.get("rope_type", rope.get("type", "default"))
+    return None if kind == "default" else {**kept, "rope_type": kind}
+
+
+def short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

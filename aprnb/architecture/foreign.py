@@ -1,0 +1,84 @@
+"""Models of other kinds: told by their names or by their tensors, and refused by name."""
+
+from __future__ import annotations
+
+from aprnb.errors import UnsupportedFamily
+from aprnb.formats import Checkpoint
+
+_KINDS: dict[str, str] = {
+    "qwen3_5": "a hybrid of linear and full attention",
+    "qwen3_next": "a hybrid of linear and full attention",
+    "qwen2_moe": "a mixture of experts with a shared one",
+    "mamba": "a state-space model",
+    "mamba2": "a state-space model",
+    "falcon_mamba": "a state-space model",
+    "rwkv": "a recurrent model",
+    "jamba": "a hybrid of attention and state-space layers",
+    "bamba": "a hybrid of attention and state-space layers",
+    "zamba2": "a hybrid of attention and state-space layers",
+    "falcon_h1": "a hybrid of attention and state-space layers",
+    "granitemoehybrid": "a hybrid of attention and state-space layers",
+    "bert": "an encoder",
+    "roberta": "an encoder",
+    "distilbert": "an encoder",
+    "modernbert": "an encoder",
+    "deberta-v2": "an encoder",
+    "xlm-roberta": "an encoder",
+    "t5": "an encoder and decoder",
+    "bart": "an encoder and decoder",
+    "whisper": "a speech model",
+    "moonshine": "a speech model",
+    "gemma3": "a model with a vision tower; its text part alone is gemma3_text",
+    "gemma3n": "a model with other inputs than text",
+    "llava": "a model with a vision tower",
+    "qwen2_vl": "a model with a vision tower",
+    "qwen2_5_vl": "a model with a vision tower",
+    "mllama": "a model with a vision tower",
+    "deepseek_v2": "a mixture of experts with latent attention",
+    "deepseek_v3": "a mixture of experts with latent attention",
+    "opt": "a decoder that has no table here",
+    "bloom": "a decoder that has no table here",
+    "falcon": "a decoder that has no table here",
+    "gpt_neox": "a decoder that has no table here",
+    "gpt-neox": "a decoder that has no table here",
+    "phi": "a decoder that has no table here (phi3 has)",
+    "qwen2_classify": "a classifier, not a language model",
+}
+_SIGNS: tuple[tuple[str, str], ...] = (
+    ("linear_attn.", "a hybrid of linear and full attention"),
+    (".mixer.in_proj", "a state-space model"),
+    (".ssm_", "a state-space model"),
+    (".mamba.", "a hybrid of attention and state-space layers"),
+    ("vision_tower.", "a model with a vision tower"),
+    ("multi_modal_projector.", "a model with a vision tower"),
+    ("bert.encoder.", "an encoder"),
+    ("encoder.layer", "an encoder"),
+    ("kv_a_proj_with_mqa", "a model with latent attention"),
+    ("mlp.shared_expert", "a mixture of experts with a shared one"),
+)
+_CLASSES = {"forsequenceclassification": "a classifier, not a language model", "formaskedlm": "an encoder"}
+
+
+def what_it_is(name: str) -> str:
+    """`: an encoder` for the name of a known other kind of model, or of a tensor that only such models have."""
+    lower = name.strip().lower()
+    plain = lower.removesuffix("forcausallm").removesuffix("model")
+    kind = _KINDS.get(lower) or _KINDS.get(plain)
+    kind = kind or next((kind for sign, kind in _SIGNS if sign in lower), None)
+    kind = kind or next((kind for sign, kind in _CLASSES.items() if lower.endswith(sign)), None)
+    return f": {kind}" if kind else ""
+
+
+def refuse_adapters(checkpoint: Checkpoint) -> None:
+    """Raises for a file that holds LoRA matrices in place of a model."""
+    names = list(checkpoint.tensors)
+    kind = checkpoint.metadata.get("format")
+    lora = [name for name in names if name.startswith("lora.") or ".lora_A." in name or name.endswith((".lora_a",))]
+    if not lora and kind != "entrenar-delta-checkpoint" and checkpoint.metadata.get("model_type") != "adapter":
+        return
+    what = f"{len(lora)} LoRA matrices" if lora else f"the changes of a training run ({kind or 'adapter'})"
+    raise UnsupportedFamily(
+        f"{checkpoint.path.name} holds {what}: an adapter, not a model",
+        where=str(checkpoint.path),
+        action="merge it into its base first",
+    )

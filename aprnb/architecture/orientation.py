@@ -1,0 +1,56 @@
+"""Files whose matrices do not lie as their names promise: shapes in GGUF's order, projections stored [in, out]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from aprnb.formats import Checkpoint, TensorEntry
+from aprnb.formats.metadata import lookup
+
+TRAINING = "__training__."
+_EMBEDDING, _NORM = "model.embed_tokens.weight", "model.norm.weight"
+_TRAINER = "entrenar-checkpoint"
+
+
+def has_reversed_shapes(checkpoint: Checkpoint) -> bool:
+    """Whether matrices under Hugging Face names carry GGUF's order of dimensions over row-major bytes.
+
+    `apr convert --quantize q4k` writes that from a GGUF with K-quants. The final norm tells the hidden size; the
+    embedding has it as its last dimension, or in such files as its first.
+    """
+    embedding, norm = checkpoint.tensors.get(_EMBEDDING), checkpoint.tensors.get(_NORM)
+    if embedding is None or norm is None or len(embedding.shape) != 2 or len(norm.shape) != 1:
+        return False
+    hidden = norm.shape[0]
+    return embedding.shape[0] == hidden and embedding.shape[1] != hidden
+
+
+def oriented(checkpoint: Checkpoint) -> Mapping[str, TensorEntry]:
+    """The entries with their shapes outermost first."""
+    if not has_reversed_shapes(checkpoint):
+        return checkpoint.tensors
+    return {
+        name: replace(entry, shape=entry.shape[::-1]) if len(entry.shape) == 2 else entry
+        for name, entry in checkpoint.tensors.items()
+    }
+
+
+def has_transposed_projections(checkpoint: Checkpoint) -> bool:
+    """Whether projections hold [in, out] bytes under an [out, in] shape: checkpoints of the tool's CUDA trainer.
+
+    Its CPU trainer writes the same `format` without dimensions and stores [out, in].
+    """
+    metadata = checkpoint.metadata
+    if metadata.get("format") != _TRAINER:
+        return False
+    return bool(metadata.get("model_config")) or lookup(metadata, "hidden_size") is not None
+
+
+def is_projection(name: str) -> bool:
+    return name.endswith("_proj.weight") or name == "lm_head.weight"
+
+
+def training_state(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Tensors of a trainer's state, which are no weights of the model."""
+    return tuple(name for name in checkpoint.tensors if name.startswith(TRAINING))
