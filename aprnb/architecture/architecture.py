@@ -8,6 +8,9 @@ from math import prod
 from typing import Any
 
 from aprnb.architecture.families import FAMILIES, Family, TensorRule
+from aprnb.architecture.families.family import STANDARD
+
+STANDARD_FIELDS = frozenset(STANDARD.split())
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Architecture:
         """A field's value, standard or extra; the rows of a fused q, k and v too."""
         if name == "qkv_rows":
             return (self.num_attention_heads + 2 * self.num_key_value_heads) * self.head_dim
-        return self.extra[name] if name in self.extra else getattr(self, name)
+        return getattr(self, name) if name in STANDARD_FIELDS else self.extra.get(name)
 
     def fields(self) -> dict[str, Any]:
         """Field → value of what the family has, without sources."""

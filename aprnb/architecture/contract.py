@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aprnb.architecture.architecture import Architecture, ExpectedTensor, expected_tensors
-from aprnb.architecture.names import canonical_name
+from aprnb.architecture.arrangement import Part, Placement, arrange
 from aprnb.architecture.resolve import resolve
+from aprnb.architecture.weights import Reading
 from aprnb.display.bundle import Displayed
 from aprnb.errors import ContractError
 from aprnb.formats import Checkpoint, TensorEntry, open
@@ -52,13 +53,17 @@ class ContractRow:
 
 @dataclass(frozen=True)
 class ContractReport(Displayed):
-    """Every expected tensor and every one found, compared; `weights` maps model names to the file's names."""
+    """Every expected tensor and every one found, compared; `weights` maps model names to the file's names.
+
+    `readings` says how the weights are made that are not one tensor of the file as it lies.
+    """
 
     path: Path
     architecture: Architecture
     rows: tuple[ContractRow, ...]
     violations: tuple[Violation, ...]
     weights: Mapping[str, str]
+    readings: Mapping[str, Reading] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -117,52 +122,38 @@ def check(
 
 def check_contract(checkpoint: Checkpoint, architecture: Architecture) -> ContractReport:
     expected = expected_tensors(architecture)
-    weights, surplus = _assign(checkpoint, architecture, expected)
+    placements, surplus = arrange(checkpoint, architecture, expected)
     rows, violations = [], []
     for name, tensor in expected.items():
-        entry = checkpoint.tensors[weights[name]] if name in weights else None
-        violation = _compare(tensor, entry)
-        rows.append(
-            ContractRow(
-                weights.get(name, name), tensor.arithmetic, tensor.shape, entry, violation.kind if violation else "ok"
-            )
-        )
-        if violation:
-            violations.append(violation)
+        placement = placements.get(name)
+        found = _compare(checkpoint, tensor, placement)
+        entry = checkpoint.tensors[placement.parts[0].tensor] if placement else None
+        verdict = found[0].kind if found else "ok"
+        rows.append(ContractRow(entry.name if entry else name, tensor.arithmetic, tensor.shape, entry, verdict))
+        violations += found
     for name in surplus:
         entry = checkpoint.tensors[name]
         violations.append(Violation(name, "unexpected", "no such tensor", f"{entry.dtype.name} {list(entry.shape)}"))
-    return ContractReport(checkpoint.path, architecture, tuple(rows), tuple(violations), weights)
+    weights = {name: placement.parts[0].tensor for name, placement in placements.items()}
+    readings = {name: placement.reading for name, placement in placements.items() if placement.reading}
+    unique = tuple(dict.fromkeys(violations))
+    return ContractReport(checkpoint.path, architecture, tuple(rows), unique, weights, readings)
 
 
-def _assign(
-    checkpoint: Checkpoint, architecture: Architecture, expected: Mapping[str, ExpectedTensor]
-) -> tuple[dict[str, str], list[str]]:
-    """Model name → file name, and the file's tensors that play no part."""
-    weights: dict[str, str] = {}
-    surplus = []
-    for name in checkpoint.tensors:
-        canonical = canonical_name(name, architecture.family)
-        if name in architecture.superseded or (canonical == "lm_head.weight" and canonical not in expected):
-            continue
-        if canonical in expected and canonical not in weights:
-            weights[canonical] = name
-        else:
-            surplus.append(name)
-    return weights, surplus
+def _compare(checkpoint: Checkpoint, expected: ExpectedTensor, placement: Placement | None) -> list[Violation]:
+    if placement is None:
+        return [Violation(expected.name, "missing", expected.arithmetic, "no such tensor")]
+    pairs = [(part, checkpoint.tensors[part.tensor]) for part in placement.parts]
+    return [found for part, entry in pairs if (found := _compare_part(expected, part, entry)) is not None]
 
 
-def _compare(expected: ExpectedTensor, entry: TensorEntry | None) -> Violation | None:
-    if entry is None:
-        return Violation(expected.name, "missing", expected.arithmetic, "no such tensor")
-    if entry.shape != expected.shape:
-        return Violation(entry.name, "shape", expected.arithmetic, f"{list(entry.shape)}{_hint(expected, entry)}")
+def _compare_part(expected: ExpectedTensor, part: Part, entry: TensorEntry) -> Violation | None:
+    if entry.shape not in part.shapes:
+        wanted = expected.arithmetic if part.shapes[0] == expected.shape else str(list(part.shapes[0]))
+        hint = " (transposed)" if entry.shape == part.shapes[0][::-1] else ""
+        return Violation(entry.name, "shape", wanted, f"{list(entry.shape)}{hint}")
     if entry.size_bytes == 0:
         return Violation(entry.name, "extent", f"{entry.dtype.flat_size_bytes(entry.elements):,} bytes", "0 bytes")
     if not (entry.dtype.is_float or entry.dtype.is_quantized):
         return Violation(entry.name, "dtype", "a floating-point or block-quantised type", entry.dtype.name)
     return None
-
-
-def _hint(expected: ExpectedTensor, entry: TensorEntry) -> str:
-    return " (transposed)" if entry.shape == expected.shape[::-1] else ""

@@ -110,10 +110,10 @@ def from_shapes(tensors: Mapping[str, TensorEntry], family: Family) -> tuple[Evi
     if layers:
         says["num_hidden_layers"] = (max(layers) + 1, "layers in the tensor index")
     for flag in ("attention_bias", "mlp_bias"):
-        rule = next((rule for rule in family.tensors if rule.when == flag), None)
-        if rule is not None:
-            count = len(found.get(rule.name, ())) or len(found.get(rule.fused or "", ()))
-            suffix = rule.name.split(".", 3)[-1]
+        optional = next((rule for rule in family.tensors if rule.when == flag), None)
+        if optional is not None:
+            count = len(found.get(optional.name, ())) or len(found.get(optional.fused or "", ()))
+            suffix = optional.name.split(".", 3)[-1]
             says[flag] = (2 * count > len(layers), f"{suffix} in {count} of {len(layers)} layers")
     rows = {}
     for key in ("q_proj", "k_proj"):
@@ -123,9 +123,7 @@ def from_shapes(tensors: Mapping[str, TensorEntry], family: Family) -> tuple[Evi
     return Evidence(says), rows
 
 
-def _commonest(
-    hits: Sequence[tuple[str, tuple[int, ...]]], rank: int, axis: int
-) -> tuple[int, str] | None:
+def _commonest(hits: Sequence[tuple[str, tuple[int, ...]]], rank: int, axis: int) -> tuple[int, str] | None:
     fitting = [(name, shape) for name, shape in hits if len(shape) == rank]
     if not fitting:
         return None

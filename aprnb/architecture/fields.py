@@ -16,10 +16,10 @@ MAX_LAYERS = 1 << 14
 _INTEGERS = (
     "hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size vocab_size"
     " max_position_embeddings sliding_window original_max_position_embeddings num_experts num_experts_per_tok"
-    " moe_intermediate_size decoder_sparse_step"
+    " moe_intermediate_size decoder_sparse_step query_pre_attn_scalar"
 ).split()
 _NUMBERS = (
-    "rope_theta rms_norm_eps query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping rope_local_base_freq"
+    "rope_theta rms_norm_eps attn_logit_softcapping final_logit_softcapping rope_local_base_freq"
     " embedding_multiplier attention_multiplier residual_multiplier logits_scaling partial_rotary_factor"
 ).split()
 _FLAGS = (

@@ -99,8 +99,7 @@ def from_gguf(checkpoint: Checkpoint, model_type: str) -> tuple[Evidence, tuple[
         if keys[key] is not None:
             say(name, keys[key], f"GGUF {keys.architecture}.{key}")
     if keys["expert_count"]:
-        say("num_local_experts" if model_type == "mixtral" else "num_experts", keys["expert_count"],
-            f"GGUF {keys.architecture}.expert_count")  # fmt: skip
+        say("num_experts", keys["expert_count"], f"GGUF {keys.architecture}.expert_count")
     for derive in (_layer_pattern, _query_scale, _partial_rotation, _rope_scaling):
         derive(keys, say)
     evidence = from_config(config, "gguf.kv", False, FAMILIES[model_type])

@@ -14,7 +14,10 @@ from aprnb.formats import Checkpoint
 
 _CHUNK_BYTES = 1 << 20
 _HEADS = ("output.weight", "lm_head.weight")
-_EMBEDDINGS = ("model.embed_tokens.weight", "token_embd.weight")
+_EMBEDDINGS = (
+    *("model.embed_tokens.weight", "token_embd.weight", "embed_tokens.weight"),
+    *("transformer.wte.weight", "wte.weight"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from aprnb.architecture.configs import from_config, read_config, unknown_keys
 from aprnb.architecture.evidence import Evidence, from_metadata, from_overrides, from_shapes
 from aprnb.architecture.families import FAMILIES, Family, family_named
 from aprnb.architecture.families.family import STANDARD
-from aprnb.architecture.gguf_keys import from_gguf
 from aprnb.architecture.foreign import refuse_adapters, what_it_is
+from aprnb.architecture.gguf_keys import from_gguf
 from aprnb.architecture.head import find_head
 from aprnb.architecture.names import families_with, foreign_to
 from aprnb.architecture.orientation import oriented, training_state

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A tensor of the file, or its slices `start` to `stop` along the first axis."""
+    """A tensor of the file, or slices `start` to `stop` of the `count` along its outermost axis."""
 
     tensor: str
-    start: int | None = None
-    stop: int | None = None
+    start: int = 0
+    stop: int = 1
+    count: int = 1
+
+    @property
+    def is_whole(self) -> bool:
+        return self.stop - self.start == self.count
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class Reading:
     @property
     def only_permuted(self) -> bool:
         """A whole tensor whose rows have another order, and nothing else."""
-        whole = len(self.pieces) == 1 and self.pieces[0].start is None
+        whole = len(self.pieces) == 1 and self.pieces[0].is_whole
         return bool(self.heads) and whole and not self.transposed and not self.shift
 
 
@@ -84,14 +89,14 @@ def file_tensors(report: ContractReport) -> Mapping[str, tuple[str, ...]]:
 
 
 def _piece(checkpoint: Checkpoint, piece: Piece) -> np.ndarray:
-    if piece.start is None or piece.stop is None:
+    """The piece as a flat array, or in the tensor's own shape where it is whole."""
+    if piece.is_whole:
         return checkpoint[piece.tensor]
     entry = checkpoint.tensors[piece.tensor]
-    row_elements = entry.elements // entry.shape[0]
-    rows, row_bytes = piece.stop - piece.start, entry.size_bytes // entry.shape[0]
-    if entry.dtype.prefix_bytes or row_elements % entry.dtype.block_elements or row_bytes * entry.shape[0] != (
-        entry.size_bytes
-    ):
-        return checkpoint[piece.tensor][piece.start : piece.stop]
-    raw = checkpoint.read_part(piece.tensor, piece.start * row_bytes, rows * row_bytes)
-    return decode(raw, entry.dtype, (rows, *entry.shape[1:]))
+    elements, size = entry.elements // piece.count, entry.size_bytes // piece.count
+    if entry.dtype.prefix_bytes or elements % entry.dtype.block_elements or size * piece.count != entry.size_bytes:
+        whole = checkpoint[piece.tensor].reshape(piece.count, -1)
+        return whole[piece.start : piece.stop].reshape(-1)
+    slices = piece.stop - piece.start
+    raw = checkpoint.read_part(piece.tensor, piece.start * size, slices * size)
+    return decode(raw, entry.dtype, (slices * elements,))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from aprnb.architecture import Architecture, ContractReport
+from aprnb.architecture import ContractReport
 from aprnb.architecture.names import uses_gguf_names
 from aprnb.formats import Checkpoint
 from aprnb.formats.metadata import ALIASES
@@ -24,6 +24,9 @@ _TYPED = {
     "max_position_embeddings": "max_position_embeddings",
     "rope_theta": "rope_theta",
     "rms_norm_eps": "rms_norm_eps",
+    "num_experts": "num_experts",
+    "num_experts_per_tok": "num_experts_per_tok",
+    "moe_intermediate_size": "moe_intermediate_size",
 }
 """Typed key → field of the architecture."""
 
@@ -39,7 +42,8 @@ def apr_metadata(
     if kind:
         kept.setdefault("tokenizer.model_type", kind)
         kept.setdefault("tokenizer.model", kind)
-    kept |= {key: getattr(architecture, field) for key, field in _TYPED.items() if _has(architecture, field)}
+    stated = architecture.fields()
+    kept |= {key: stated[field] for key, field in _TYPED.items() if stated.get(field) is not None}
     kept.setdefault("architecture", architecture.model_type)
     kept.setdefault("hf_model_type", architecture.model_type)
     kept.setdefault("hf_architecture", architecture.family.class_name)
@@ -49,11 +53,8 @@ def apr_metadata(
         "name": name,
         "total_size": 0,
         "param_count": sum(prod(shape) for shape in shapes.values()),
-        "rope_type": INTERLEAVED if permuted else SPLIT_HALVES,
+        **({"rope_type": INTERLEAVED if permuted else SPLIT_HALVES} if architecture.rope_theta is not None else {}),
         "tied_embeddings": architecture.tie_word_embeddings,
         "tensor_shapes": {tensor: list(shapes[tensor]) for tensor in sorted(shapes)},
     }
 
-
-def _has(architecture: Architecture, field: str) -> bool:
-    return getattr(architecture, field, None) is not None

@@ -63,8 +63,6 @@ def architecture_values(architecture: Architecture) -> dict[str, GgufValue]:
             values[f"{slug}.{key}"] = GgufValue(kind, fields[name])
     if slug in _WINDOWED and fields.get("sliding_window") is not None:
         values[f"{slug}.attention.sliding_window"] = GgufValue("uint32", fields["sliding_window"])
-    if fields.get("num_local_experts") is not None:
-        values[f"{slug}.expert_count"] = GgufValue("uint32", fields["num_local_experts"])
     rotated = int(fields["head_dim"] * (fields.get("partial_rotary_factor") or 1.0)) if fields.get("head_dim") else None
     if fields.get("rope_theta") is not None and rotated:
         values[f"{slug}.rope.dimension_count"] = GgufValue("uint32", rotated)
@@ -93,7 +91,7 @@ def _scaling_values(fields: Mapping[str, Any]) -> dict[str, GgufValue]:
 def rope_tensors(architecture: Architecture) -> list[GgufTensor]:
     """The factors of scaled rotation that GGUF keeps as tensors."""
     scaling = architecture.rope_scaling or {}
-    if scaling.get("rope_type") == "llama3":
+    if scaling.get("rope_type") == "llama3" and architecture.rope_theta is not None:
         factors = llama3_factors(scaling, architecture.rope_theta, architecture.head_dim)
         return [_vector(ROPE_FREQS, factors)]
     if scaling.get("rope_type") == "longrope":

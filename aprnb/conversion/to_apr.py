@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aprnb.architecture import ContractReport, check
-from aprnb.architecture.names import canonical_name
+from aprnb.architecture.apr_names import apr_names
 from aprnb.conversion.apr_metadata import apr_metadata
 from aprnb.conversion.convert import Written
 from aprnb.conversion.tensors import TARGET_DTYPES, Counter, Progress, counted, target_dtype, tensor_bytes
@@ -50,21 +50,13 @@ def _origins(checkpoint: Checkpoint, report: ContractReport) -> dict[str, str]:
         for name, entry in checkpoint.tensors.items()
         if not entry.is_tied_placeholder and name not in architecture.superseded
     ]
-    renamed = _has_canonical_rows(checkpoint, report)
-    origins = {canonical_name(name, architecture.family) if renamed else name: name for name in kept}
+    names = apr_names(checkpoint, report)
+    origins = {names[name]: name for name in kept}
     if architecture.tie_word_embeddings and HEAD_NAME not in origins:
         embedding = next((name for name in _EMBEDDINGS if name in checkpoint.tensors), None)
         if embedding is not None:
             origins[HEAD_NAME] = embedding
     return origins
-
-
-def _has_canonical_rows(checkpoint: Checkpoint, report: ContractReport) -> bool:
-    """Whether a GGUF file's tensors are the model's as they lie, so that they take their Hugging Face names.
-
-    As the `apr` tool does, llama's keep theirs: the names tell readers that q and k rows are permuted.
-    """
-    return checkpoint.format == "gguf" and not report.architecture.family.permutes_in_gguf
 
 
 def _dtype(checkpoint: Checkpoint, name: str, origin: str, wanted: DType | None) -> DType:

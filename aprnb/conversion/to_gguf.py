@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from aprnb.architecture import Architecture, ContractReport, ExpectedTensor, expected_tensors, resolve
-from aprnb.architecture.weights import head_order, read_weight
+from aprnb.architecture.weights import read_weight
 from aprnb.conversion.convert import Written
 from aprnb.conversion.gguf_header import SLUGS, architecture_values, rope_tensors
 from aprnb.conversion.gguf_tokenizer import tokenizer_values
@@ -123,8 +123,9 @@ def _parts(
     architecture, name = report.architecture, expected.name
     entry = checkpoint.tensors[report.weights[name]]
     heads_field = expected.rule.rotated_heads if architecture.family.permutes_in_gguf else None
-    heads = getattr(architecture, heads_field) if heads_field else None
-    in_place = bool(head_order(report).get(name)) == bool(heads) and entry.shape == expected.shape
+    heads = architecture[heads_field] if heads_field else None
+    reading = report.readings.get(name)
+    in_place = (reading is None and not heads) or (reading is not None and reading.only_permuted and bool(heads))
     if in_place and entry.dtype == target:
         for start in range(0, entry.size_bytes, _PART_BYTES):
             yield checkpoint.read_part(entry.name, start, min(_PART_BYTES, entry.size_bytes - start))

@@ -64,10 +64,8 @@ class _Weights:
         return (encode(part, tensor.dtype) for part in checked((values,), tensor.name, tensor.dtype))
 
     def _lies_there(self, name: str) -> bool:
-        """Whether the weight is one of the file's tensors as it lies, rows in the model's order."""
-        from aprnb.architecture.weights import head_order
-
-        return name not in head_order(self._report)
+        """Whether the weight is one of the file's tensors as it lies."""
+        return name not in self._report.readings
 
     def _origin(self, name: str) -> str:
         return self._report.weights[name]

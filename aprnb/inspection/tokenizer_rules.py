@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from aprnb.architecture.families import family_named
 from aprnb.errors import TokenizerError
 
 SIBLING = "put the model's tokenizer.json beside the checkpoint"
@@ -24,14 +25,6 @@ PRE_TOKENIZERS: Mapping[str, str] = {
 }
 """Values of `tokenizer.pre_type` that are known, and the splitting that each of them means."""
 
-_FAMILY_PRE_TOKENIZERS = {
-    "qwen2": ("qwen2", False),
-    "qwen3": ("qwen2", False),
-    "llama": ("llama-bpe", True),
-    "mistral": ("tekken", True),
-}
-"""Family → its byte-level pre-tokenizer, and whether that is an assumption (other models of the family differ)."""
-
 
 def choose_pre_tokenizer(metadata: Mapping[str, Any], architecture: str) -> tuple[str, str, bool]:
     """Name of the byte-level pre-tokenizer, what it follows from, and whether that is an assumption."""
@@ -44,9 +37,10 @@ def choose_pre_tokenizer(metadata: Mapping[str, Any], architecture: str) -> tupl
                 where="metadata tokenizer.pre_type", action=SIBLING,
             )  # fmt: skip
         return PRE_TOKENIZERS[named], "metadata tokenizer.pre_type", False
-    if architecture not in _FAMILY_PRE_TOKENIZERS:
+    family = family_named(architecture)
+    if family is None or family.pre_tokenizer is None:
         raise TokenizerError(f"no rule says how {architecture} splits text for its byte-level BPE", action=SIBLING)
-    name, assumed = _FAMILY_PRE_TOKENIZERS[architecture]
+    name, assumed = family.pre_tokenizer
     return name, f"rule of the {architecture} family" + (" (assumed)" if assumed else ""), assumed
 
 

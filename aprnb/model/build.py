@@ -20,6 +20,7 @@ from aprnb.architecture.weights import read_weight
 from aprnb.errors import ContractError
 from aprnb.formats import Checkpoint, open
 from aprnb.model.device import Placement, place
+from aprnb.model.experts import module_shapes
 from aprnb.model.quiet import quiet_loading
 from aprnb.model.tokenizer import choose_tokenizer
 
@@ -62,7 +63,7 @@ def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Place
             state_dict=weights,
             dtype=placement.dtype,
             device_map={"": placement.device},
-            attn_implementation="sdpa",
+            attn_implementation=attention_of(architecture),
             output_loading_info=True,
             **options,
         )
@@ -76,15 +77,38 @@ def model_class(architecture: Architecture) -> type[PreTrainedModel]:
     return getattr(transformers, architecture.family.class_name)
 
 
+def attention_of(architecture: Architecture) -> str:
+    """The fastest attention that the class computes exactly: soft caps on attention logits need `eager`."""
+    return "sdpa" if getattr(model_class(architecture), "_supports_sdpa", False) else "eager"
+
+
 def model_config(architecture: Architecture) -> transformers.PretrainedConfig:
     """The architecture as a `transformers` config, every field set and none left to the class's defaults."""
-    fields = architecture.fields()
-    rope = {"rope_type": "default", **(fields.pop("rope_scaling") or {}), "rope_theta": fields.pop("rope_theta")}
+    family, fields = architecture.family, architecture.fields()
     fields.pop("model_type")
-    window = fields["sliding_window"]
-    return getattr(transformers, architecture.family.config_name)(
-        **fields, rope_parameters=rope, use_sliding_window=window is not None, use_cache=True
-    )
+    if "rope_theta" in fields:
+        fields["rope_parameters"] = _rope_parameters(fields)
+    if "sliding_window" in fields:
+        fields["use_sliding_window"] = fields["sliding_window"] is not None
+    if fields.get("layer_types", "") is None:
+        del fields["layer_types"]
+    keyed = {family.config_keys.get(name, name): value for name, value in fields.items()}
+    # The tokenizer knows these; the classes' defaults lie outside small vocabularies.
+    special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    return getattr(transformers, family.config_name)(**keyed, **special, use_cache=True)
+
+
+def _rope_parameters(fields: dict[str, Any]) -> dict[str, Any]:
+    """Takes the rotation's fields out and gives them in the config's form: one object, or one per kind of layer."""
+    rope = {"rope_type": "default", **(fields.pop("rope_scaling") or {}), "rope_theta": fields.pop("rope_theta")}
+    partial, original = fields.pop("partial_rotary_factor", None), fields.get("original_max_position_embeddings")
+    rope |= {} if partial is None else {"partial_rotary_factor": partial}
+    if original is not None and rope["rope_type"] != "default":
+        rope.setdefault("original_max_position_embeddings", original)
+    local = fields.pop("rope_local_base_freq", None)
+    if local is None:
+        return rope
+    return {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
 
 
 def compare_with_class(architecture: Architecture) -> None:
@@ -92,7 +116,7 @@ def compare_with_class(architecture: Architecture) -> None:
     with torch.device("meta"):
         skeleton = model_class(architecture)(model_config(architecture))
     built = {name: tuple(value.shape) for name, value in skeleton.named_parameters()}
-    expected = {name: tensor.shape for name, tensor in expected_tensors(architecture).items()}
+    expected = module_shapes({name: tensor.shape for name, tensor in expected_tensors(architecture).items()})
     if built != expected:
         wrong = sorted(name for name in built.keys() | expected.keys() if built.get(name) != expected.get(name))
         first = wrong[0]
@@ -125,7 +149,7 @@ def read_tensor(checkpoint: Checkpoint, report: ContractReport, name: str) -> to
     file_name = report.weights[name]
     entry = checkpoint.tensors[file_name]
     direct = _DIRECT.get(entry.dtype.name)
-    if direct is not None and file_name == name:
+    if direct is not None and name not in report.readings:
         return torch.frombuffer(bytearray(checkpoint.raw(file_name)), dtype=direct).reshape(entry.shape)
     return torch.from_numpy(read_weight(checkpoint, report, name))
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aprnb.architecture.families import family_named
 from aprnb.errors import ChatTemplateError, FileMissing, closest
 from aprnb.model.siblings import Siblings, read_object, read_text
 
@@ -33,7 +34,6 @@ _NEEDED_TOKENS = {
     "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     "zephyr": (),
 }
-_FAMILY_TEMPLATES = {"qwen2": "chatml", "qwen3": "chatml"}
 _WAY_OUT = f"name one with --chat-template ({', '.join(TEMPLATES)}, or a file)"
 
 MAX_TEMPLATE_CHARACTERS = 256 * 1024  # the longest published ones have some 50,000
@@ -83,7 +83,8 @@ def choose_template(
     beside = _sibling_template(siblings)
     if beside is not None:
         return _checked(beside)
-    name = _FAMILY_TEMPLATES.get(architecture)
+    family = family_named(architecture)
+    name = family.certain_chat_template if family else None
     if name and not _missing_tokens(name, tokenizer):
         rule = f"rule of the {architecture} family ({name})"
         note = f"chat template: {name}, by the rule of the {architecture} family; the file and its folder hold none"

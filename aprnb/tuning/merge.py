@@ -22,7 +22,7 @@ from aprnb.architecture import (
     expected_tensors,
     resolve,
 )
-from aprnb.architecture.weights import head_order, read_weight
+from aprnb.architecture.weights import read_weight
 from aprnb.errors import FileMissing, GateError, OutputError, UsageProblem
 from aprnb.formats import Checkpoint, TensorSource, open, write_apr
 from aprnb.formats.atomic import staged
@@ -151,7 +151,6 @@ class _Merging:
     ) -> None:
         self.checkpoint, self.report, self.changing, self.compute = checkpoint, report, changing, compute
         self.changed: set[str] = set()
-        self._permuted = head_order(report)
 
     def write(
         self, output: Path, tokenizer: Any, output_dtype: str | None, force: bool, verify: Verify | None
@@ -181,7 +180,7 @@ class _Merging:
         return TensorSource(tensor.name, dtype, tensor.shape, lambda: self._bytes(tensor.name, entry.dtype, dtype))
 
     def _bytes(self, name: str, stored: DType, dtype: DType) -> bytes:
-        untouched = stored == dtype and name not in self._permuted
+        untouched = stored == dtype and name not in self.report.readings
         if name not in self.changing:
             file_name = self.report.weights[name]
             return self.checkpoint.raw(file_name) if untouched else self._encoded(name, self._base(name), dtype)

@@ -49,12 +49,17 @@ def merged_metadata(
         "vocab_size": architecture.vocab_size,
         "intermediate_size": architecture.intermediate_size,
         "max_position_embeddings": architecture.max_position_embeddings,
-        "rope_theta": float(architecture.rope_theta),
-        "rope_type": _SPLIT_HALVES,
+        **_rotation(architecture),
         "rms_norm_eps": architecture.rms_norm_eps,
         "tied_embeddings": architecture.tie_word_embeddings,
         "hf_config": {**architecture.fields(), "architectures": [architecture.family.class_name]},
     }
+
+
+def _rotation(architecture: Architecture) -> dict[str, Any]:
+    if architecture.rope_theta is None:
+        return {}
+    return {"rope_theta": architecture.rope_theta, "rope_type": _SPLIT_HALVES}
 
 
 def _tokenizer_metadata(tokenizer: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ GREEN = [
     ).split(),
     *("pocket-qwen2 pocket-qwen2-int8 pocket-qwen2-int4 pocket-qwen2-q4k qwen3-untied qwen3-untied-sharded").split(),
     *("llama llama-int8 llama-q4k gguf-qwen2-f16 gguf-qwen3-f16 gguf-llama-f16 gguf-llama-q4_0").split(),
-    *("gguf-llama-q4_0-preserve gguf-qwen2-q8_0-preserve").split(),
+    *("gguf-llama-q4_0-preserve gguf-qwen2-q8_0-preserve gemma").split(),
 ]
 NEEDS_CONFIG = {
     "pocket-qwen3-convert-fp16": ("qwen3", "rope_theta"),
@@ -77,10 +77,29 @@ def test_what_a_person_sets_wins_over_metadata_with_a_warning_and_never_over_sha
         resolve(checkpoint, overrides={"rope_thetta": 1})
 
 
-@pytest.mark.parametrize(("name", "family"), [("gemma", "gemma"), ("gpt2", "gpt2")])
-def test_a_family_that_cannot_be_built_is_refused_by_name_with_those_that_can(real, name, family):
-    with pytest.raises(aprnb.AprnbError, match=f"family '{family}'.*{', '.join(FAMILIES)}") as caught:
-        aprnb.check(real(name))
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("qwen3_5", "hybrid"),
+        ("qwen3_next", "hybrid"),
+        ("mamba2", "state-space"),
+        ("jamba", "hybrid"),
+        ("bert", "encoder"),
+        ("BertForMaskedLM", "encoder"),
+        ("t5", "encoder and decoder"),
+        ("whisper", "speech"),
+        ("gemma3", "vision tower"),
+        ("deepseek_v3", "latent attention"),
+        ("qwen2_classify", "classifier"),
+        ("never-heard-of", "not supported"),
+    ],
+)
+def test_a_family_that_cannot_be_built_is_refused_by_name_with_those_that_can(pocket_qwen3, tmp_path, name, kind):
+    path = tmp_path / "x.apr"
+    stated = {"architecture": name, "hf_model_type": name, "hf_architecture": None}
+    path.write_bytes(with_metadata(pocket_qwen3.read_bytes(), **stated))
+    with pytest.raises(aprnb.AprnbError, match=f"family '{name}'.*{kind}.*{', '.join(FAMILIES)}") as caught:
+        aprnb.check(path)
     assert caught.value.exit_code == 5
 
 

@@ -63,7 +63,7 @@ SPOILED = {
     "family": (
         None,
         {"hf_model_type": "qwen9", "architecture": "qwen9"},
-        r"family 'qwen9' .*llama, mistral, qwen2, qwen3",
+        r"family 'qwen9' .*llama, mistral, .*qwen2, qwen3",
     ),
 }
 

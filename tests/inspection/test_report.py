@@ -1,6 +1,7 @@
 """The report tells the same in JSON, text and HTML, for files that hold and files that do not."""
 
 import json
+import re
 
 import pytest
 
@@ -38,12 +39,12 @@ def test_layers_and_dtypes_add_up_to_the_file(pocket_qwen3):
 
 
 @pytest.mark.parametrize(
-    ("name", "word"), [("gemma", "family 'gemma'"), ("pocket-qwen3-convert-q4k", "belongs to qwen3")]
+    ("name", "word"), [("slice_model", "family 'bert'"), ("pocket-qwen3-convert-q4k", "belongs to .* qwen3 ")]
 )
-def test_a_file_that_is_refused_is_still_shown(real, name, word):
-    report = aprnb.inspect(real(name))
+def test_a_file_that_is_refused_is_still_shown(real, foreign, name, word):
+    report = aprnb.inspect(foreign / "slice_model.apr" if name == "slice_model" else real(name))
     assert not report.ok
-    assert word in report.to_json()["architecture_error"]
+    assert re.search(word, report.to_json()["architecture_error"])
     assert report.to_json()["contract"]["ok"] is None
     assert "not checked" in str(report)
     assert len(report.to_json()["tensors"]) > 20

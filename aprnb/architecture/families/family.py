@@ -70,10 +70,6 @@ class FieldRule:
         return self.value(settled) if callable(self.value) else self.value
 
 
-def _nothing(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True, slots=True)
 class Family:
     """One family of causal language models, named after its `transformers` model type.
@@ -90,7 +86,7 @@ class Family:
     rules: tuple[FieldRule, ...]
     fields: tuple[str, ...] = fields()
     config_keys: Mapping[str, str] = field(default_factory=dict)
-    derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _nothing
+    derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: {}
     certain_chat_template: str | None = None
     pre_tokenizer: tuple[str, bool] | None = None
     """How its byte-level tokenizers split text, and whether that is an assumption (other models differ)."""

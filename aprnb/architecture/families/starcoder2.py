@@ -20,8 +20,8 @@ from aprnb.architecture.families.family import Family, FieldRule, TensorRule
 
 def _shift(norm: TensorRule) -> TensorRule:
     """The bias of a LayerNorm."""
-    names = {"name": norm.name.replace(".weight", ".bias"), "gguf": norm.gguf.replace(".weight", ".bias")}
-    return replace(norm, **names)
+    name, gguf = (text.replace(".weight", ".bias") for text in (norm.name, norm.gguf))
+    return replace(norm, name=name, gguf=gguf)
 
 
 STARCODER2 = Family(

@@ -1,0 +1,117 @@
+"""Which tensors of the file make each weight of the model, and with which shapes they must lie there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aprnb.architecture.architecture import Architecture, ExpectedTensor
+from aprnb.architecture.names import canonical_name, uses_gguf_names
+from aprnb.architecture.orientation import has_reversed_shapes, has_transposed_projections, is_projection
+from aprnb.architecture.weights import Piece, Reading
+from aprnb.formats import Checkpoint
+
+Expected = Mapping[str, ExpectedTensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A tensor of the file and the shapes that it may have there, the usual one first."""
+
+    tensor: str
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The parts of one weight; `reading` is None where the only part is the weight as it lies."""
+
+    parts: tuple[Part, ...]
+    reading: Reading | None = None
+
+
+def arrange(
+    checkpoint: Checkpoint, architecture: Architecture, expected: Expected
+) -> tuple[dict[str, Placement], list[str]]:
+    """Model name → placement for every weight that the file has, and its tensors that play no part."""
+    arrangement = _Arrangement(checkpoint, architecture, expected)
+    placements = {name: found for name, tensor in expected.items() if (found := arrangement.place(tensor)) is not None}
+    used = {part.tensor for placement in placements.values() for part in placement.parts}
+    ignored = {*architecture.superseded, *arrangement.needless_heads()}
+    return placements, [name for name in checkpoint.tensors if name not in used and name not in ignored]
+
+
+class _Arrangement:
+    """One file against one model."""
+
+    def __init__(self, checkpoint: Checkpoint, architecture: Architecture, expected: Expected) -> None:
+        self._architecture, self._expected = architecture, expected
+        self._slots: dict[str, str] = {}
+        for name in checkpoint.tensors:
+            if name not in architecture.superseded:
+                self._slots.setdefault(canonical_name(name, architecture.family), name)
+        self._reversed = has_reversed_shapes(checkpoint)
+        self._transposed = has_transposed_projections(checkpoint)
+        gguf = uses_gguf_names(checkpoint.tensors)
+        self._permuted = gguf and architecture.family.permutes_in_gguf
+        self._shifted = gguf and architecture.family.norms_plus_one_in_gguf
+        self._fused = self._rows_of_fused()
+
+    def needless_heads(self) -> list[str]:
+        """A head that the model ties to its embedding."""
+        return [self._slots[name] for name in ("lm_head.weight",) if name in self._slots and name not in self._expected]
+
+    def place(self, tensor: ExpectedTensor) -> Placement | None:
+        if tensor.name in self._slots:
+            return self._whole(tensor, self._slots[tensor.name])
+        numbers = {"layer": tensor.layer, "expert": tensor.expert}
+        names = [self._slots.get(part.format(**numbers)) for part in tensor.rule.parts]
+        if names and all(names):
+            return self._side_by_side(tensor, [name for name in names if name])
+        if tensor.name in self._fused:
+            return self._rows(tensor, *self._fused[tensor.name])
+        stacked = self._slots.get(tensor.rule.gguf.format(layer=tensor.layer)) if tensor.rule.per_expert else None
+        return self._slice(tensor, stacked) if stacked else None
+
+    def _whole(self, tensor: ExpectedTensor, name: str) -> Placement:
+        matrix = len(tensor.shape) == 2
+        heads = self._architecture[tensor.rule.rotated_heads] if self._permuted and tensor.rule.rotated_heads else None
+        shift = -1.0 if self._shifted and tensor.rule.role == "norm" else 0.0
+        transposed = self._transposed and matrix and is_projection(tensor.name)
+        reverse = self._reversed and matrix
+        shapes = (tensor.shape[::-1] if reverse else tensor.shape,)
+        if not (heads or shift or transposed or reverse):
+            return Placement((Part(name, shapes),))
+        return Placement((Part(name, shapes),), Reading((Piece(name),), tensor.shape, heads, transposed, shift))
+
+    def _side_by_side(self, tensor: ExpectedTensor, names: list[str]) -> Placement:
+        shape = (*tensor.shape[:-1], tensor.shape[-1] // len(names))
+        parts = tuple(Part(name, (shape,)) for name in names)
+        return Placement(parts, Reading(tuple(Piece(name) for name in names), tensor.shape))
+
+    def _rows_of_fused(self) -> dict[str, tuple[str, int, int]]:
+        """Model name → the file's fused tensor, the first row, and the rows of the whole."""
+        groups: dict[str, list[ExpectedTensor]] = {}
+        for tensor in self._expected.values():
+            if tensor.rule.fused:
+                groups.setdefault(tensor.rule.fused.format(layer=tensor.layer), []).append(tensor)
+        found = {}
+        for fused, tensors in groups.items():
+            if fused in self._slots:
+                total, start = sum(tensor.shape[0] for tensor in tensors), 0
+                for tensor in tensors:
+                    found[tensor.name] = (self._slots[fused], start, total)
+                    start += tensor.shape[0]
+        return found
+
+    def _rows(self, tensor: ExpectedTensor, name: str, start: int, total: int) -> Placement:
+        piece = Piece(name, start, start + tensor.shape[0], total)
+        return Placement((Part(name, ((total, *tensor.shape[1:]),)),), Reading((piece,), tensor.shape))
+
+    def _slice(self, tensor: ExpectedTensor, name: str) -> Placement:
+        """One expert of a stack; importers list the stack's dimensions in either order, the bytes are the same."""
+        assert tensor.expert is not None
+        count = self._architecture["num_experts"]
+        shape = (count, *tensor.shape)
+        piece = Piece(name, tensor.expert, tensor.expert + 1, count)
+        return Placement((Part(name, (shape, shape[::-1])),), Reading((piece,), tensor.shape))
