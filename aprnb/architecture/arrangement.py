@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aprnb.architecture.architecture import Architecture, ExpectedTensor
-from aprnb.architecture.names import canonical_name, uses_gguf_names
+from aprnb.architecture.names import canonical_name
 from aprnb.architecture.orientation import has_reversed_shapes, has_transposed_projections, is_projection
 from aprnb.architecture.weights import Piece, Reading
 from aprnb.formats import Checkpoint
@@ -52,9 +52,6 @@ class _Arrangement:
                 self._slots.setdefault(canonical_name(name, architecture.family), name)
         self._reversed = has_reversed_shapes(checkpoint)
         self._transposed = has_transposed_projections(checkpoint)
-        gguf = uses_gguf_names(checkpoint.tensors)
-        self._permuted = gguf and architecture.family.permutes_in_gguf
-        self._shifted = gguf and architecture.family.norms_plus_one_in_gguf
         self._fused = self._rows_of_fused()
 
     def needless_heads(self) -> list[str]:
@@ -75,8 +72,11 @@ class _Arrangement:
 
     def _whole(self, tensor: ExpectedTensor, name: str) -> Placement:
         matrix = len(tensor.shape) == 2
-        heads = self._architecture[tensor.rule.rotated_heads] if self._permuted and tensor.rule.rotated_heads else None
-        shift = -1.0 if self._shifted and tensor.rule.role == "norm" else 0.0
+        family, rule = self._architecture.family, tensor.rule
+        converted = name == rule.gguf.format(layer=tensor.layer)  # llama.cpp's conversion goes by its names
+        permuted = converted and family.permutes_in_gguf and rule.rotated_heads
+        heads = self._architecture[rule.rotated_heads] if permuted and rule.rotated_heads else None
+        shift = -1.0 if converted and family.norms_plus_one_in_gguf and rule.role == "norm" else 0.0
         transposed = self._transposed and matrix and is_projection(tensor.name)
         reverse = self._reversed and matrix
         shapes = (tensor.shape[::-1] if reverse else tensor.shape,)

@@ -116,7 +116,7 @@ def from_shapes(tensors: Mapping[str, TensorEntry], family: Family) -> tuple[Evi
             suffix = optional.name.split(".", 3)[-1]
             says[flag] = (2 * count > len(layers), f"{suffix} in {count} of {len(layers)} layers")
     rows = {}
-    for key in ("q_proj", "k_proj"):
+    for key in ("q_proj", "k_proj", "qkv_proj"):
         proven = _commonest(found.get(f"model.layers.{{layer}}.self_attn.{key}.weight", ()), 2, 0)
         if proven:
             rows[key] = proven[0]

@@ -46,10 +46,11 @@ def _spellings(model_type: str) -> dict[str, str]:
     """Pattern of another spelling → the family's own: GGUF's, the importer's, and names without `model.`"""
     found: dict[str, str] = {}
     for rule in FAMILIES[model_type].tensors:
-        others = [*rule.other] if rule.per_expert else [rule.gguf, *rule.other]
-        found |= dict.fromkeys(others, rule.name)
+        own = rule.gguf if rule.per_expert else rule.name  # experts in GGUF are a stack, a part of its own
+        half_renamed = rule.gguf.replace("blk.", "model.layers.")  # what importers leave that know only some names
+        found |= dict.fromkeys((half_renamed, *rule.other, *(() if rule.per_expert else (rule.gguf,))), own)
         for name in (rule.name, rule.fused or "", *rule.parts):
-            if name.startswith("model.layers."):
+            if name.startswith("model."):
                 found[name.removeprefix("model.")] = name
     return found
 

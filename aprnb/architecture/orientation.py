@@ -54,3 +54,16 @@ def is_projection(name: str) -> bool:
 def training_state(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Tensors of a trainer's state, which are no weights of the model."""
     return tuple(name for name in checkpoint.tensors if name.startswith(TRAINING))
+
+
+def odd_layout(checkpoint: Checkpoint) -> list[str]:
+    """What is read otherwise than it lies, as warnings."""
+    notes = []
+    if has_reversed_shapes(checkpoint):
+        notes.append("shapes of matrices are listed in GGUF's order; they are read outermost dimension first")
+    if has_transposed_projections(checkpoint):
+        notes.append(f"format {_TRAINER} with dimensions: its projections hold [in, out] bytes and are transposed")
+    state = training_state(checkpoint)
+    if state:
+        notes.append(f"{len(state)} tensors hold a training state ({state[0]} …); they are no weights")
+    return notes

@@ -17,7 +17,7 @@ from aprnb.architecture.foreign import refuse_adapters, what_it_is
 from aprnb.architecture.gguf_keys import from_gguf
 from aprnb.architecture.head import find_head
 from aprnb.architecture.names import families_with, foreign_to
-from aprnb.architecture.orientation import oriented, training_state
+from aprnb.architecture.orientation import odd_layout, oriented, training_state
 from aprnb.errors import ArchitectureError, UnsupportedFamily, UsageProblem
 from aprnb.formats import Checkpoint
 
@@ -48,7 +48,7 @@ def resolve(
     spoken, factors = from_gguf(checkpoint, family.model_type)
     typed, doubts = from_metadata(checkpoint.metadata, family)
     settlement = _Settlement(family, [proven, *given, *sibling, *carried, spoken, typed])
-    settlement.warnings += [*notes, *sibling_notes, *doubts, *strange]
+    settlement.warnings += [*notes, *sibling_notes, *doubts, *strange, *odd_layout(checkpoint)]
     settlement.settle_head(checkpoint)
     settlement.superseded += (*factors, *training_state(checkpoint))
     settlement.settle_all(rows)
@@ -119,6 +119,9 @@ class _Settlement:
         heads = self.values.get("num_attention_heads")
         if name == "head_dim" and name not in proven and q_rows and heads and q_rows % heads == 0:
             proven[name] = (q_rows // heads, f"{q_rows} rows of q_proj / {heads} heads")
+        fused, groups = rows.get("qkv_proj", 0), (heads or 0) + 2 * (self._stated("num_key_value_heads") or 0)
+        if name == "head_dim" and name not in proven and fused and groups > (heads or 0) and fused % groups == 0:
+            proven[name] = (fused // groups, f"{fused} rows of qkv_proj / {groups} heads of queries, keys and values")
         head_dim = self.values.get("head_dim")
         if name == "num_key_value_heads" and k_rows and head_dim and k_rows % head_dim == 0:
             proven[name] = (k_rows // head_dim, f"{k_rows} rows of k_proj / head_dim {head_dim}")

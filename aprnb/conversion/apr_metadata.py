@@ -57,4 +57,3 @@ def apr_metadata(
         "tied_embeddings": architecture.tie_word_embeddings,
         "tensor_shapes": {tensor: list(shapes[tensor]) for tensor in sorted(shapes)},
     }
-

@@ -96,8 +96,8 @@ def test_what_a_person_sets_wins_over_metadata_with_a_warning_and_never_over_sha
 )
 def test_a_family_that_cannot_be_built_is_refused_by_name_with_those_that_can(pocket_qwen3, tmp_path, name, kind):
     path = tmp_path / "x.apr"
-    stated = {"architecture": name, "hf_model_type": name, "hf_architecture": None}
-    path.write_bytes(with_metadata(pocket_qwen3.read_bytes(), **stated))
+    stated = {**aprnb.open(pocket_qwen3).metadata, "architecture": name, "hf_model_type": name, "hf_architecture": None}
+    path.write_bytes(with_metadata(pocket_qwen3.read_bytes(), stated))
     with pytest.raises(aprnb.AprnbError, match=f"family '{name}'.*{kind}.*{', '.join(FAMILIES)}") as caught:
         aprnb.check(path)
     assert caught.value.exit_code == 5
