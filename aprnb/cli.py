@@ -126,6 +126,16 @@ def _finetune(given: dict[str, Any]) -> Outcome:
     return _said(result, Interrupted.exit_code if interrupted else 0)
 
 
+def _convert(given: dict[str, Any]) -> Outcome:
+    from aprnb.conversion import convert
+
+    bar = _Bar()
+    try:
+        return _said(convert(given.pop("checkpoint"), given.pop("target"), progress=bar, **given))
+    finally:
+        bar.clear()
+
+
 def _merge(given: dict[str, Any]) -> Outcome:
     from aprnb.tuning.merge import merge
 
@@ -149,9 +159,27 @@ _COMMANDS: Mapping[str, Callable[[dict[str, Any]], Outcome]] = {
     "check": _check,
     "plan": _plan,
     "finetune": _finetune,
+    "convert": _convert,
     "merge": _merge,
     "generate": _generate,
 }
+
+
+class _Bar:
+    """Tells a terminal how far a conversion has come; a log is told nothing."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+
+    def __call__(self, done: int, total: int) -> None:
+        text = f"{100 * done // max(1, total)} %"
+        if sys.stderr.isatty() and text != self._shown:
+            print(f"\r{text}", end="", file=sys.stderr, flush=True)
+            self._shown = text
+
+    def clear(self) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 class _Progress:

@@ -15,6 +15,7 @@ from aprnb.tuning.recipe import OPTIONS as RECIPE
 
 Surface = Literal["notebook", "shell"]
 _DTYPES = ("F32", "BF16", "F16")
+_WRITTEN_DTYPES = ("f32", "f16", "bf16", "q8", "q4", "q4_k", "q6_k")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,10 @@ def _switch(name: str, text: str) -> Option:
     return Option(name, "flag", False, text)
 
 
-_CHECKPOINT = Argument(_text("checkpoint", "an .apr file"), place="FILE", required=True)
+_CHECKPOINT = Argument(
+    _text("checkpoint", "an .apr, GGUF or safetensors file, or a Hugging Face folder"), place="FILE", required=True
+)
+_SOURCE = Argument(_CHECKPOINT.option, place="SOURCE", required=True)
 _COMMON = (
     Argument(RECIPE["config"]),
     Argument(RECIPE["overrides"]),
@@ -74,10 +78,23 @@ def arguments_of(command: str) -> tuple[Argument, ...]:
     if command not in SUMMARIES:
         raise UsageProblem(f"unknown command {command!r}{closest(command, SUMMARIES)}", expected=", ".join(SUMMARIES))
     return {
-        "inspect": (_CHECKPOINT, Argument(_switch("verify", "also check the footer checksum")), _STRICT, *_COMMON),
+        "inspect": (
+            _CHECKPOINT,
+            Argument(_switch("verify", "also check the footer checksum")),
+            Argument(_switch("stats", "decode every tensor: range, mean, spread, zeros, NaN and infinite values")),
+            _STRICT,
+            *_COMMON,
+        ),
         "check": (_CHECKPOINT, _STRICT, *_COMMON),
         "plan": _training(plan_only=True),
         "finetune": _training(plan_only=False),
+        "convert": (
+            _SOURCE,
+            Argument(_text("target", "X.apr, X.gguf, X.safetensors, or a folder"), place="TARGET", required=True),
+            Argument(Option("dtype", "choice", None, "element type of the written tensors", choices=_WRITTEN_DTYPES)),
+            Argument(RECIPE["force"]),
+            *_COMMON,
+        ),
         "merge": (
             _CHECKPOINT,
             Argument(_text("adapter", "folder of a PEFT adapter"), place="ADAPTER", required=True),
@@ -100,10 +117,11 @@ def arguments_of(command: str) -> tuple[Argument, ...]:
 
 
 SUMMARIES: dict[str, str] = {
-    "inspect": "Show what an .apr checkpoint holds.",
+    "inspect": "Show what a checkpoint holds.",
     "check": "Hold every tensor against the architecture that the file names.",
     "plan": "Show what fine-tuning would do, before any weight is loaded.",
     "finetune": "Fine-tune an .apr checkpoint.",
+    "convert": "Write a checkpoint in another format or element type.",
     "merge": "Merge a PEFT adapter into its base.",
     "generate": "Answer one prompt.",
 }

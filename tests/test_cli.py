@@ -78,9 +78,9 @@ def test_inspect_prints_the_keys_that_scripts_rely_on(pocket_qwen3: Path) -> Non
     assert found["contract"] == {"ok": True, "checked": 35, "violations": []}
 
 
-def test_inspect_of_an_unknown_family_says_why_there_is_no_architecture(fixtures_folder: Path) -> None:
-    run = aprnb("inspect", fixtures_folder / "gpt2.apr", "--json")
-    assert "gpt2" in document(run)["architecture_error"]
+def test_inspect_of_an_unknown_family_says_why_there_is_no_architecture(foreign: Path) -> None:
+    run = aprnb("inspect", foreign / "slice_model.apr", "--json")
+    assert "'bert'" in document(run)["architecture_error"]
     assert "architecture" not in document(run)
 
 
@@ -89,16 +89,41 @@ def test_inspect_verifies_the_footer_only_on_request(pocket_qwen3: Path) -> None
     assert document(aprnb("inspect", pocket_qwen3, "--json", "--verify"))["file"]["footer_checksum"] == "ok"
 
 
+def test_inspect_looks_at_values_only_on_request(pocket_qwen3: Path) -> None:
+    assert "statistics" not in document(aprnb("inspect", pocket_qwen3, "--json"))
+    values = document(aprnb("inspect", pocket_qwen3, "--json", "--stats"))["statistics"]
+    assert values["ok"]
+    assert len(values["tensors"]) == 35  # 36 entries, one of them a head without bytes
+
+
+def test_convert_writes_another_format_and_says_what_it_wrote(pocket_qwen3: Path, tmp_path: Path) -> None:
+    run = aprnb("convert", pocket_qwen3, tmp_path / "x.gguf", "--dtype", "f16", "--json")
+    assert run.returncode == 0, run.stderr
+    assert document(run)["format"] == "gguf"
+    assert document(run)["tensors"] == 35
+    again = aprnb("convert", pocket_qwen3, tmp_path / "x.gguf")
+    assert again.returncode == 2
+    assert "exists" in again.stderr
+    assert aprnb("check", tmp_path / "x.gguf").returncode == 0
+
+
+def test_convert_refuses_what_a_target_cannot_hold(pocket_qwen3: Path, tmp_path: Path) -> None:
+    run = aprnb("convert", pocket_qwen3, tmp_path / "folder", "--dtype", "q4_k")
+    assert run.returncode == 2
+    assert "safetensors hold floats only" in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_check_answers_0_for_a_sound_file(pocket_qwen3: Path) -> None:
     run = aprnb("check", pocket_qwen3, "--json")
     assert run.returncode == 0
     assert document(run) == {"ok": True, "checked": 35, "violations": []}
 
 
-def test_check_answers_5_for_an_unknown_family_and_names_it(fixtures_folder: Path) -> None:
-    run = aprnb("check", fixtures_folder / "gpt2.apr", "--json")
+def test_check_answers_5_for_an_unknown_family_and_names_it(foreign: Path) -> None:
+    run = aprnb("check", foreign / "slice_model.apr", "--json")
     assert run.returncode == 5
-    assert "gpt2" in document(run)["error"]["message"]
+    assert "'bert'" in document(run)["error"]["message"]
     assert len(run.stderr.strip().splitlines()) <= 2
 
 

@@ -2,5 +2,6 @@
 
 from aprnb.inspection.foreign import ForeignReport
 from aprnb.inspection.report import Report, inspect
+from aprnb.inspection.statistics import Statistics, tensor_statistics
 
-__all__ = ["ForeignReport", "Report", "inspect"]
+__all__ = ["ForeignReport", "Report", "Statistics", "inspect", "tensor_statistics"]

@@ -14,6 +14,7 @@ from aprnb.display.bundle import Displayed
 from aprnb.errors import ArchitectureError, ContractError, ForeignFormat, UnsupportedFamily
 from aprnb.formats import Checkpoint, TensorEntry, open
 from aprnb.inspection.foreign import ForeignReport
+from aprnb.inspection.statistics import Statistics, tensor_statistics
 from aprnb.inspection.tokenizer_facts import describe_tokenizer
 
 if TYPE_CHECKING:
@@ -42,15 +43,19 @@ class Report(Displayed):
     architecture_error: ArchitectureError | None
     contract: ContractReport | None
     tokenizer: Mapping[str, Any]
+    statistics: Statistics | None = None
 
     @property
     def ok(self) -> bool:
-        """The architecture is settled and every tensor is as it calls for."""
-        return self.contract is not None and self.contract.ok
+        """The architecture is settled, every tensor is as it calls for, and no value that was looked at is damaged."""
+        values = self.statistics is None or self.statistics.ok
+        return self.contract is not None and self.contract.ok and values
 
     @property
     def exit_code(self) -> int:
         """0 where nothing is wrong; a family that nobody here can build is no fault of the file."""
+        if self.statistics is not None and not self.statistics.ok:
+            return ContractError.exit_code
         if self.architecture_error:
             return 0 if isinstance(self.architecture_error, UnsupportedFamily) else self.architecture_error.exit_code
         return 0 if self.ok else ContractError.exit_code
@@ -114,6 +119,7 @@ class Report(Displayed):
             "contract": self.contract.to_json() if self.contract else {"ok": None, "checked": 0, "violations": []},
             "assumptions": list(self.architecture.assumptions) if self.architecture else [],
             "warnings": list(self.warnings),
+            **({"statistics": self.statistics.to_json()} if self.statistics else {}),
         }
 
     def file_facts(self) -> dict[str, Any]:
@@ -141,12 +147,13 @@ def inspect(
     overrides: Mapping[str, Any] | None = None,
     verify: bool = False,
     strict: bool = False,
+    stats: bool = False,
 ) -> Report | ForeignReport:
     """Reads header, metadata and index, settles the architecture and holds the tensors against it; no torch.
 
     A file of a family that cannot be built is reported too, with the reason; so is a related container that cannot be
-    opened, by its header. `verify` also checks the footer checksum, `strict` refuses every warning. Raises FileMissing
-    or CheckpointError for what does not open.
+    opened, by its header. `verify` also checks the footer checksum, `strict` refuses every warning, `stats` decodes
+    every tensor and looks at its values. Raises FileMissing or CheckpointError for what does not open.
     """
     try:
         checkpoint = path if isinstance(path, Checkpoint) else open(path, verify=verify, strict=strict)
@@ -160,7 +167,8 @@ def inspect(
         contract = check_contract(checkpoint, architecture)
     except ArchitectureError as error:
         refusal = error
-    report = Report(checkpoint, architecture, refusal, contract, _tokenizer(checkpoint, architecture))
+    values = tensor_statistics(checkpoint) if stats else None
+    report = Report(checkpoint, architecture, refusal, contract, _tokenizer(checkpoint, architecture), values)
     if strict:
         checkpoint.refuse_warnings(report.warnings)
     return report

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from aprnb.display.document import Block, Column, Details, Document, Fields, Messages, Paragraph, Status, Table
+from aprnb.inspection.statistics_document import values_table
 from aprnb.units import bytes_text, count_text
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def report_document(report: Report) -> Document:
     blocks.append(Details("Bytes by dtype", (_shares("By dtype", "dtype", report.dtypes()),)))
     blocks.append(layer_table(report))
     blocks.append(tensor_table(report))
+    if report.statistics:
+        blocks.append(values_table(report.statistics))
     blocks.append(Details("Tokenizer", (Fields(_tokenizer(report)),)))
     return Document(report.checkpoint.path.name, _status(report), tuple(blocks))
 
@@ -74,6 +77,9 @@ def _verdict(report: Report) -> str:
     assert report.architecture
     assert report.contract
     model = report.architecture.model_type
+    if report.statistics and report.statistics.damaged:
+        damaged = [row.name for row in report.statistics.damaged]
+        return f"{len(damaged)} tensors hold NaN or infinite values, first {damaged[0]}."
     if report.contract.ok:
         return f"Contract: all {report.contract.checked} tensors are those of this {model} model."
     return f"Contract broken: {len(report.contract.violations)} violations against a {model} model."

@@ -13,7 +13,7 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, context_
 _MAGIC = re.compile(r"^\s*(?:[\w.\[\]\"', ]+=\s*)?%%?apr_(?P<command>\w+)[ \t](?P<rest>.*)$", re.DOTALL)
 _LAST = re.compile(r"""(?:"[^"]*|'[^']*|[^\s"']*)$""")
 _ENDINGS = {
-    "": (".apr",),
+    "": (".apr", ".gguf", ".safetensors"),
     "--data": (".jsonl", ".json"),
     "--eval-data": (".jsonl", ".json"),
     "--config": (".json",),
@@ -29,7 +29,7 @@ _MOST = 200
 def magic_matcher(context: CompletionContext) -> dict[str, Any]:
     """Completions for the token at the cursor of one of our magics; Python's own are kept out."""
     found = _MAGIC.match(_logical_line(context))
-    if found is None or found["command"] not in ("inspect", "check", "finetune"):
+    if found is None or found["command"] not in ("inspect", "check", "convert", "finetune"):
         return {"completions": [], "suppress": False}
     last = _LAST.search(found["rest"])
     fragment = last.group() if last else ""

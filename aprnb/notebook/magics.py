@@ -1,4 +1,4 @@
-"""`%apr_inspect`, `%apr_check`, `%apr_finetune` and `%%apr_finetune`: parse, call, return.
+"""`%apr_inspect`, `%apr_check`, `%apr_convert`, `%apr_finetune` and `%%apr_finetune`: parse, call, return.
 
 Each returns its object, which shows itself; errors are `AprnbError`, one or two lines, and fail the cell. A broken
 contract is shown, kept under `--as NAME`, and then fails the cell too; so is the header of a related container.
@@ -28,6 +28,10 @@ _EXAMPLES: Mapping[str, str] = {
     "check": """
         %apr_check model.apr
         %apr_check {folder}/model.apr --config config.json""",
+    "convert": """
+        %apr_convert model-folder model.apr
+        %apr_convert model.apr model-q4.apr --dtype q4_k
+        %apr_convert model.gguf "a folder for transformers" """,
     "finetune": """
         run = %apr_finetune model.apr --data rows.jsonl --output tuned.apr
         %apr_finetune model.apr --data $df --plan
@@ -100,6 +104,8 @@ class Magic:
     def _result(self, given: dict[str, Any], body: str) -> Any:
         if self.command == "finetune":
             return _finetune(self.session, given, body)
+        if self.command == "convert":
+            return _convert(self.session, given)
         return _inspect(given) if self.command == "inspect" else _check(given)
 
     def getdoc(self) -> str:
@@ -120,6 +126,7 @@ def magics_of(session: Session) -> tuple[Magic, ...]:
     magics = (
         Magic("inspect", ("line",), session),
         Magic("check", ("line",), session),
+        Magic("convert", ("line",), session),
         Magic("finetune", ("line", "cell"), session),
     )
     for magic in magics:
@@ -137,6 +144,14 @@ def _check(given: dict[str, Any]) -> Any:
     from aprnb.architecture import check
 
     return check(given.pop("checkpoint"), **given)
+
+
+def _convert(session: Session, given: dict[str, Any]) -> Any:
+    from aprnb.conversion import convert
+    from aprnb.notebook.bar import Bar
+
+    with Bar(session.screen) as bar:
+        return convert(given.pop("checkpoint"), given.pop("target"), progress=bar, **given)
 
 
 def _finetune(session: Session, given: dict[str, Any], body: str) -> Any:

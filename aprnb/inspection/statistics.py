@@ -1,0 +1,175 @@
+"""What the values of the tensors are like: range, mean, spread, zeros, and whether any is NaN or infinite.
+
+Each tensor is decoded part by part, so that a file of any size needs some tens of MiB.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aprnb.display.bundle import Displayed
+from aprnb.formats import Checkpoint
+from aprnb.formats.codecs.arrays import Floats
+from aprnb.formats.values import value_parts
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from aprnb.display.document import Document
+
+_SMALL = 1 << 18
+_THREADS = min(2, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStatistics:
+    """One tensor's values; minimum, maximum, mean and std (population) are those of its finite elements."""
+
+    name: str
+    elements: int
+    minimum: float | None
+    maximum: float | None
+    mean: float | None
+    std: float | None
+    zeros: int
+    nan: int
+    infinite: int
+
+    @property
+    def ok(self) -> bool:
+        return not (self.nan or self.infinite)
+
+
+@dataclass(frozen=True)
+class Statistics(Displayed):
+    """The statistics of every tensor that has bytes, in the file's order."""
+
+    path: str
+    rows: tuple[TensorStatistics, ...]
+
+    @property
+    def ok(self) -> bool:
+        """No value is NaN or infinite."""
+        return all(row.ok for row in self.rows)
+
+    @property
+    def damaged(self) -> tuple[TensorStatistics, ...]:
+        return tuple(row for row in self.rows if not row.ok)
+
+    @property
+    def df(self) -> DataFrame:
+        """The rows as a pandas DataFrame."""
+        import pandas
+
+        return pandas.DataFrame(self.to_json()["tensors"])
+
+    def to_json(self) -> dict[str, Any]:
+        names = TensorStatistics.__dataclass_fields__
+        return {"ok": self.ok, "tensors": [{name: getattr(row, name) for name in names} for row in self.rows]}
+
+    def document(self) -> Document:
+        from aprnb.inspection.statistics_document import statistics_document
+
+        return statistics_document(self)
+
+
+@dataclass
+class _Sums:
+    """What the parts of one tensor add up to."""
+
+    elements: int = 0
+    finite: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    minimum: float = math.inf
+    maximum: float = -math.inf
+    zeros: int = 0
+    nan: int = 0
+
+    def add(self, other: _Sums) -> None:
+        self.elements += other.elements
+        self.finite += other.finite
+        self.total += other.total
+        self.squares += other.squares
+        self.minimum, self.maximum = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
+        self.zeros += other.zeros
+        self.nan += other.nan
+
+    def finished(self, name: str) -> TensorStatistics:
+        infinite = self.elements - self.finite - self.nan
+        if not self.finite:
+            return TensorStatistics(name, self.elements, None, None, None, None, self.zeros, self.nan, infinite)
+        mean = self.total / self.finite
+        std = math.sqrt(max(0.0, self.squares / self.finite - mean * mean))
+        return TensorStatistics(
+            name, self.elements, self.minimum, self.maximum, mean, std, self.zeros, self.nan, infinite
+        )
+
+
+def tensor_statistics(
+    checkpoint: Checkpoint,
+    names: Iterable[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Statistics:
+    """Decodes the tensors `names` (all that have bytes) and looks at every value; `progress(done, total)` in elements.
+
+    Raises TruncatedFile for a file that became shorter meanwhile.
+    """
+    chosen = [name for name in (checkpoint.tensors if names is None else names) if checkpoint.entry(name).size_bytes]
+    sums: Mapping[str, _Sums] = {name: _Sums() for name in chosen}
+    total, done = sum(checkpoint.tensors[name].elements for name in chosen), 0
+    for name, found in _measured((tensor, part) for tensor in chosen for part in value_parts(checkpoint, tensor)):
+        sums[name].add(found)
+        done += found.elements
+        if progress:
+            progress(done, total)
+    return Statistics(str(checkpoint.path), tuple(sums[name].finished(name) for name in chosen))
+
+
+def _measured(parts: Iterable[tuple[str, Floats]]) -> Iterator[tuple[str, _Sums]]:
+    """The parts' sums in their order; one part is measured while the next is read and decoded."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        waiting: deque[tuple[str, Future[_Sums]]] = deque()
+        for name, part in parts:
+            waiting.append((name, pool.submit(_sums, part)))
+            if len(waiting) > _THREADS:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()
+
+
+def _sums(values: Floats) -> _Sums:
+    with np.errstate(all="ignore"):
+        # NaN or infinite where any value is, or where squares overflow. Small tensors (norms, whose values lie far from
+        # 0) are summed in float64, since their spread is a difference of large sums.
+        wide = values.astype(np.float64) if values.size < _SMALL else values
+        squares = float(np.dot(wide, wide))
+        if math.isfinite(squares):
+            return _finite_sums(values, values.size, squares, nan=0)
+        finite = values[np.isfinite(values)]
+        squares = float(np.dot(finite.astype(np.float64), finite.astype(np.float64)))
+        return _finite_sums(finite, values.size, squares, nan=int(np.isnan(values).sum()))
+
+
+def _finite_sums(values: Floats, elements: int, squares: float, nan: int) -> _Sums:
+    if not values.size:
+        return _Sums(elements=elements, nan=nan)
+    return _Sums(
+        elements=elements,
+        finite=values.size,
+        total=float(values.sum(dtype=np.float64)),
+        squares=squares,
+        minimum=float(values.min()),
+        maximum=float(values.max()),
+        zeros=values.size - int(np.count_nonzero(values)),
+        nan=nan,
+    )

@@ -1,0 +1,46 @@
+"""A bar that fills while something is written, and is gone when it is done."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from aprnb.notebook.screen import Screen
+from aprnb.units import bytes_text
+
+_SECONDS_BETWEEN = 0.2
+
+
+class Bar:
+    """Call it with bytes done and bytes in all; nothing is shown where no front end listens, or for quick work."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._live = screen.is_live
+        self._handle: object | None = None
+        self._next = time.monotonic() + _SECONDS_BETWEEN
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if not self._live or now < self._next:
+            return
+        self._next = now + _SECONDS_BETWEEN
+        text = f"{bytes_text(done)} of {bytes_text(total)}"
+        bar = f'<progress class="aprnb-progress" value="{done}" max="{max(1, total)}" style="width: 60%"></progress>'
+        self._show({"text/plain": text, "text/html": f"<div>{bar} {text}</div>"})
+
+    def _show(self, bundle: dict[str, str]) -> None:
+        from IPython.display import display
+
+        if self._handle is None:
+            self._handle = display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)  # type: ignore[attr-defined]  # a DisplayHandle, which has no stub
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._handle is not None:
+            self._show({"text/plain": "", "text/html": ""})
