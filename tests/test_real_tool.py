@@ -68,3 +68,17 @@ def test_the_tool_generates_the_same_tokens_before_and_after_tuning(apr_binary, 
             assert [t for t in said["tokens"] if t not in end] == [t for t in generation.ids if t not in end]
         texts.append([generation.text for generation in ours])
     assert sum(before != after for before, after in zip(*texts, strict=True)) >= 15
+
+
+@pytest.mark.parametrize("dtype", [None, "f16", "q8", "q4", "q4_k"])
+def test_the_tool_generates_the_same_tokens_from_what_is_converted(apr_binary, fixtures_folder, tmp_path, dtype):
+    """From a Hugging Face folder; decoded block formats leave no room for another result but a tie of two logits."""
+    converted = aprnb.convert(fixtures_folder / "sources" / "qwen2", tmp_path / "x.apr", dtype=dtype).path
+    assert tool(apr_binary, "validate", converted)["passed"] is True
+    model, tokenizer = aprnb.load(converted)
+    for question in ("Spell cow.", "What is two plus one?", "What is the capital of Egypt?", "What colour is gold?"):
+        prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        said = tool(apr_binary, "run", converted, "--prompt", prompt, "--max-tokens", 24, "--no-gpu")
+        ids = aprnb.generate(model, tokenizer, prompt, raw=True, max_new_tokens=24).ids
+        end = {tokenizer.eos_token_id}
+        assert [token for token in said["tokens"] if token not in end] == [token for token in ids if token not in end]

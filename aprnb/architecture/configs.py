@@ -51,6 +51,9 @@ def from_config(config: Mapping[str, Any], name: str, given_by_person: bool, fam
     for field, value in derived.items():
         if field not in says or (field == "sliding_window" and value is None):
             say(field, value, f"by the rule of {family.config_name} for {field}")
+    kinds, window = says.get("layer_types", (None, ""))[0], says.get("sliding_window", ("unsaid", ""))[0]
+    if window is None and kinds is not None and set(kinds) <= {"full_attention"}:
+        say("layer_types", None, "layer_types")  # spelled out by newer configs where there is no window
     return Evidence(says, given_by_person)
 
 

@@ -25,7 +25,8 @@ def write(
     origins = _origins(checkpoint, report)
     dtypes = {name: _dtype(checkpoint, name, origin, wanted) for name, origin in origins.items()}
     shapes = {name: checkpoint.tensors[origin].shape for name, origin in origins.items()}
-    count = Counter(sum(dtypes[name].sizes_bytes(shapes[name])[0] for name in origins), progress)
+    sizes = {name: _size(checkpoint, origin, dtypes[name]) for name, origin in origins.items()}
+    count = Counter(sum(sizes.values()), progress)
 
     def source(name: str) -> TensorSource:
         return TensorSource(
@@ -33,6 +34,7 @@ def write(
             dtypes[name],
             shapes[name],
             lambda: counted(tensor_bytes(checkpoint, origins[name], dtypes[name]), count),
+            sizes[name],
         )
 
     metadata = apr_metadata(checkpoint, report, path.stem, shapes)
@@ -64,6 +66,12 @@ def _dtype(checkpoint: Checkpoint, name: str, origin: str, wanted: DType | None)
     if wanted is not None:
         return target_dtype(name, entry.dtype, entry.shape, wanted)
     return entry.dtype if entry.dtype.name in CODES else F32
+
+
+def _size(checkpoint: Checkpoint, origin: str, dtype: DType) -> int:
+    """Bytes to write: as stored where the tensor is copied (K-quants have two layouts), else as encoded."""
+    entry = checkpoint.tensors[origin]
+    return entry.size_bytes if entry.dtype.name == dtype.name else dtype.sizes_bytes(entry.shape)[0]
 
 
 def _notes(dtypes: dict[str, DType], wanted: DType | None) -> tuple[str, ...]:

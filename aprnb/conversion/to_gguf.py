@@ -21,6 +21,7 @@ from aprnb.conversion.gguf_header import SLUGS, architecture_values, rope_tensor
 from aprnb.conversion.gguf_tokenizer import tokenizer_values
 from aprnb.errors import ArchitectureError, MissingExtra, OutputError
 from aprnb.formats import Checkpoint, TensorEntry, open
+from aprnb.formats.atomic import failed_to_write
 from aprnb.formats.codecs.decoding import decode
 from aprnb.formats.codecs.encoding import encode
 from aprnb.formats.dtypes import BY_NAME, F16, F32, GGML, DType
@@ -239,5 +240,8 @@ def write(
 ) -> Written:
     """What `convert` calls for a target that ends in .gguf."""
     wanted = _WORDS.get(dtype, dtype) if dtype else None
-    written = write_gguf(path, checkpoint, report, dtype=wanted, force=force, progress=progress)
+    try:
+        written = write_gguf(path, checkpoint, report, dtype=wanted, force=force, progress=progress)
+    except OSError as error:
+        raise failed_to_write(path, error) from error
     return Written(written.tensors, written.warnings)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aprnb.errors import CheckpointError
 from aprnb.formats.contents import HEAD_NAME, TensorEntry
 from aprnb.formats.json_files import read_object, read_text
 from aprnb.formats.tokenizer_json import special_ids, tokenizer_metadata
@@ -54,8 +55,10 @@ def folder_metadata(
         found |= {"tied_embeddings": HEAD_NAME not in tensors, "hf_config": config}
     if texts:
         found["source_metadata"] = dict(texts)
-    found["tensor_shapes"] = {name: list(tensors[name].shape) for name in sorted(tensors)}
-    found |= _tokenizer(folder, config)
+    try:
+        found |= _tokenizer(folder, config)
+    except CheckpointError as error:
+        warnings.append(f"the tokenizer beside the weights is not read: {error.found}")
     return found, warnings
 
 

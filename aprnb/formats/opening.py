@@ -1,4 +1,4 @@
-"""Which reader a path needs: told by its first bytes, never by its name."""
+"""Which reader a path needs: told by its first bytes; by its name only where those are text or too few."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 from aprnb.formats.apr import read_apr
 from aprnb.formats.contents import Contents
+from aprnb.formats.folder import INDEX_ENDING, read_folder, read_index, read_single
 from aprnb.formats.gguf import MAGIC as GGUF_MAGIC
 from aprnb.formats.gguf import read_gguf
-from aprnb.formats.huggingface import read_folder, read_sharded, read_single
-from aprnb.formats.safetensors import looks_like_safetensors
+from aprnb.formats.safetensors import LENGTH_BYTES, is_safetensors
 from aprnb.formats.shards import is_manifest, read_manifest
 from aprnb.formats.source import ByteSource
 
@@ -21,16 +21,16 @@ def read_contents(path: Path, verify: bool) -> Contents:
     """
     if path.is_dir():
         return read_folder(path)
-    if path.name.endswith(".safetensors.index.json") and path.is_file():
-        return read_sharded(path)
+    if path.name.endswith(INDEX_ENDING):
+        return read_index(path)
     source = ByteSource(path)
     try:
-        head = bytes(source.read(0, min(9, source.size_bytes), "the magic"))
+        head = bytes(source.read(0, min(LENGTH_BYTES + 1, source.size_bytes), "the magic"))
         if head[:4] == GGUF_MAGIC:
             return read_gguf(source)
         if is_manifest(source):
             return read_manifest(source, verify)
-        if looks_like_safetensors(head):
+        if is_safetensors(head) or (path.suffix == ".safetensors" and 0 < len(head) <= LENGTH_BYTES):
             return read_single(source)
         return read_apr(source, verify)
     except BaseException:

@@ -1,135 +1,192 @@
-"""Reads the front of a safetensors file: a u64 length, a JSON object of that many bytes, then the tensors' bytes.
+"""Reads safetensors files: the length of the header (u64), the header as JSON, then the tensors without a gap.
 
-The object maps each name to {dtype, shape, data_offsets}, and `__metadata__` to texts. Offsets are relative to the byte
-behind the object; together they cover the rest of the file, without a gap.
+Every entry is checked before a tensor is handed out, as the format asks: known dtypes, sizes that follow from the
+shapes, offsets that start at 0, touch each other and end with the file.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from aprnb.errors import CheckpointError, TruncatedFile
 from aprnb.formats.contents import MAX_DIMS, MAX_ELEMENTS, TensorEntry
 from aprnb.formats.dtypes import BY_NAME, DType
+from aprnb.formats.metadata import bound_values
 from aprnb.formats.source import ByteSource
 
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
-_DTYPES: dict[str, DType] = {
-    name: BY_NAME[name]
-    for name in ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL",
-                 "F8_E4M3", "F8_E5M2")
-}  # fmt: skip
+
+LENGTH_BYTES = 8
+DTYPE_NAMES = "F64 F32 F16 BF16 F8_E4M3 F8_E5M2 I64 I32 I16 I8 U64 U32 U16 U8 BOOL".split()
+_DTYPES: Mapping[str, DType] = {name: BY_NAME[name] for name in DTYPE_NAMES if name in BY_NAME}
+_ABOUT = "__metadata__"
+_HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def looks_like_safetensors(head: bytes) -> bool:
-    """Whether the first nine bytes are a plausible length and the opening of an object."""
-    return len(head) > 8 and 2 <= int.from_bytes(head[:8], "little") < 1 << 32 and head[8:9] == b"{"
+@dataclass(frozen=True)
+class Shard:
+    """One file: its tensors, what its `__metadata__` says, and where its data begins."""
+
+    source: ByteSource
+    tensors: dict[str, TensorEntry]
+    about: dict[str, str]
+    data_start: int
 
 
-def read_front(source: ByteSource, file: int = 0) -> tuple[dict[str, TensorEntry], int, dict[str, str]]:
-    """Name → entry in the file's order, the byte where data starts, and the `__metadata__` texts.
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file that starts with these bytes (at least nine) has a safetensors header."""
+    return head[LENGTH_BYTES : LENGTH_BYTES + 1] == b"{" and int.from_bytes(head[:LENGTH_BYTES], "little") < 1 << 32
 
-    Raises CheckpointError for a header that lies about itself, TruncatedFile where the file ends too early.
+
+def read_shard(source: ByteSource, number: int = 0) -> Shard:
+    """The file's tensors as entries of file `number`.
+
+    Raises CheckpointError with the byte offset for a header that does not hold, TruncatedFile with the first missing
+    tensor.
     """
-    length = int.from_bytes(source.read(0, min(8, source.size_bytes), "the header length"), "little")
-    if source.size_bytes < 8 or length > source.size_bytes - 8:
-        raise TruncatedFile(
-            f"{source.path} ends at byte {source.size_bytes:,}, inside the header",
-            expected=f"bytes 8 to {8 + length:,}",
-            action="copy or download the file again",
-        )
+    length = int.from_bytes(source.read(0, LENGTH_BYTES, "the length of the header"), "little")
     if length > MAX_HEADER_BYTES:
         raise CheckpointError(
-            f"{source.path} claims a header of {length:,} bytes",
-            expected=f"at most {MAX_HEADER_BYTES:,}",
+            f"{source.path} claims a header of {length:,} bytes", expected=f"at most {MAX_HEADER_BYTES:,}",
             where="byte 0",
-        )
-    header = _parse(source.read(8, length, "the header"), source.path)
-    texts = _texts(header.pop("__metadata__", {}), source.path)
-    entries = {name: _entry(name, stated, source.path, file) for name, stated in header.items()}
-    _check_cover(entries, source, 8 + length)
-    return entries, 8 + length, texts
+        )  # fmt: skip
+    raw = bytes(source.read(LENGTH_BYTES, length, "the header"))
+    header = _Header(source, raw)
+    parsed = header.parse()
+    about = header.about(parsed.pop(_ABOUT, {}))
+    tensors = {name: header.entry(name, info, number) for name, info in parsed.items()}
+    header.check_extents(tensors)
+    return Shard(source, tensors, about, LENGTH_BYTES + length)
 
 
-def _parse(raw: bytearray, path: object) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is listed twice")
+@dataclass(frozen=True)
+class _Header:
+    source: ByteSource
+    raw: bytes
+
+    def parse(self) -> dict[str, Any]:
+        if self.raw[:1] != b"{":
+            raise self._error("the safetensors header does not start with a JSON object", at=LENGTH_BYTES)
+        bound_values(self.raw, self.source.path, LENGTH_BYTES, self.source.size_bytes)
+        try:
+            parsed = json.loads(self.raw.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refuse)
+        except UnicodeDecodeError as error:
+            raise self._error("the safetensors header is not UTF-8", at=LENGTH_BYTES + error.start) from None
+        except json.JSONDecodeError as error:
+            at = LENGTH_BYTES + len(error.doc[: error.pos].encode())
+            raise self._error(f"the safetensors header is not JSON ({error.msg})", at=at) from None
+        except _Repeated as error:
+            raise self._error(
+                f"the safetensors header names {error.args[0][:80]!r} twice", name=error.args[0]
+            ) from None
+        except (ValueError, RecursionError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise self._error(f"the safetensors header is not JSON ({reason})", at=LENGTH_BYTES) from None
+        if _HALF_A_PAIR.search(self.raw):
+            _require_encodable(parsed, self)
+        assert isinstance(parsed, dict)
+        return parsed
+
+    def about(self, found: Any) -> dict[str, str]:
+        if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+            raise self._error(f"{_ABOUT} is {_short(found)}", name=_ABOUT, expected="an object of texts")
         return found
 
+    def entry(self, name: str, info: Any, number: int) -> TensorEntry:
+        """The entry as the header states it; its place in the file is checked with the others'."""
+        if not isinstance(info, dict):
+            raise self._error(f"tensor {name[:80]!r} is {_short(info)}", name=name, expected="an object")
+        dtype = _DTYPES.get(info["dtype"]) if isinstance(info.get("dtype"), str) else None
+        if dtype is None:
+            raise self._error(
+                f"tensor {name[:80]!r} has dtype {_short(info.get('dtype'))}", name=name,
+                expected=f"one of {', '.join(_DTYPES)}",
+            )  # fmt: skip
+        shape: Any = info.get("shape")
+        offsets: Any = info.get("data_offsets")
+        if not _are_counts(shape) or len(shape) > MAX_DIMS or prod(shape) > MAX_ELEMENTS:
+            raise self._error(
+                f"tensor {name[:80]!r} has shape {_short(shape)}", name=name,
+                expected=f"at most {MAX_DIMS} dimensions and {MAX_ELEMENTS:,} elements",
+            )  # fmt: skip
+        if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+            raise self._error(
+                f"tensor {name[:80]!r} has data_offsets {_short(offsets)}", name=name, expected="its begin and its end"
+            )
+        size = dtype.flat_size_bytes(prod(shape))
+        if offsets[1] - offsets[0] != size:
+            raise self._error(
+                f"tensor {name[:80]!r} takes {offsets[1] - offsets[0]:,} bytes", name=name,
+                expected=f"{size:,} for {dtype.name} {shape}",
+            )  # fmt: skip
+        return TensorEntry(name, dtype, tuple(shape), offsets[0], size, number)
+
+    def check_extents(self, tensors: Mapping[str, TensorEntry]) -> None:
+        """The tensors fill the rest of the file, one after the other."""
+        start = LENGTH_BYTES + len(self.raw)
+        reached, before = 0, ""
+        for entry in sorted(tensors.values(), key=lambda entry: (entry.offset, entry.size_bytes)):
+            if entry.offset != reached:
+                what = f"overlaps {before!r}" if entry.offset < reached else f"leaves a hole behind {before!r}"
+                raise self._error(
+                    f"tensor {entry.name!r} starts at data byte {entry.offset:,} and {what}", name=entry.name,
+                    expected=f"{reached:,}",
+                )  # fmt: skip
+            reached, before = entry.offset + entry.size_bytes, entry.name
+            if start + reached > self.source.size_bytes:
+                raise TruncatedFile(
+                    f"{self.source.path} ends at byte {self.source.size_bytes:,}, inside tensor {entry.name!r}",
+                    expected=f"bytes {start + entry.offset:,} to {start + reached:,}",
+                    where=f"byte {self.source.size_bytes:,}",
+                    action="copy or download the file again",
+                )
+        if start + reached != self.source.size_bytes:
+            extra = self.source.size_bytes - start - reached
+            raise self._error(f"{extra:,} bytes stand behind the last tensor", at=start + reached, expected="none")
+
+    def _error(
+        self, found: str, *, at: int | None = None, name: str | None = None, expected: str | None = None
+    ) -> CheckpointError:
+        """The error at byte `at`, or where the header speaks of `name`."""
+        if at is None:
+            place = self.raw.rfind(json.dumps(name or "", ensure_ascii=False).encode("utf-8", "surrogatepass"))
+            at = LENGTH_BYTES + max(0, place)
+        return CheckpointError(f"{self.source.path}: {found}", expected=expected, where=f"byte {at:,}")
+
+
+class _Repeated(Exception):
+    pass
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Repeated(next(name for name in names if names.count(name) > 1))
+    return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _require_encodable(parsed: Any, header: _Header) -> None:
     try:
-        parsed = json.loads(raw.decode("utf-8"), object_pairs_hook=once)
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"header of {path} is not UTF-8", where=f"byte {8 + error.start:,}") from None
-    except json.JSONDecodeError as error:
-        at = 8 + len(error.doc[: error.pos].encode())
-        raise CheckpointError(f"header of {path} is not JSON ({error.msg})", where=f"byte {at:,}") from None
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise CheckpointError(f"header of {path} is refused: {reason}", where="byte 8") from None
-    if not isinstance(parsed, dict):
-        raise CheckpointError(f"header of {path} is a JSON {type(parsed).__name__}", expected="an object")
-    return parsed
+        json.dumps(parsed, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise header._error("the safetensors header holds half of a surrogate pair", at=LENGTH_BYTES) from None
 
 
-def _texts(stated: Any, path: object) -> dict[str, str]:
-    if not isinstance(stated, dict) or not all(isinstance(value, str) for value in stated.values()):
-        raise CheckpointError(f"__metadata__ of {path} is not an object of texts", where="byte 8")
-    return stated
+def _are_counts(values: Any) -> bool:
+    return type(values) is list and all(type(value) is int and 0 <= value <= 1 << 62 for value in values)
 
 
-def _entry(name: str, stated: Any, path: object, file: int) -> TensorEntry:
-    def refuse(found: str) -> CheckpointError:
-        return CheckpointError(f"tensor {name[:200]!r} {found}", where=f"header of {path}")
-
-    if not isinstance(stated, dict) or stated.keys() != {"dtype", "shape", "data_offsets"}:
-        raise refuse("is not described by dtype, shape and data_offsets")
-    shape, offsets = stated["shape"], stated["data_offsets"]
-    numbers = [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [None]
-    if len(offsets) != 2 or not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
-        raise refuse(f"has shape {str(shape)[:60]} and data_offsets {str(offsets)[:60]}; expected whole numbers")
-    if len(shape) > MAX_DIMS:
-        raise refuse(f"has {len(shape)} dimensions; expected at most {MAX_DIMS}")
-    if max(shape, default=0) > MAX_ELEMENTS or prod(shape) > MAX_ELEMENTS:
-        raise refuse(f"claims shape {shape}; expected at most {MAX_ELEMENTS:,} elements")
-    dtype = _DTYPES.get(stated["dtype"]) if isinstance(stated["dtype"], str) else None
-    if dtype is None:
-        raise refuse(f"has dtype {str(stated['dtype'])[:40]!r}; expected one of {', '.join(_DTYPES)}")
-    start, end = offsets
-    size = dtype.flat_size_bytes(prod(shape))
-    if end - start != size:
-        raise refuse(f"takes bytes {start:,} to {end:,}; expected {size:,} bytes for {dtype.name} {shape}")
-    return TensorEntry(name, dtype, tuple(shape), start, size, file)
-
-
-def _check_cover(entries: Mapping[str, TensorEntry], source: ByteSource, data_start: int) -> None:
-    """The payloads follow each other without overlap or gap, up to the end of the file."""
-    position, before = 0, "the header"
-    for entry in sorted(entries.values(), key=lambda e: (e.offset, e.size_bytes)):
-        if entry.offset != position:
-            what = "overlap" if entry.offset < position else "leave a gap between them"
-            raise CheckpointError(
-                f"{before} and tensor {entry.name} {what}",
-                expected=f"data from byte {data_start + position:,}",
-                where=f"byte {data_start + entry.offset:,} of {source.path}",
-            )
-        position, before = entry.offset + entry.size_bytes, f"tensor {entry.name}"
-        if data_start + position > source.size_bytes:
-            first = max(source.size_bytes, data_start + entry.offset)
-            raise TruncatedFile(
-                f"{source.path} ends at byte {source.size_bytes:,}: byte {first:,} is the first one missing "
-                f"of {before}",
-                expected=f"bytes {data_start + entry.offset:,} to {data_start + position:,}",
-                action="copy or download the file again",
-            )
-    if data_start + position != source.size_bytes:
-        raise CheckpointError(
-            f"{source.path} has {source.size_bytes - data_start - position:,} bytes behind the last tensor",
-            expected=f"its end at byte {data_start + position:,}",
-        )
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

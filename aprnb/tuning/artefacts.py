@@ -16,6 +16,7 @@ from aprnb.errors import FileMissing, OutputError, OutputExists, UsageProblem
 from aprnb.formats.atomic import require_writable, write_text
 
 if TYPE_CHECKING:
+    from aprnb.formats import Checkpoint
     from aprnb.tuning.preparation import Preparation
 
 _HASH_CHUNK_BYTES = 4 << 20
@@ -91,6 +92,12 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _base_sha256(checkpoint: Checkpoint) -> str:
+    """The file's SHA-256; of a base in several files that of their digests, one after the other."""
+    digests = [file_sha256(file.source.path) for file in checkpoint.contents.files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 def manifest(
     preparation: Preparation, where: Places, used: Mapping[str, Any], result: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -98,7 +105,7 @@ def manifest(
     template = preparation.choice.plain.chat_template or ""
     files = [path for path in (where.output, *sorted(where.adapter.glob("*"))) if path.is_file()]
     return {
-        "base": {"path": str(preparation.checkpoint.path), "sha256": file_sha256(preparation.checkpoint.path)},
+        "base": {"path": str(preparation.checkpoint.path), "sha256": _base_sha256(preparation.checkpoint)},
         "data": {"fingerprint": preparation.identity.data},
         "chat_template": {
             "source": preparation.choice.template_source,

@@ -1,0 +1,145 @@
+"""What `convert` makes of a source is what `apr import` makes of it, byte for byte, less the defects that are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import aprnb
+
+TIED = {"tied_embeddings"}  # true beside a trained head of its own
+ROTATION = {"rope_type"}  # 0 (interleaved) for split halves
+HF: dict[str, tuple[str, str | None, set[str]]] = {
+    "pocket-qwen3": ("qwen3", None, set()),
+    "pocket-qwen3-fp16": ("qwen3", "f16", set()),
+    "pocket-qwen3-int8": ("qwen3", "q8", set()),
+    "pocket-qwen3-int4": ("qwen3", "q4", set()),
+    "pocket-qwen2": ("qwen2", None, TIED),
+    "pocket-qwen2-int8": ("qwen2", "q8", set()),
+    "pocket-qwen2-int4": ("qwen2", "q4", set()),
+    "pocket-qwen2-q4k": ("qwen2", "q4_k", set()),
+    "llama": ("llama", None, TIED | ROTATION),
+    "llama-int8": ("llama", "q8", ROTATION),
+    "llama-q4k": ("llama", "q4_k", ROTATION),
+    "mistral": ("mistral", None, ROTATION),
+    "gemma": ("gemma", None, ROTATION),
+    "qwen3-untied": ("qwen3-untied", None, TIED),
+    "qwen3-untied-sharded": ("qwen3-untied", None, {"model_type", "param_count"}),  # named after the class, and 0
+}
+"""The tool's file → its source, the dtype asked for, and the metadata in which that tool is wrong."""
+GGUF = {
+    "gguf-qwen2-f16": ("qwen2-F16", {"description"}),
+    "gguf-llama-f16": ("llama-F16", {"description"}),
+    "gguf-qwen3-f16": ("qwen3-untied-F16", {"description", *ROTATION}),
+}
+"""The description claims Q4_K for every file."""
+
+
+def compared(
+    ours: aprnb.Checkpoint, theirs: aprnb.Checkpoint, defects: set[str], mirrors: tuple[str, ...] = ()
+) -> None:
+    assert set(ours) == set(theirs)
+    for name, entry in theirs.tensors.items():
+        written = ours.tensors[name]
+        assert written.shape == entry.shape
+        if entry.size_bytes:
+            assert (written.dtype.name, ours.raw(name)) == (entry.dtype.name, theirs.raw(name)), name
+        else:  # the tool's placeholder for a tied head; ours has its bytes
+            assert ours.raw(name) == ours.raw("model.embed_tokens.weight")
+    differ = {
+        key
+        for key, value in theirs.metadata.items()
+        if value is not None and ours.metadata.get(key) != value and not key.startswith(mirrors or ("\0",))
+    }
+    assert differ == defects
+    assert "hf_config" in ours.metadata
+
+
+@pytest.mark.parametrize("name", HF)
+def test_a_folder_becomes_what_the_tool_imports(real, fixtures_folder, name, tmp_path):
+    source, dtype, defects = HF[name]
+    converted = aprnb.convert(fixtures_folder / "sources" / source, tmp_path / f"{name}.apr", dtype=dtype)
+    compared(aprnb.open(converted.path), aprnb.open(real(name)), defects)
+
+
+@pytest.mark.parametrize("name", GGUF)
+def test_a_gguf_becomes_what_the_tool_imports(real, fixtures_folder, name, tmp_path):
+    source, defects = GGUF[name]
+    converted = aprnb.convert(fixtures_folder / "gguf" / f"{source}.gguf", tmp_path / f"{name}.apr")
+    theirs = aprnb.open(real(name))
+    compared(aprnb.open(converted.path), theirs, defects | {"name"}, mirrors=("model.",))
+
+
+def test_a_matrix_whose_rows_are_no_whole_blocks_keeps_floats_and_is_counted(pocket_qwen3, tmp_path):
+    converted = aprnb.convert(pocket_qwen3, tmp_path / "x.apr", dtype="q4_k")
+    ours = aprnb.open(converted.path)
+    kinds = {name: entry.dtype.name for name, entry in ours.tensors.items()}
+    assert kinds["model.layers.0.self_attn.o_proj.weight"] == "Q4_K"  # 256 columns
+    assert kinds["model.layers.0.self_attn.q_proj.weight"] == "BF16"  # 128 columns
+    assert kinds["model.norm.weight"] == "F32"
+    assert any("matrices are not in Q4_K" in warning for warning in converted.warnings)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8", "q4", "q4_k", "q6_k"])
+def test_every_dtype_gives_a_file_that_holds_its_contract_and_nearly_its_values(real, dtype, tmp_path):
+    base = aprnb.open(real("pocket-qwen2"))
+    ours = aprnb.open(aprnb.convert(base, tmp_path / "x.apr", dtype=dtype).path)
+    assert aprnb.check(ours).ok
+    name = "model.layers.0.mlp.up_proj.weight"
+    expected = base[name]
+    loose = {"f32": 0, "f16": 0, "bf16": 2**-8, "q8": 1 / 250, "q4": 1 / 13, "q4_k": 1 / 13, "q6_k": 1 / 50}[dtype]
+    assert np.abs(ours[name] - expected).max() <= loose * np.abs(expected).max()
+
+
+def test_writing_twice_gives_the_same_bytes(pocket_qwen3, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        aprnb.convert(pocket_qwen3, tmp_path / folder / "x.apr")
+    assert (tmp_path / "a" / "x.apr").read_bytes() == (tmp_path / "b" / "x.apr").read_bytes()
+
+
+def test_the_tokenizer_of_the_source_comes_back_whole(sources, fixtures_folder, tmp_path):
+    """llama's source splits text as Qwen does, whatever its family's rule says."""
+    from tokenizers import Tokenizer
+
+    source = fixtures_folder / "sources" / "llama"
+    _, tokenizer = aprnb.load(aprnb.convert(source, tmp_path / "x.apr").path)
+    theirs = Tokenizer.from_file(str(source / "tokenizer.json"))
+    for text in ("What is 12 plus 345?", "naïve café ☕ 你好", "<|im_start|>user\nhi<|im_end|>\n"):
+        assert tokenizer(text, add_special_tokens=False).input_ids == theirs.encode(text, add_special_tokens=False).ids
+
+
+def test_refusals_leave_nothing_behind(pocket_qwen3, tmp_path):
+    cases = [
+        ({"target": "x.bin"}, "cannot be written"),
+        ({"target": "x.apr", "dtype": "q5"}, "--dtype q5"),
+        ({"target": "x.safetensors", "dtype": "q8"}, "hold floats only"),
+        ({"target": "missing/x.apr"}, "no folder"),
+    ]
+    for options, message in cases:
+        with pytest.raises(aprnb.AprnbError, match=message):
+            aprnb.convert(pocket_qwen3, tmp_path / options.pop("target"), **options)
+    (tmp_path / "there.apr").write_bytes(b"mine")
+    with pytest.raises(aprnb.AprnbError, match="exists"):
+        aprnb.convert(pocket_qwen3, tmp_path / "there.apr")
+    copy = tmp_path / "copy.apr"
+    copy.write_bytes(pocket_qwen3.read_bytes())
+    with pytest.raises(aprnb.AprnbError, match="over itself"):
+        aprnb.convert(copy, copy, force=True)
+    assert (tmp_path / "there.apr").read_bytes() == b"mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.apr", "there.apr"]
+
+
+def test_a_model_that_is_not_what_it_says_is_not_converted(foreign, tmp_path):
+    with pytest.raises(aprnb.AprnbError, match="family 'bert'"):
+        aprnb.convert(foreign / "slice_model.apr", tmp_path / "x.apr")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_result_shows_itself(pocket_qwen3, tmp_path):
+    converted = aprnb.convert(pocket_qwen3, tmp_path / "x.apr")
+    assert {"source", "path", "format", "tensors", "size_bytes", "seconds", "warnings"} == set(converted.to_json())
+    assert "Converted x.apr" in str(converted)
+    assert converted.size_bytes == Path(tmp_path / "x.apr").stat().st_size

@@ -1,0 +1,172 @@
+"""Hugging Face folders: the same checkpoint whole, in shards, as a file; and folders that are refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import aprnb
+from aprnb.errors import AprnbError, CheckpointError, FileMissing, ForeignFormat
+from aprnb_tests.safetensors_bytes import folder_of, small_file
+
+
+@pytest.fixture
+def folder(pocket_qwen3, sources, tmp_path) -> Path:
+    return folder_of(pocket_qwen3, sources / "qwen3", tmp_path / "pocket-qwen3")
+
+
+@pytest.fixture
+def sharded(pocket_qwen3, sources, tmp_path) -> Path:
+    return folder_of(pocket_qwen3, sources / "qwen3", tmp_path / "sharded", shards=3)
+
+
+def refused(path: Path, message: str, kind: type[AprnbError] = CheckpointError) -> None:
+    with pytest.raises(kind, match=message):
+        aprnb.open(path)
+
+
+def test_folder_file_and_shards_are_the_same_checkpoint(folder, sharded, pocket_qwen3):
+    opened = [aprnb.open(path) for path in (folder, folder / "model.safetensors", sharded)]
+    opened.append(aprnb.open(sharded / "model.safetensors.index.json"))
+    assert [each.format for each in opened] == ["huggingface", "safetensors", "huggingface", "safetensors"]
+    with aprnb.open(pocket_qwen3) as base:
+        names = [name for name, entry in base.tensors.items() if entry.size_bytes]
+        for each in opened:
+            assert list(each) == names
+            assert all(each.raw(name) == base.raw(name) for name in names)
+            assert aprnb.check(each).ok
+            assert each.architecture == base.architecture
+
+
+def test_the_metadata_is_what_the_real_tool_writes_and_more(folder, pocket_qwen3):
+    """Less: `tensor_shapes`, which describes the written file. The head's elements are not counted twice here."""
+    imported, ours = aprnb.open(pocket_qwen3).metadata, aprnb.open(folder).metadata
+    head = 1024 * 128
+    differ = {key for key in imported if imported[key] is not None and ours.get(key) != imported[key]}
+    assert differ == {"tensor_shapes", "param_count"}
+    assert ours["param_count"] == imported["param_count"] - head
+    config = json.loads((folder / "config.json").read_text())
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert ours["hf_config"] == config
+    assert ours["chat_template"] == settings["chat_template"]
+    assert ours["special_tokens"]["eos_token"] == "<|im_end|>"
+    assert set(ours) - set(imported) == {
+        "hf_config", "chat_template", "special_tokens", "tokenizer.padding_token_id", "hf_tokenizer",
+    }  # fmt: skip
+
+
+def test_every_field_says_that_the_config_settled_it(folder):
+    assert aprnb.open(folder).architecture.sources["rope_theta"] == "config.json rope_theta"
+
+
+def test_the_config_of_the_folder_above_is_not_read(folder):
+    (folder.parent / "config.json").write_text('{"model_type": "llama", "rope_theta": 5}')
+    assert aprnb.open(folder).architecture.rope_theta == 1_000_000
+
+
+def test_a_config_that_contradicts_the_weights_is_refused_with_both(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_size": 256}))
+    with pytest.raises(AprnbError, match=r"hidden_size is 128 by shape .*256 by config.json"):
+        aprnb.check(folder)
+
+
+def test_weights_without_a_config_need_one_given(folder, sources):
+    (folder / "config.json").unlink()
+    alone = aprnb.open(folder / "model.safetensors")
+    assert any("no config.json" in warning for warning in alone.warnings)
+    with pytest.raises(AprnbError, match="no transformer is named"):
+        aprnb.check(alone)
+    assert aprnb.check(alone, config=sources / "qwen3" / "config.json").ok
+
+
+def test_a_folder_of_pickles_is_refused_by_name(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
+    refused(tmp_path, "pytorch_model.bin, a Python pickle", ForeignFormat)
+
+
+def test_an_adapter_is_refused_by_name(tmp_path):
+    (tmp_path / "adapter_model.safetensors").write_bytes(small_file())
+    refused(tmp_path, "PEFT adapter", ForeignFormat)
+
+
+def test_a_folder_with_two_models_is_refused(folder):
+    (folder / "model.safetensors.index.json").write_text("{}")
+    refused(folder, r"model.safetensors and model.safetensors.index.json")
+
+
+def test_a_folder_without_weights_says_what_it_holds(tmp_path):
+    (tmp_path / "one.apr").write_bytes(b"APR\0")
+    with pytest.raises(CheckpointError, match="without model.safetensors") as caught:
+        aprnb.open(tmp_path)
+    assert "one.apr" in str(caught.value)
+
+
+def change_index(sharded: Path, **changes: object) -> dict[str, str]:
+    path = sharded / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"] |= changes
+    path.write_text(json.dumps({**index, "weight_map": {k: v for k, v in index["weight_map"].items() if v}}))
+    return index["weight_map"]
+
+
+OUTWARD = ("../x.safetensors", "/etc/x.safetensors", "a\\b.safetensors", "a/b.safetensors", "x\0.safetensors")
+
+
+@pytest.mark.parametrize("name", OUTWARD)
+def test_shards_stay_inside_the_folder(sharded, name):
+    change_index(sharded, **{"model.norm.weight": name})
+    refused(sharded, "a plain file name")
+
+
+def test_a_shard_that_is_a_link_out_of_the_folder_is_refused(sharded, tmp_path):
+    shard = sharded / "model-00002-of-00003.safetensors"
+    elsewhere = tmp_path / "elsewhere.safetensors"
+    shard.rename(elsewhere)
+    shard.symlink_to(elsewhere)
+    refused(sharded, "is a link to .*elsewhere")
+
+
+def test_the_links_of_the_hubs_cache_are_followed(folder, tmp_path):
+    """models--x/snapshots/REVISION/FILE → ../../blobs/HASH, as huggingface_hub lays files out."""
+    blobs, snapshot = tmp_path / "models--x" / "blobs", tmp_path / "models--x" / "snapshots" / "0123"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(folder.iterdir()):
+        file.rename(blobs / str(number))
+        (snapshot / file.name).symlink_to(Path("../../blobs") / str(number))
+    assert aprnb.check(snapshot).ok
+
+
+def test_a_missing_shard_is_named(sharded):
+    (sharded / "model-00002-of-00003.safetensors").unlink()
+    refused(sharded, "model-00002-of-00003.safetensors", FileMissing)
+
+
+def test_a_tensor_that_no_shard_holds_is_named(sharded):
+    change_index(sharded, **{"model.extra.weight": "model-00001-of-00003.safetensors"})
+    refused(sharded, "'model.extra.weight' is not in model-00001")
+
+
+def test_a_tensor_that_the_index_does_not_list_is_named(sharded):
+    change_index(sharded, **{"model.norm.weight": None})
+    refused(sharded, "'model.norm.weight' lies in .* does not list it")
+
+
+def test_an_index_that_names_itself_is_refused(sharded):
+    change_index(sharded, **{"model.norm.weight": "model.safetensors.index.json"})
+    refused(sharded, "names that end in .safetensors")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"weight_map": {}}', '{"weight_map": {"a": 3}}', "{"])
+def test_an_index_that_is_none_is_refused(sharded, content):
+    (sharded / "model.safetensors.index.json").write_text(content)
+    refused(sharded, "weight_map|JSON")
+
+
+def test_a_broken_tokenizer_is_a_warning_and_the_weights_still_open(folder):
+    (folder / "tokenizer.json").write_text("{")
+    assert any("tokenizer beside" in warning for warning in aprnb.open(folder).warnings)
+    assert aprnb.check(folder).ok

@@ -1,0 +1,122 @@
+"""Safetensors files written byte by byte: what is read, and every way in which a header can lie."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import aprnb
+from aprnb.errors import CheckpointError, TruncatedFile
+from aprnb_tests.safetensors_bytes import file_of, info, packed, small_file
+
+
+def opened(tmp_path: Path, data: bytes, name: str = "x.safetensors") -> aprnb.Checkpoint:
+    path = tmp_path / name
+    path.write_bytes(data)
+    return aprnb.open(path)
+
+
+def test_tensors_are_read_as_the_safetensors_package_wrote_them(tmp_path):
+    numpy = pytest.importorskip("safetensors.numpy")
+    random = np.random.default_rng(0)
+    arrays = {
+        "f32": random.standard_normal((3, 4), np.float32),
+        "f16": random.standard_normal((5,), np.float32).astype(np.float16),
+        "empty": np.zeros((0, 7), np.float32),
+        "scalar": np.array(2.5, np.float32),
+        "whole": np.arange(6, dtype=np.int64).reshape(2, 3),
+    }
+    numpy.save_file(arrays, tmp_path / "x.safetensors", metadata={"format": "np"})
+    with aprnb.open(tmp_path / "x.safetensors") as checkpoint:
+        assert checkpoint.format == "safetensors"
+        assert checkpoint.metadata["source_metadata"] == {"format": "np"}
+        assert set(checkpoint) == set(arrays)
+        for name, array in arrays.items():
+            assert np.array_equal(checkpoint[name], array.astype(np.float32))
+
+
+def test_the_first_bytes_tell_not_the_name(tmp_path):
+    assert opened(tmp_path, small_file(), "weights.bin").format == "safetensors"
+
+
+B = info("BF16", [2], 16, 20)
+LIES = {
+    "a header beyond the format's limit": ((100_000_001).to_bytes(8, "little") + b"{}", "header of 100,000,001"),
+    "a header beyond the file": ((500).to_bytes(8, "little") + b"{}", "inside the header"),
+    "a header that is no JSON": (file_of(b'{"a":'), "not JSON"),
+    "a header that is not UTF-8": (file_of(b'{"a\xff":1}'), "not UTF-8"),
+    "a constant that JSON has not": (file_of(b'{"a":NaN}'), "NaN is not JSON"),
+    "a header nested too deeply": (file_of(b'{"a":' + b"[" * 100_000), "not JSON|nested too deeply"),
+    "a name twice": (file_of(b'{"a":1,"a":2}'), "names 'a' twice"),
+    "half of a surrogate pair": (file_of(b'{"\\ud800":1}'), "surrogate"),
+    "an entry that is no object": (small_file(a=3), "'a' is 3; expected an object"),
+    "an unknown dtype": (small_file(a=info("F99", [4], 0, 16)), "dtype 'F99'"),
+    "a dtype that is no text": (small_file(a=info(["F32"], [4], 0, 16)), "dtype"),  # type: ignore[arg-type]
+    "a size that the shape does not give": (small_file(a=info("F32", [2, 3], 0, 16)), "expected 24 for F32"),
+    "a negative dimension": (small_file(a=info("F32", [-2, -2], 0, 16)), "shape"),
+    "a true dimension": (small_file(a=info("F32", [True, 4], 0, 16)), "shape"),
+    "dimensions whose product overflows": (small_file(a=info("F32", [1 << 40, 1 << 40], 0, 16)), "shape"),
+    "255 dimensions": (small_file(a=info("F32", [1] * 255, 0, 4)), "shape"),
+    "an end before the begin": (small_file(a=info("F32", [2, 2], 16, 0)), "data_offsets"),
+    "three offsets": (small_file(a={"dtype": "F32", "shape": [4], "data_offsets": [0, 8, 16]}), "data_offsets"),
+    "no offsets": (small_file(a={"dtype": "F32", "shape": [4]}), "data_offsets None"),
+    "an overlap": (small_file(b=info("BF16", [2], 12, 16)), "'b' starts at data byte 12 and overlaps 'a'"),
+    "a hole": (small_file(a=info("F32", [3], 0, 12)), "'b' starts at data byte 16 and leaves a hole behind 'a'"),
+    "bytes behind the last tensor": (small_file() + b"x", "1 bytes stand behind the last tensor"),
+    "metadata that is no object of texts": (small_file(__metadata__={"format": 1}), "__metadata__"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_header_that_lies_is_refused_with_its_byte(tmp_path, lie):
+    data, message = LIES[lie]
+    with pytest.raises(CheckpointError, match=message) as caught:
+        opened(tmp_path, data)
+    assert "byte" in str(caught.value)
+
+
+def test_the_byte_is_where_the_header_speaks_of_the_tensor(tmp_path):
+    data = small_file(b=info("BF16", [2], 12, 16))
+    with pytest.raises(CheckpointError) as caught:
+        opened(tmp_path, data)
+    at = int(str(caught.value.where).removeprefix("byte "))
+    assert data[at:].startswith(b'"b":{')
+
+
+def test_a_torn_file_names_the_first_missing_byte_wherever_it_is_cut(tmp_path):
+    whole = small_file()
+    for length in range(1, len(whole)):
+        with pytest.raises(TruncatedFile, match=f"ends at byte {length}"):
+            opened(tmp_path, whole[:length])
+
+
+def test_a_header_of_many_small_values_is_refused_before_it_is_parsed(tmp_path):
+    data = file_of(b'{"a":[' + b"[]," * 2_000_000 + b"[]]}")
+    with pytest.raises(CheckpointError, match="values; expected at most"):
+        opened(tmp_path, data)
+
+
+def test_31337_tensors_open_at_once(tmp_path):
+    data = packed({f"model.layers.{n // 100}.part.{n % 100}.weight": ("F32", [1], b"abcd") for n in range(31_337)})
+    (tmp_path / "x.safetensors").write_bytes(data)
+    took = []
+    for _ in range(3):
+        start = time.process_time()
+        with aprnb.open(tmp_path / "x.safetensors") as checkpoint:
+            took.append(time.process_time() - start)
+            assert len(checkpoint) == 31_337
+    assert min(took) <= 1, "0.3 s of an idle processor"
+
+
+def test_a_large_file_from_git_without_its_content_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="Git LFS"):
+        opened(tmp_path, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+
+
+def test_the_header_may_end_in_blanks(tmp_path):
+    text = json.dumps({"a": info("F32", [1], 0, 4)}).encode() + b"     "
+    assert opened(tmp_path, file_of(text, b"\0\0\x80?"))["a"].tolist() == [1.0]
