@@ -2,6 +2,7 @@
 # make test   everything, browser tests included, in the same environment
 # make lab    JupyterLab on the tutorial (the one that the demo ran, where there is one)
 # make docs   the documentation, warnings are errors
+# make fuzz   COUNT mutations of real files from SEED on, through everything that reads them
 # make clean  removes what the others made, the environment too
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lab docs clean chromium
+.PHONY: demo test lab docs fuzz clean chromium
 
 demo: $(VENV)/.demo
 	@$(BIN)/python notebooks/demo.py
@@ -29,6 +30,11 @@ lab: $(VENV)/.demo
 docs: $(VENV)/.dev
 	@$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+COUNT ?= 2000
+SEED ?= 0
+fuzz: $(VENV)/.dev
+	@$(BIN)/python tests/attacks/fuzz.py --count $(COUNT) --seed $(SEED)
 
 clean:
 	rm -rf $(VENV) demo docs/_build build dist .mypy_cache .pytest_cache .ruff_cache
