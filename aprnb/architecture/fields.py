@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from aprnb.architecture.families import FAMILIES
 from aprnb.errors import ArchitectureError
 
 MAX_LAYERS = 1 << 14
+_LARGEST = float(np.finfo(np.float32).max)
 
 _INTEGERS = (
     "hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size vocab_size"
@@ -62,7 +62,7 @@ def checked(name: str, value: Any, where: str) -> Any:
             raise ArchitectureError(f"{where} is {short(value)}", expected="a positive integer")
         return value
     if name in _NUMBERS:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
             raise ArchitectureError(f"{where} is {short(value)}", expected="a positive number")
         return float(str(np.float32(value)))
     if name in _FLAGS and not isinstance(value, bool):

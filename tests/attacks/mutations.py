@@ -76,7 +76,7 @@ def index_entry(rng: random.Random, data: bytearray) -> bytes:
         data[name_end] = rng.choice((0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 30, 77, 128, 129, 255))
     elif what == "ndim":
         data[name_end + 1] = rng.choice((0, 1, 2, 3, 8, 9, 255))
-    elif what == "name":
+    elif what == "name" and name_end > start + 2:
         data[rng.randrange(start + 2, name_end)] = rng.randrange(256)
     elif what == "name length":
         struct.pack_into("<H", data, start, rng.choice((0, 1, 255, 256, 257, 65_535)))
