@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 from aprnb.errors import CheckpointError, FileMissing, ForeignFormat, TruncatedFile
 from aprnb.formats.contents import MAX_ELEMENTS, Contents, DataFile, TensorEntry
 from aprnb.formats.dtypes import ggml_dtype
+from aprnb.formats.gguf_front import Front
 from aprnb.formats.gguf_metadata import apr_metadata
-from aprnb.formats.gguf_values import Front, GgufValue
+from aprnb.formats.gguf_values import GgufValue, Values
 from aprnb.formats.source import ByteSource
 
 MAGIC = b"GGUF"
-MAX_TENSORS = 1 << 17
+MAX_TENSORS = 1 << 16
+MAX_KEYS = 1 << 16
 MAX_GGML_DIMS = 4
 _DEFAULT_ALIGNMENT = 32
 _MAX_ALIGNMENT = 1 << 16
@@ -53,11 +55,11 @@ def read_gguf(source: ByteSource) -> Contents:
     Raises CheckpointError with the byte offset for every length, count, offset or name that does not hold, FileMissing
     for a part that is not there.
     """
-    first = _read_part(source)
+    first = _read_part(source, 0)
     opened: list[ByteSource] = []
     try:
         opened += map(ByteSource, _further_parts(first))
-        parts = (first, *map(_read_part, opened))
+        parts = (first, *(_read_part(further, number) for number, further in enumerate(opened, 1)))
         tensors = _joined(parts)
         metadata, warnings = apr_metadata(first.values, tensors)
     except BaseException:
@@ -74,8 +76,9 @@ def read_gguf(source: ByteSource) -> Contents:
     )
 
 
-def _read_part(source: ByteSource) -> _Part:
+def _read_part(source: ByteSource, number: int) -> _Part:
     front = Front(source)
+    value = Values(front)
     tensor_count, key_count = _read_header(front)
     values: dict[str, GgufValue] = {}
     for _ in range(key_count):
@@ -83,11 +86,11 @@ def _read_part(source: ByteSource) -> _Part:
         key = front.name("a metadata key")
         if key in values:
             raise front.error(f"metadata key {key[:80]!r} appears twice", at=at)
-        values[key] = front.value(key[:80])
+        values[key] = value.read(key[:80])
     infos: dict[str, tuple[TensorEntry, int]] = {}
     for _ in range(tensor_count):
         at = front.position
-        entry = _read_info(front)
+        entry = _read_info(front, number)
         if entry.name in infos:
             raise front.error(f"tensor {entry.name!r} appears twice", at=at)
         infos[entry.name] = entry, front.position - 8
@@ -116,32 +119,36 @@ def _read_header(front: Front) -> tuple[int, int]:
     tensor_count = front.count("the tensor count", 20 if narrow else 24)
     if tensor_count > MAX_TENSORS:
         raise front.error(f"the tensor count is {tensor_count:,}", expected=f"at most {MAX_TENSORS:,}", at=8)
-    return tensor_count, front.count("the key count", 9 if narrow else 13)
+    at = front.position
+    key_count = front.count("the key count", 9 if narrow else 13)
+    if key_count > MAX_KEYS:
+        raise front.error(f"the key count is {key_count:,}", expected=f"at most {MAX_KEYS:,}", at=at)
+    return tensor_count, key_count
 
 
-def _read_info(front: Front) -> TensorEntry:
+def _read_info(front: Front, number: int) -> TensorEntry:
     name = front.name("a tensor name")
-    shown = repr(name[:80])
-    at = front.position
-    rank = int(front.number("I", f"the dimension count of {shown}"))
+    at, what = front.position, f"the info of tensor {name[:80]!r}"
+    rank = int(front.number("I", what))
     if rank > MAX_GGML_DIMS:
-        raise front.error(f"tensor {shown} has {rank:,} dimensions", expected=f"at most {MAX_GGML_DIMS}", at=at)
-    width = "I" if front.version == 1 else "Q"
-    shape = tuple(int(front.number(width, f"the dimensions of {shown}")) for _ in range(rank))[::-1]
-    if max(shape, default=1) > MAX_ELEMENTS or prod(shape) > MAX_ELEMENTS:
-        raise front.error(f"tensor {shown} has dimensions {list(shape)}", expected=f"at most {MAX_ELEMENTS:,} elements")
-    at = front.position
-    code = int(front.number("I", f"the type of {shown}"))
-    dtype = ggml_dtype(code)
+        raise front.error(f"tensor {name[:80]!r} has {rank:,} dimensions", expected=f"at most {MAX_GGML_DIMS}", at=at)
+    *dims, code, offset = front.numbers(f"{rank}{'I' if front.version == 1 else 'Q'}IQ", what)
+    shape, elements = tuple(reversed(dims)), prod(dims)
+    if max(dims, default=1) > MAX_ELEMENTS or elements > MAX_ELEMENTS:
+        raise front.error(
+            f"tensor {name[:80]!r} has dimensions {list(shape)}",
+            expected=f"at most {MAX_ELEMENTS:,} elements",
+            at=at + 4,
+        )
+    dtype, code_at = ggml_dtype(code), front.position - 12
     if dtype is None:
-        raise front.error(f"tensor {shown} has element type {code}", expected="a GGML type of today", at=at)
+        raise front.error(f"tensor {name[:80]!r} has element type {code}", expected="a GGML type of today", at=code_at)
     if dtype.block_elements > 1 and (not shape or shape[-1] % dtype.block_elements):
         raise front.error(
-            f"tensor {shown} has rows of {shape[-1] if shape else 1:,} elements in {dtype.name}",
-            expected=f"a multiple of {dtype.block_elements}", at=at,
+            f"tensor {name[:80]!r} has rows of {shape[-1] if shape else 1:,} elements in {dtype.name}",
+            expected=f"a multiple of {dtype.block_elements}", at=code_at,
         )  # fmt: skip
-    offset = int(front.number("Q", f"the offset of {shown}"))
-    return TensorEntry(name, dtype, shape, offset, dtype.flat_size_bytes(prod(shape)))
+    return TensorEntry(name, dtype, shape, offset, dtype.flat_size_bytes(elements), number)
 
 
 def _alignment(front: Front, values: Mapping[str, GgufValue]) -> int:
@@ -212,7 +219,7 @@ def _joined(parts: tuple[_Part, ...]) -> dict[str, TensorEntry]:
         for name, entry in part.tensors.items():
             if name in tensors:
                 raise CheckpointError(f"tensor {name!r} is in {part.source.path} and in an earlier part")
-            tensors[name] = replace(entry, file=number)
+            tensors[name] = entry
     total = parts[0].integer("split.tensors.count", len(tensors))
     if len(parts) > 1 and total != len(tensors):
         raise CheckpointError(

@@ -3,13 +3,14 @@
 import random
 import struct
 import time
+import tracemalloc
 
 import gguf
 import numpy as np
 import pytest
 
 import aprnb
-from aprnb.formats import gguf_values
+from aprnb.formats import gguf_front, gguf_values
 from aprnb_tests.gguf_bytes import (
     ARRAY,
     BOOL,
@@ -104,7 +105,7 @@ LIES = {
     "2^32 dimensions": (
         header(1, 0) + text("a") + struct.pack("<I", 2**32 - 1) + bytes(64), "4,294,967,295 dimensions", "byte 33"),
     "dimensions whose product overflows": (
-        whole(infos=[info("a", (1 << 40, 1 << 40), 0, 0)], data=bytes(32)), "dimensions", "byte 53"),
+        whole(infos=[info("a", (1 << 40, 1 << 40), 0, 0)], data=bytes(32)), "dimensions", "byte 37"),
     "an unknown element type of a tensor": (
         whole(infos=[info("a", (4,), 99, 0)], data=bytes(32)), "element type 99", "byte 45"),
     "a removed element type": (whole(infos=[info("a", (4,), 4, 0)], data=bytes(32)), "element type 4", "byte 45"),
@@ -149,10 +150,35 @@ def test_versions_of_tomorrow_and_big_endian_files_are_refused_by_name(tmp_path)
         opened(tmp_path, b"GGUF" + struct.pack(">IQQ", 3, 0, 0))
 
 
-def test_more_strings_than_any_vocabulary_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(gguf_values, "MAX_STRINGS", 3)
-    with pytest.raises(aprnb.AprnbError, match="holds 4 strings; expected at most 3"):
-        opened(tmp_path, whole([pair("k", ARRAY, (STRING, list("abcd")))]))
+def test_texts_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf_front, "MAX_TEXTS_BYTES", 100)
+    for texts in (["Ā"] * 2000, [""] * 2000):
+        with pytest.raises(aprnb.AprnbError, match="with k.* its texts take too much memory; expected at most"):
+            opened(tmp_path, whole([pair("k", ARRAY, (STRING, texts))]))
+
+
+def test_lists_and_keys_beyond_any_use_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf_values, "MAX_NUMBERS", 3)
+    monkeypatch.setattr(gguf_values, "MAX_NESTED", 2)
+    with pytest.raises(aprnb.AprnbError, match="holds 4 numbers; expected at most 3"):
+        opened(tmp_path, whole([pair("k", ARRAY, (I32, [1, 2, 3, 4]))]))
+    with pytest.raises(aprnb.AprnbError, match="holds 3 arrays; expected at most 2"):
+        opened(tmp_path, whole([pair("k", ARRAY, (ARRAY, [(U8, [])] * 3))]))
+    with pytest.raises(aprnb.AprnbError, match="key count is 65,537; expected at most 65,536"):
+        opened(tmp_path, header(0, 65537) + bytes(13 * 65537))
+    with pytest.raises(aprnb.AprnbError, match="tensor count is 65,537; expected at most 65,536"):
+        opened(tmp_path, header(65537, 0) + bytes(24 * 65537))
+
+
+def test_opening_takes_twice_the_file_and_64_mib_at_most(tmp_path):
+    """A vocabulary as large as any, with one character in each token that no byte holds."""
+    data = whole([pair("k", ARRAY, (STRING, ["Ā" + chr(0x100 + at % 5000) for at in range(500_000)]))])
+    (tmp_path / "x.gguf").write_bytes(data)
+    tracemalloc.start()
+    checkpoint = aprnb.open(tmp_path / "x.gguf")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(checkpoint) == 0 and peak <= 2 * len(data) + (64 << 20)
 
 
 def test_a_text_too_long_to_keep_is_passed_over_and_named(tmp_path):
@@ -171,7 +197,7 @@ def test_long_lists_are_read_the_same_however_their_strings_are(tmp_path, strang
         words[place] = strange
     path = tmp_path / "x.gguf"
     path.write_bytes(whole([pair("tokenizer.ggml.tokens", ARRAY, (STRING, words)), pair("after", U8, 7)]))
-    if strange is not None and len(strange) > gguf_values.MAX_KEY_BYTES:
+    if strange is not None and len(strange) > gguf_front.MAX_KEY_BYTES:
         with pytest.raises(aprnb.AprnbError, match=rf"tokens\[{place}\] is too long"):
             aprnb.open(path)
         return

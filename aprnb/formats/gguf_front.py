@@ -1,0 +1,188 @@
+"""The front of a GGUF file, read as far as it is asked for: numbers and strings, all little-endian.
+
+Layout: a string is its length in bytes (u64, in version 1 u32) and its UTF-8. Nothing is allocated for a length or a
+count that the rest of the file cannot hold.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from typing import Any
+
+import numpy as np
+
+from aprnb.errors import CheckpointError, TruncatedFile
+from aprnb.formats.source import ByteSource
+
+MAX_FRONT_BYTES = 256 << 20
+MAX_KEY_BYTES = 65_535
+MAX_TEXTS_BYTES = 40 << 20
+"""Memory for all texts together, beside as much as the file takes (the largest published vocabulary needs 78 MiB)."""
+
+_FIRST_READ_BYTES = 64 << 10
+_SHORT_LIST = 256
+_TOGETHER = 1 << 16
+
+
+class Front:
+    """A cursor over the bytes before the tensor data; `version` decides how wide lengths and counts are."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self.source, self.version = source, 3
+        self.position = 0
+        self._buffer = bytearray()
+        self._texts_left = MAX_TEXTS_BYTES + source.size_bytes
+
+    def error(self, found: str, *, expected: str | None = None, at: int | None = None) -> CheckpointError:
+        """The refusal of this file for what stands at byte `at` (the cursor where not given)."""
+        where = f"byte {self.position if at is None else at:,}"
+        action = "the file is damaged, or made by a faulty writer: copy or download it again"
+        return CheckpointError(f"{self.source.path}: {found}", expected=expected, where=where, action=action)
+
+    def require(self, size_bytes: int, what: str) -> None:
+        """Makes the next `size_bytes` bytes available; raises TruncatedFile where the file ends before."""
+        have = len(self._buffer)
+        missing = self.position + size_bytes - have
+        if missing <= 0:
+            return
+        if have + missing > self.source.size_bytes:
+            raise TruncatedFile(
+                f"{self.source.path} ends at byte {self.source.size_bytes:,}, inside {what}",
+                expected=f"bytes {self.position:,} to {self.position + size_bytes:,}",
+                action="copy or download the file again",
+            )
+        if have + missing > MAX_FRONT_BYTES:
+            raise self.error(f"{what} reaches beyond byte {MAX_FRONT_BYTES:,}", expected="metadata that ends before it")
+        ahead = min(max(have, _FIRST_READ_BYTES), self.source.size_bytes - have)
+        self._buffer += self.source.read(have, max(missing, ahead), what)
+
+    def number(self, code: str, what: str) -> Any:
+        """One little-endian number of a `struct` type code."""
+        return self.numbers(code, what)[0]
+
+    def numbers(self, codes: str, what: str) -> tuple[Any, ...]:
+        """Several of them at once."""
+        size = struct.calcsize(f"<{codes}")
+        self.require(size, what)
+        self.position += size
+        return struct.unpack_from(f"<{codes}", self._buffer, self.position - size)
+
+    def count(self, what: str, least_bytes: int) -> int:
+        """A length or count, refused where the rest of the file cannot hold so many parts of `least_bytes`."""
+        at = self.position
+        count = int(self.number("I" if self.version == 1 else "Q", what))
+        room = self.source.size_bytes - self.position
+        if count * least_bytes > room:
+            most = room // least_bytes
+            raise self.error(f"{what} is {count:,}", expected=f"at most {most:,}, what the file can hold", at=at)
+        return count
+
+    def text(self, what: str, most_bytes: int) -> str | None:
+        """A string; None where it is longer than `most_bytes`, which are then passed over."""
+        size = int(self.number("I" if self.version == 1 else "Q", what))
+        self.require(size, what)
+        start = self.position
+        self.position += size
+        if size > most_bytes:
+            return None
+        text = self._decoded(start, size, what)
+        self._charge([text], what)
+        return text
+
+    def name(self, what: str) -> str:
+        """A string that names something; raises for one that is too long or not UTF-8."""
+        at = self.position
+        text = self.text(what, MAX_KEY_BYTES)
+        if text is None:
+            raise self.error(f"{what} is too long", expected=f"at most {MAX_KEY_BYTES:,} bytes", at=at)
+        return text
+
+    def texts(self, key: str) -> list[str]:
+        """A list of strings: its count, then they."""
+        count = self.count(f"the element count of {key}", 4 if self.version == 1 else 8)
+        found: list[str] = []
+        while len(found) < count:
+            together = min(count - len(found), _TOGETHER)
+            short = self._short_texts(together, key) if self.version > 1 and together > _SHORT_LIST else None
+            texts = self._walked(together, key, len(found)) if short is None else short
+            self._charge(texts, key)
+            found += texts
+        return found
+
+    def _charge(self, texts: list[str], key: str) -> None:
+        self._texts_left -= sum(map(sys.getsizeof, texts)) + 8 * len(texts)
+        if self._texts_left < 0:
+            most = MAX_TEXTS_BYTES + self.source.size_bytes
+            raise self.error(f"with {key} its texts take too much memory", expected=f"at most {most:,} bytes")
+
+    def _walked(self, count: int, key: str, first: int) -> list[str]:
+        """The next strings of a list, one by one; `first` is the number of the first of them."""
+        width, read = (4, struct.Struct("<I")) if self.version == 1 else (8, struct.Struct("<Q"))
+        found = []
+        for at in range(first, first + count):
+            if self.position + width > len(self._buffer):
+                self.require(width, f"{key}[{at}]")
+            (size,) = read.unpack_from(self._buffer, self.position)
+            if size > MAX_KEY_BYTES:
+                raise self.error(f"{key}[{at}] is too long", expected=f"at most {MAX_KEY_BYTES:,} bytes")
+            self.position += width
+            if self.position + size > len(self._buffer):
+                self.require(size, f"{key}[{at}]")
+            try:
+                found.append(self._buffer[self.position : self.position + size].decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise self.error(f"{key}[{at}] is not UTF-8", at=self.position + error.start) from None
+            self.position += size
+        return found
+
+    def _short_texts(self, count: int, key: str) -> list[str] | None:
+        """All strings at once where each has 1 to 255 bytes and no NUL; None for those who must be read one by one.
+
+        Then every zero byte belongs to a length: seven of them after each first byte. That the lengths lead from one
+        string to the next is checked, which is what walking would do.
+        """
+        window, longest = 16 * count, (8 + 255) * count
+        while True:
+            self.require(min(window, self.source.size_bytes - self.position), key)
+            zeros = self._zeros(7 * count, window)
+            whole = len(zeros) == 7 * count and zeros[-1] + 256 <= window
+            if whole or window >= min(longest, self.source.size_bytes - self.position) or self._odd(zeros):
+                break
+            window *= 2
+        if len(zeros) < 7 * count or self._odd(zeros):
+            return None
+        heads = zeros[::7] - 1
+        data = np.frombuffer(self._buffer, np.uint8, offset=self.position)
+        ends = heads + 8 + data[heads]
+        if heads[0] != 0 or (ends[:-1] != heads[1:]).any() or ends[-1] > len(data):
+            return None
+        kept = np.ones(int(ends[-1]), bool)
+        kept[zeros] = False
+        marked = data[: len(kept)].copy()
+        marked[heads] = 0
+        try:
+            texts = marked[kept].tobytes().decode("utf-8").split("\0")
+        except UnicodeDecodeError:
+            return None  # read one by one, so that the error can name its byte
+        if len(texts) != count + 1:
+            return None
+        self.position += len(kept)
+        return texts[1:]
+
+    def _zeros(self, count: int, window: int) -> np.ndarray:
+        """Where the first `count` zero bytes of the `window` bytes from the cursor on are."""
+        data = np.frombuffer(self._buffer, np.uint8, offset=self.position)[:window]
+        return np.flatnonzero(data == 0)[:count]
+
+    @staticmethod
+    def _odd(zeros: np.ndarray) -> bool:
+        """Whether zero bytes stand otherwise than in runs of seven."""
+        runs = zeros[: len(zeros) // 7 * 7]
+        return bool((runs[6::7] - runs[::7] != 6).any())
+
+    def _decoded(self, start: int, size_bytes: int, what: str) -> str:
+        try:
+            return self._buffer[start : start + size_bytes].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self.error(f"{what} is not UTF-8", at=start + error.start) from None
