@@ -13,8 +13,8 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Halves = NDArray[np.uint16]
 
-PART_ELEMENTS = 1 << 18
-"""Elements at a time: 1 MiB of float32 with its few temporaries stays in a core's cache."""
+PART_ELEMENTS = 1 << 19
+"""Elements at a time: 2 MiB of float32 with few temporaries stay near a core; smaller parts cost more in calls."""
 _THREADS = min(2, os.cpu_count() or 1)
 _WORTH_A_THREAD = 1 << 21
 
@@ -50,14 +50,12 @@ def float16_at(blocks: Bytes, start: int) -> Floats:
 
 
 def round_to_bf16(values: Floats, out: Halves) -> None:
-    """Float32 to bfloat16 bit patterns, to the nearest, ties to even; NaN becomes 0x7FC0."""
+    """Contiguous float32 to bfloat16 bit patterns, to the nearest, ties to even; NaN becomes 0x7FC0."""
     bits = values.view(np.uint32)
     rounded = bits >> 16
     rounded &= 1
-    rounded += 0x7FFF
     rounded += bits
-    rounded >>= 16
-    out[...] = rounded
-    nan = np.isnan(values)
-    if nan.any():
-        out[nan] = 0x7FC0
+    rounded += 0x7FFF
+    out[...] = rounded.view("<u2")[..., 1::2]
+    if not np.isfinite(values.sum()):  # one quick pass where all is well
+        out[np.isnan(values)] = 0x7FC0

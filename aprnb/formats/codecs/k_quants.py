@@ -9,6 +9,9 @@ import numpy as np
 
 from aprnb.formats.codecs.arrays import Bytes, Floats, float16_at
 
+_PAIRS = np.array((0, 2, 4, 6), np.uint8)[:, None]
+"""Shifts of the four bit pairs in a byte, lowest first."""
+
 
 def q2_k(blocks: Bytes, out: Floats) -> None:
     """16 bytes of scale (low nibble) and minimum (high nibble) per 16 elements, 64 bytes of bit pairs, f16 d, dmin."""
@@ -58,8 +61,10 @@ def q6_k(blocks: Bytes, out: Floats) -> None:
     codes = np.empty((len(blocks), 2, 4, 32), np.uint8)
     np.bitwise_and(low, 15, out=codes[:, :, :2])
     np.right_shift(low, 4, out=codes[:, :, 2:])
-    for quarter, shift in enumerate((0, 2, 4, 6)):
-        codes[:, :, quarter] |= ((high >> shift) & 3) << 4
+    upper = high[:, :, None, :] >> _PAIRS  # one pass over short runs, the rest over the whole
+    upper &= 3
+    upper <<= 4
+    codes |= upper
     codes -= 32
     scales = np.ascontiguousarray(blocks[:, 192:208]).view(np.int8).astype(np.float32)
     _affine(out, codes.reshape(-1, 256).view(np.int8), float16_at(blocks, 208) * scales)
@@ -68,18 +73,15 @@ def q6_k(blocks: Bytes, out: Floats) -> None:
 def _affine(out: Floats, codes: np.ndarray, scale: Floats, minimum: Floats | None = None) -> None:
     """`scale · code − minimum`, both per sub-block [n, sub-blocks]; one long product is faster than many short ones."""
     width = out.shape[1] // scale.shape[1]
-    out[...] = codes
-    out *= np.repeat(scale, width, axis=1)
+    np.multiply(codes, np.repeat(scale, width, axis=1), out=out)
     if minimum is not None:
         out -= np.repeat(minimum, width, axis=1)
 
 
 def _bit_pairs(packed: Bytes) -> Bytes:
     """Two runs of 32 bytes, each holding four runs of 32 elements in its bit pairs, lowest first."""
-    codes = np.empty((len(packed), 2, 4, 32), np.uint8)
-    runs = packed.reshape(-1, 2, 32)
-    for pair, shift in enumerate((0, 2, 4, 6)):
-        np.bitwise_and(runs >> shift, 3, out=codes[:, :, pair])
+    codes: Bytes = packed.reshape(-1, 2, 1, 32) >> _PAIRS
+    codes &= 3
     return codes.reshape(-1, 256)
 
 

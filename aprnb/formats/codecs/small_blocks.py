@@ -46,8 +46,7 @@ def q8_0(blocks: Bytes, out: Floats) -> None:
 
 
 def _scaled(out: Floats, codes: np.ndarray, scale: Floats) -> None:
-    out[...] = codes
-    out *= np.repeat(scale, out.shape[1], axis=1)  # one long product is faster than many short ones
+    np.multiply(codes, np.repeat(scale, out.shape[1], axis=1), out=out)  # one long product, not many short ones
 
 
 def _signed(codes: Bytes, zero: int) -> np.ndarray:
