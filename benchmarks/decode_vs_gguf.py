@@ -19,8 +19,8 @@ ROUNDS, SIDE = 9, 4096
 TYPES = {"Q4_K": "Q4_K", "Q6_K": "Q6_K", "Q8_0": "Q8_0", "AprQ4": "Q4_0"}
 """Ours → the peer's; AprQ4 is of the `apr` tool alone, its nearest relative is Q4_0."""
 METHOD = (
-    f"Median of {ROUNDS} rounds in turn, ratios round by round. Every result is asserted finite and not all zero, and "
-    "equal to the peer's where the format is the same. The limit is np.copyto of the float32 result, in the same rounds."
+    f"Median of {ROUNDS} rounds in turn, ratios round by round. Every result is asserted finite and not all zero, "
+    "and equal to the peer's where the format is the same. The limit is np.copyto of the result, in the same rounds."
 )
 
 
