@@ -88,8 +88,7 @@ def convert(
     began = time.perf_counter()
     checkpoint = source if isinstance(source, Checkpoint) else open(source)
     try:
-        if path.exists() and path.resolve() == checkpoint.path.resolve():
-            raise UsageProblem(f"{path} would be written over itself", action="give the target another name")
+        _require_apart(path, kind, checkpoint)
         report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
         report.raise_for_violations()
         written = _writer(kind)(path, checkpoint, report, dtype, force, progress or _silent)
@@ -101,8 +100,24 @@ def convert(
     return Converted(checkpoint.path, path, kind, written.tensors, _size(path), seconds, tuple(dict.fromkeys(notes)))
 
 
+def _require_apart(path: Path, kind: Kind, checkpoint: Checkpoint) -> None:
+    """The target is none of the files that are read, and no folder that holds one and would be replaced with it."""
+    target = path.resolve()
+    for read in (checkpoint.path, *(file.source.path for file in checkpoint.contents.files)):
+        resolved = read.resolve()
+        if target == resolved or (kind == "huggingface" and target in resolved.parents):
+            raise UsageProblem(
+                f"{path} would be written over {read}, which is read", action="give the target another name"
+            )
+
+
 def target_kind(path: Path) -> Kind:
-    """What a target's name asks for; raises UsageProblem for an ending that promises something else."""
+    """What a target's name asks for; raises UsageProblem for an ending that promises something else, or no name."""
+    try:
+        path.resolve().exists()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageProblem(f"{str(path)[:80]!r} is no name for a target: {reason}") from None
     kinds: dict[str, Kind] = {".apr": "apr", ".gguf": "gguf", ".safetensors": "safetensors"}
     if path.suffix in (".bin", ".pt", ".pth", ".onnx", ".json", ".npz", ".h5"):
         raise UsageProblem(f"{path} cannot be written", expected=".apr, .gguf, .safetensors, or the name of a folder")

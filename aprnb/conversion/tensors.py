@@ -55,7 +55,7 @@ def tensor_bytes(checkpoint: Checkpoint, name: str, dtype: DType) -> Iterable[by
 def checked(parts: Iterable[Floats], name: str, dtype: DType) -> Iterator[Floats]:
     """The parts, each looked at: what cannot be stored in `dtype` is named, not written."""
     for part in parts:
-        peak = float(np.abs(part).max(initial=0))
+        peak = float(max(part.max(initial=0), -part.min(initial=0)))  # without a copy; NaN comes through
         if not peak < np.inf:
             raise ContractError(f"tensor {name} holds NaN or infinity", action="the weights are damaged")
         if dtype.name == "F16" and peak > _F16_MAX:

@@ -19,6 +19,7 @@ from aprnb.architecture.weights import read_weight
 from aprnb.conversion.convert import Written
 from aprnb.conversion.gguf_header import SLUGS, architecture_values, rope_tensors
 from aprnb.conversion.gguf_tokenizer import tokenizer_values
+from aprnb.conversion.tensors import checked
 from aprnb.errors import ArchitectureError, MissingExtra, OutputError
 from aprnb.formats import Checkpoint, TensorEntry, open
 from aprnb.formats.atomic import failed_to_write
@@ -137,23 +138,24 @@ def _parts(
         yield permute(raw, heads).tobytes()
     else:
         values = read_weight(checkpoint, report, name)
-        yield _encoded(permute(values, heads) if heads else values, target)
+        yield _encoded(permute(values, heads) if heads else values, name, target)
 
 
 def _converted_rows(checkpoint: Checkpoint, entry: TensorEntry, target: DType) -> Iterator[bytes]:
     rows, columns = entry.shape
     row_bytes = entry.size_bytes // rows
     if row_bytes * rows != entry.size_bytes or entry.dtype.flat_size_bytes(columns) != row_bytes:
-        yield _encoded(checkpoint[entry.name], target)
+        yield _encoded(checkpoint[entry.name], entry.name, target)
         return
     step = max(1, _PART_BYTES // (4 * columns))
     for start in range(0, rows, step):
         count = min(step, rows - start)
         raw = checkpoint.read_part(entry.name, start * row_bytes, count * row_bytes)
-        yield _encoded(decode(raw, entry.dtype, (count, columns)), target)
+        yield _encoded(decode(raw, entry.dtype, (count, columns)), entry.name, target)
 
 
-def _encoded(values: np.ndarray, target: DType) -> bytes:
+def _encoded(values: np.ndarray, name: str, target: DType) -> bytes:
+    (values,) = checked((values,), name, target)
     if target.name not in _BY_GGUF_PACKAGE:
         return encode(values, target)
     try:

@@ -28,6 +28,15 @@ from aprnb.formats.dtypes import F16, DType
 
 MAX_SHARD_BYTES = 5_000_000_000
 _FLOATS = ("f32", "f16", "bf16")
+_SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_NOT_KEPT = ("torch_dtype", "quantization_config", "auto_map")
+"""Keys of the source's config that are not true of what is written, or name code to run."""
+_MODEL_FILES = (
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json",
+    "tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja",
+)  # fmt: skip
+"""What a folder that `--force` replaces may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +104,10 @@ def write_folder(
         _write_weights(beside, weights, Counter(weights.size_bytes, progress))
         notes, ids = _write_tokenizer(beside, checkpoint, report)
         kept = checkpoint.metadata.get("hf_config")
-        write_json(beside / "config.json", _config(report, kept, _common_dtype(weights), ids))
-        write_json(beside / "generation_config.json", ids)
+        config = _config(report, kept, _common_dtype(weights), ids)
+        write_json(beside / "config.json", config)
+        special = {key: config[key] for key in _SPECIAL_IDS if config.get(key) is not None}
+        write_json(beside / "generation_config.json", special)
     return Written(len(weights.tensors), notes)
 
 
@@ -145,24 +156,30 @@ def _common_dtype(weights: _Weights) -> str:
 
 
 def _config(report: ContractReport, kept: Any, dtype: str, ids: dict[str, Any]) -> dict[str, Any]:
-    """The settled architecture as its class writes it; keys of the source's config that it has not got stay."""
+    """The settled architecture as its class writes it; what else the source's config says stays."""
     from aprnb.model.build import model_config
 
     config = model_config(report.architecture).to_dict()
-    others = {key: value for key, value in kept.items() if key not in config} if isinstance(kept, dict) else {}
-    settled = {"architectures": [report.architecture.family.class_name], "dtype": dtype, **ids}
-    return {**others, **config, **settled}
+    fields = report.architecture.fields()
+    stated = {key: fields.get(key, value) for key, value in kept.items()} if isinstance(kept, dict) else {}
+    for name in _NOT_KEPT:
+        stated.pop(name, None)
+    special = {key: stated[key] for key in _SPECIAL_IDS if stated.get(key) is not None}
+    settled = {"architectures": [report.architecture.family.class_name], "dtype": dtype, **ids, **special}
+    return {**stated, **config, **settled}
 
 
 def _write_tokenizer(
     folder: Path, checkpoint: Checkpoint, report: ContractReport
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
-    from aprnb.model.tokenizer import choose_tokenizer
+    from aprnb.model.tokenizer import carries_tokenizer, choose_tokenizer
 
+    if not carries_tokenizer(checkpoint.metadata, checkpoint.path):
+        return ("the source has no tokenizer: none is written",), {}
     choice = choose_tokenizer(checkpoint, report.architecture)
     tokenizer = choice.tokenizer
     tokenizer.save_pretrained(folder)
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    ids = {name: getattr(tokenizer, name) for name in _SPECIAL_IDS}
     return (*choice.warnings, *choice.assumptions), {key: value for key, value in ids.items() if value is not None}
 
 
@@ -201,3 +218,7 @@ def _require_free(path: Path, force: bool) -> None:
         raise OutputExists(f"{path} exists", action="choose another name, or allow overwriting with --force")
     if not (path / "config.json").is_file():
         raise OutputExists(f"{path} exists and is no model folder; it is left alone", action="choose another name")
+    strange = next((file for file in sorted(path.iterdir()) if not any(map(file.match, _MODEL_FILES))), None)
+    if path.is_symlink() or strange is not None:
+        what = f"holds {strange.name}" if strange is not None else "is a link"
+        raise OutputExists(f"{path} {what}; it is left alone", action="choose another name, or empty it first")

@@ -54,7 +54,10 @@ def staged(path: Path, force: bool = False) -> Iterator[Path]:
     try:
         yield beside
         require_writable(path, force)
-        beside.replace(path)
+        try:
+            beside.replace(path)
+        except OSError as error:
+            raise failed_to_write(path, error) from error
     except OutputError as error:
         found = error.found.replace(str(beside), str(path))
         raise OutputError(found, expected=error.expected, action=error.action) from error

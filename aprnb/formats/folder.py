@@ -9,6 +9,7 @@ from typing import Any
 from aprnb.errors import CheckpointError, FileMissing, ForeignFormat
 from aprnb.formats.contents import Contents, DataFile, Format, TensorEntry
 from aprnb.formats.huggingface_metadata import folder_metadata
+from aprnb.formats.inside import require_inside
 from aprnb.formats.json_files import read_object
 from aprnb.formats.safetensors import Shard, read_shard
 from aprnb.formats.source import ByteSource
@@ -60,27 +61,6 @@ def read_index(path: Path, named: Format = "safetensors") -> Contents:
         for source in sources:
             source.close()
         raise
-
-
-def require_inside(folder: Path, name: str) -> Path:
-    """The path of `name`, a file of `folder` itself.
-
-    Raises CheckpointError for a name with a way in it and for a link that leads out; the hub's cache, whose snapshots
-    are links into the `blobs` beside them, is as good as the folder.
-    """
-    path = folder / name
-    if name in ("", ".", "..") or "\0" in name or "/" in name or "\\" in name or path.name != name:
-        raise CheckpointError(f"{folder} names the file {name[:80]!r}", expected="a plain file name, without a path")
-    if not path.is_symlink():
-        return path
-    home = path.resolve().parent
-    blobs = folder.resolve().parent.parent / "blobs"
-    if home not in (folder.resolve(), blobs):
-        raise CheckpointError(
-            f"{path} is a link to {path.resolve()}", expected="a file inside the folder",
-            action="open the folder that it leads to, or copy the file",
-        )  # fmt: skip
-    return path
 
 
 def _weight_map(path: Path) -> dict[str, str]:

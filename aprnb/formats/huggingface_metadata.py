@@ -13,7 +13,9 @@ from typing import Any
 
 from aprnb.errors import CheckpointError
 from aprnb.formats.contents import HEAD_NAME, TensorEntry
-from aprnb.formats.json_files import read_object, read_text
+from aprnb.formats.inside import require_inside
+from aprnb.formats.json_files import MAX_TOKENIZER_VALUES, read_object, read_text
+from aprnb.formats.metadata import MAX_VALUES
 from aprnb.formats.tokenizer_json import special_ids, tokenizer_metadata
 
 SPLIT_HALVES = 2
@@ -40,7 +42,7 @@ def folder_metadata(
     folder: Path, tensors: Mapping[str, TensorEntry], texts: Mapping[str, str]
 ) -> tuple[dict[str, Any], list[str]]:
     """The metadata, and what of the folder was not as expected."""
-    config = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = _optional(folder, "config.json")
     warnings = [] if config else [f"no config.json in {folder}: nothing names the model"]
     found: dict[str, Any] = {
         "model_type": "Auto",
@@ -86,21 +88,26 @@ def _dimensions(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    path, settings_path = folder / "tokenizer.json", folder / "tokenizer_config.json"
-    settings = read_object(settings_path) if settings_path.is_file() else {}
+    settings = _optional(folder, "tokenizer_config.json")
+    parsed = _optional(folder, "tokenizer.json", MAX_TOKENIZER_VALUES)
     found: dict[str, Any] = {}
-    if path.is_file():
-        parsed = read_object(path)
-        found |= tokenizer_metadata(parsed, config, str(path)) | special_ids(parsed, config, settings)
+    if parsed:
+        where = str(folder / "tokenizer.json")
+        found |= tokenizer_metadata(parsed, config, where) | special_ids(parsed, config, settings)
     template = _template(folder, settings)
     if template is not None:
         found["chat_template"] = template
     return found
 
 
+def _optional(folder: Path, name: str, most: int = MAX_VALUES) -> dict[str, Any]:
+    """The object in a file of the folder; empty where there is no such file."""
+    return read_object(require_inside(folder, name), most=most) if (folder / name).is_file() else {}
+
+
 def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     if (folder / "chat_template.jinja").is_file():
-        return read_text(folder / "chat_template.jinja", MAX_TEMPLATE_BYTES)
+        return read_text(require_inside(folder, "chat_template.jinja"), MAX_TEMPLATE_BYTES)
     found = settings.get("chat_template")
     if isinstance(found, list):  # several, each with a name
         named = {each.get("name"): each.get("template") for each in found if isinstance(each, Mapping)}

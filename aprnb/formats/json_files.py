@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from aprnb.errors import CheckpointError, FileMissing
+from aprnb.formats.metadata import MAX_VALUES, bound_values, read_metadata
 
-MAX_JSON_BYTES = 256 << 20
+MAX_JSON_BYTES = 64 << 20
 """The largest published tokenizer.json has some 35 MB."""
+MAX_TOKENIZER_VALUES = 1 << 22
+"""The same file has 260,000 tokens and 580,000 merges: 2.8 million, a key counted as four."""
 
 
 def read_text(path: Path, limit: int = MAX_JSON_BYTES) -> str:
     """The UTF-8 text of a regular file; raises FileMissing or CheckpointError."""
+    try:
+        return _read(path, limit).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} is not UTF-8 text", where=f"byte {error.start:,}") from None
+
+
+def _read(path: Path, limit: int) -> bytes:
     if not path.is_file():
         raise FileMissing(f"no file at {path}")
     size = path.stat().st_size
     if size > limit:
         raise CheckpointError(f"{path} takes {size:,} bytes", expected=f"at most {limit:,}")
     try:
-        return path.read_bytes()[: limit + 1].decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path} is not UTF-8 text", where=f"byte {error.start:,}") from None
+        with path.open("rb") as file:
+            return file.read(size)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def read_object(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The JSON object in a file; raises FileMissing or CheckpointError that names it."""
-    try:
-        parsed = json.loads(read_text(path, limit))
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is not JSON ({error.msg})", where=f"line {error.lineno}") from None
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise CheckpointError(f"{path} is refused: {reason}") from None
-    if not isinstance(parsed, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(parsed).__name__}", expected="an object")
+def read_object(path: Path, limit: int = MAX_JSON_BYTES, most: int = MAX_VALUES) -> dict[str, Any]:
+    """The JSON object in a file of at most `limit` bytes and about `most` values.
+
+    Raises FileMissing, or CheckpointError that names the file and its byte: also for a key with two values.
+    """
+    raw = _read(path, limit)
+    bound_values(raw, path, 0, len(raw), most)
+    parsed, repeated = read_metadata(raw, path, 0)
+    twice = next((key for key, disagree in repeated if disagree), None)
+    if twice is not None:
+        raise CheckpointError(f"{path} gives {twice[:80]!r} two values", expected="one value")
     return parsed

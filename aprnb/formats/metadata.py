@@ -63,13 +63,17 @@ def read_metadata(raw: bytes | bytearray, path: object, offset: int) -> tuple[di
     return parsed, repeated
 
 
-def bound_values(raw: bytes | bytearray, path: object, offset: int, size_bytes: int) -> None:
-    """Raises before parsing where the JSON would take far more memory than the file's `size_bytes` justify.
+def bound_values(raw: bytes | bytearray, path: object, offset: int, size_bytes: int, values: int = MAX_VALUES) -> None:
+    """Raises before parsing where the JSON takes far more memory than `values` and the file's `size_bytes` justify.
 
-    A value takes two bytes of JSON and up to 64 in memory; a comma or bracket stands before each.
+    A value takes two bytes of JSON and up to 64 in memory; a comma or bracket stands before each. A key costs as much
+    as three values: its text, and its place in an object.
     """
-    most = MAX_VALUES + size_bytes // 64
-    if len(raw) > most and (count := sum(map(raw.count, (b",", b"[", b"{")))) > most:
+    most = values + size_bytes // 64
+    if len(raw) <= most // 2:
+        return
+    count = sum(map(raw.count, (b",", b"[", b"{"))) + 3 * raw.count(b":")
+    if count > most:
         raise CheckpointError(
             f"metadata of {path} holds about {count:,} values",
             expected=f"at most {most:,} in a file of {size_bytes:,} bytes",

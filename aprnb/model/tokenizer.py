@@ -90,6 +90,12 @@ def choose_tokenizer(
     return replace(choice, vocabulary_note=note or "")
 
 
+def carries_tokenizer(metadata: Mapping[str, Any], beside: Path) -> bool:
+    """Whether anything says what the tokenizer is: the metadata, or a file beside the checkpoint."""
+    stated = reassembled(metadata) is not None or has_tokenizer(metadata)
+    return stated or find_siblings(beside).tokenizer is not None
+
+
 def check_vocabulary(tokenizer: PlainTokenizer | PreTrainedTokenizerFast, vocab_size: int) -> str | None:
     """Holds the tokenizer against an embedding of `vocab_size` rows; returns a note where rows stay unused.
 

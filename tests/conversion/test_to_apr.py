@@ -126,7 +126,7 @@ def test_refusals_leave_nothing_behind(pocket_qwen3, tmp_path):
         aprnb.convert(pocket_qwen3, tmp_path / "there.apr")
     copy = tmp_path / "copy.apr"
     copy.write_bytes(pocket_qwen3.read_bytes())
-    with pytest.raises(aprnb.AprnbError, match="over itself"):
+    with pytest.raises(aprnb.AprnbError, match="copy.apr, which is read"):
         aprnb.convert(copy, copy, force=True)
     assert (tmp_path / "there.apr").read_bytes() == b"mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.apr", "there.apr"]

@@ -12,6 +12,7 @@ import pytest
 import aprnb
 from aprnb.architecture import FAMILIES
 from aprnb_tests import families
+from aprnb_tests.safetensors_bytes import folder_of
 
 LOAD = """
 import json, sys, torch
@@ -50,17 +51,15 @@ def ours(path) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["pocket-qwen3", "pocket-qwen2-q4k", "gguf-llama-q4_0-preserve"])
 def test_transformers_loads_the_folder_to_equal_logits_and_tokens(real, name, tmp_path):
-    """Floats, block formats (F16 in the folder: a half's rounding of each weight) and permuted GGUF rows."""
+    """Floats as they lie, block formats decoded to float32, and permuted GGUF rows."""
     aprnb.convert(real(name), tmp_path / "hf", dtype="f32" if name != "pocket-qwen3" else None)
-    template = ["{{ 'x' }}"] if name.startswith("gguf") else []
-    found = by_transformers(tmp_path / "hf", TEXT) if not template else by_transformers(tmp_path / "hf")
+    found = by_transformers(tmp_path / "hf", TEXT)
     expected = ours(real(name))
     np.testing.assert_allclose(np.array(found["logits"]), expected, atol=2e-5 * np.abs(expected).max())
-    if "tokens" in found:
-        _, tokenizer = aprnb.load(real(name))
-        assert found["tokens"] == tokenizer(TEXT, add_special_tokens=False).input_ids
-        assert found["eos"] == tokenizer.eos_token
-        assert "<|im_start|>user\nhi<|im_end|>" in found["chat"]
+    _, tokenizer = aprnb.load(real(name))
+    assert found["tokens"] == tokenizer(TEXT, add_special_tokens=False).input_ids
+    assert found["eos"] == tokenizer.eos_token
+    assert "<|im_start|>user\nhi<|im_end|>" in found["chat"]
 
 
 def test_a_folder_comes_back_as_the_same_model(pocket_qwen3, tmp_path):
@@ -77,18 +76,10 @@ def test_a_folder_comes_back_as_the_same_model(pocket_qwen3, tmp_path):
 def test_every_familys_folder_keeps_its_forward_pass(family, tmp_path):
     import torch
 
-    from aprnb.conversion.to_huggingface import _config, _Weights, write_json
-    from aprnb.conversion.to_huggingface import write_file as write
-
     model = families.saved(family, tmp_path / "source")
     aprnb.convert(tmp_path / "source", tmp_path / "x.apr")
-    checkpoint = aprnb.open(tmp_path / "x.apr")
-    report = aprnb.check(checkpoint)
-    (tmp_path / "hf").mkdir()  # these tiny models have no tokenizer: weights and config alone
-    write(tmp_path / "hf" / "model.safetensors", checkpoint, report, None, False, lambda done, total: None)
-    config = _config(report, checkpoint.metadata["hf_config"], "float32", {})
-    write_json(tmp_path / "hf" / "config.json", config)
-    assert _Weights(checkpoint, report, None).size_bytes
+    written = aprnb.convert(tmp_path / "x.apr", tmp_path / "hf")
+    assert "the source has no tokenizer: none is written" in written.warnings
     again = type(model).from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
     with torch.no_grad():
         ids = torch.tensor([IDS])
@@ -103,6 +94,8 @@ def test_large_models_are_written_in_shards_with_an_index(pocket_qwen3, tmp_path
     assert len(set(index["weight_map"].values())) == 4  # 1.74 MB in parts of at most 0.5
     assert converted.tensors == len(index["weight_map"]) == 35
     assert aprnb.check(tmp_path / "hf").ok
+    found, expected = by_transformers(tmp_path / "hf"), ours(pocket_qwen3)
+    np.testing.assert_allclose(np.array(found["logits"]), expected, atol=2e-5 * np.abs(expected).max())
 
 
 def test_the_safetensors_package_reads_the_file(pocket_qwen3, tmp_path):
@@ -120,8 +113,61 @@ def test_force_replaces_a_model_folder_and_no_other(pocket_qwen3, tmp_path):
     with pytest.raises(aprnb.AprnbError, match="exists"):
         aprnb.convert(pocket_qwen3, tmp_path / "hf")
     aprnb.convert(pocket_qwen3, tmp_path / "hf", force=True)
+    (tmp_path / "hf" / "notes.txt").write_text("mine")
+    with pytest.raises(aprnb.AprnbError, match="holds notes.txt"):
+        aprnb.convert(pocket_qwen3, tmp_path / "hf", force=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     with pytest.raises(aprnb.AprnbError, match="no model folder"):
         aprnb.convert(pocket_qwen3, tmp_path / "mine", force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "mine"]
+
+
+def test_a_folder_is_not_replaced_by_what_is_read_from_it(pocket_qwen3, tmp_path):
+    aprnb.convert(pocket_qwen3, tmp_path / "hf")
+    weights = tmp_path / "hf" / "model.safetensors"
+    before = weights.read_bytes()
+    for source, target in ((weights, tmp_path / "hf"), (tmp_path / "hf", weights)):
+        with pytest.raises(aprnb.AprnbError, match="which is read"):
+            aprnb.convert(source, target, force=True)
+    assert weights.read_bytes() == before
+
+
+def test_what_the_config_says_stays_and_what_is_settled_here_wins(pocket_qwen3, sources, tmp_path):
+    """Ids that the tokenizer does not name, keys without effect; not: old spellings that disagree, code to fetch."""
+    config = json.loads((sources / "qwen3" / "config.json").read_text())
+    odd = {"bos_token_id": 824, "eos_token_id": [826, 824], "auto_map": {"AutoModel": "else/where--code.Model"}}
+    aprnb.convert(pocket_qwen3, tmp_path / "hf", config={**config, **odd}, overrides={"rope_theta": "5000"})
+    source = folder_of(pocket_qwen3, sources / "qwen3", tmp_path / "source")
+    (source / "config.json").write_text(json.dumps({**config, **odd, "torch_dtype": "float32", "note": "kept"}))
+    aprnb.convert(source, tmp_path / "x.apr")
+    aprnb.convert(tmp_path / "x.apr", tmp_path / "again", dtype="f16", overrides={"rope_theta": "5000"})
+    written = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert (written["bos_token_id"], written["eos_token_id"], written["note"]) == (824, [826, 824], "kept")
+    assert written["rope_parameters"]["rope_theta"] == written["rope_theta"] == 5000
+    assert written["dtype"] == "float16"
+    assert not {"auto_map", "torch_dtype"} & set(written)
+
+
+def test_values_that_are_none_are_refused_by_the_tensors_name(pocket_qwen3, tmp_path):
+    """The first BF16 of one matrix becomes NaN, 0x7FC0; what is copied as it lies is not looked at."""
+    with aprnb.open(pocket_qwen3) as base:
+        name = "model.layers.1.mlp.down_proj.weight"  # of 384 columns: no K-blocks
+        file, entry = base.contents.files[0], base.tensors[name]
+        at = file.data_start + entry.offset
+    damaged = bytearray(pocket_qwen3.read_bytes())
+    damaged[at : at + 2] = b"\xc0\x7f"
+    (tmp_path / "damaged.apr").write_bytes(damaged)
+    wanted = {"x.apr": "q8", "y.apr": "f16", "x.safetensors": "f32", "x.gguf": "f16", "y.gguf": "q8", "hf": "f16"}
+    for target, dtype in wanted.items():
+        with pytest.raises(aprnb.AprnbError, match=f"{name} holds NaN"):
+            aprnb.convert(tmp_path / "damaged.apr", tmp_path / target, dtype=dtype)
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged.apr"]
+
+
+@pytest.mark.parametrize("target", ["a\0b.apr", "a" * 300, "taken.apr"])
+def test_a_target_that_cannot_be_is_an_error_of_ours(pocket_qwen3, tmp_path, target):
+    (tmp_path / "taken.apr").mkdir()
+    with pytest.raises(aprnb.AprnbError, match="no name for a target|could not be written"):
+        aprnb.convert(pocket_qwen3, tmp_path / target, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.apr"]

@@ -170,3 +170,33 @@ def test_a_broken_tokenizer_is_a_warning_and_the_weights_still_open(folder):
     (folder / "tokenizer.json").write_text("{")
     assert any("tokenizer beside" in warning for warning in aprnb.open(folder).warnings)
     assert aprnb.check(folder).ok
+
+
+def test_a_config_that_states_a_key_twice_is_refused_with_it(folder):
+    (folder / "config.json").write_text('{"model_type": "qwen3", "hidden_size": 128, "hidden_size": 256}')
+    refused(folder, "config.json gives 'hidden_size' two values")
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a": [' + "[]," * 2_000_000 + "[]]}", '{"a": NaN}', '{"a": "\\ud800"}']
+)
+def test_a_config_that_is_an_attack_is_refused(folder, text):
+    (folder / "config.json").write_text(text)
+    refused(folder, "config.json")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_what_leads_out_of_the_folder_is_not_read(folder, tmp_path, name):
+    (folder / name).rename(tmp_path / "secret")
+    (folder / name).symlink_to(tmp_path / "secret")
+    refused(folder, "is a link to .*secret")
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"])
+def test_a_secret_does_not_become_a_chat_template_or_a_tokenizer(folder, tmp_path, name):
+    (tmp_path / "secret").write_text('{"chat_template": "the secret"}')
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "secret")
+    opened = aprnb.open(folder)
+    assert any("is a link to" in warning for warning in opened.warnings)
+    assert "secret" not in str(opened.metadata.get("chat_template"))

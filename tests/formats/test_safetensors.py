@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -94,10 +96,34 @@ def test_a_torn_file_names_the_first_missing_byte_wherever_it_is_cut(tmp_path):
             opened(tmp_path, whole[:length])
 
 
-def test_a_header_of_many_small_values_is_refused_before_it_is_parsed(tmp_path):
-    data = file_of(b'{"a":[' + b"[]," * 2_000_000 + b"[]]}")
-    with pytest.raises(CheckpointError, match="values; expected at most"):
-        opened(tmp_path, data)
+BOMBS = {
+    "values": b'{"a":[' + b"[]," * 2_000_000 + b"[]]}",
+    "objects": b"{" + b",".join(b'"%d":{}' % number for number in range(400_000)) + b"}",
+    "notes": b'{"__metadata__":{' + b",".join(b'"%d":""' % number for number in range(600_000)) + b"}}",
+    "as many as are allowed": b'{"a":[' + b"[]," * 500_000 + b"[]]}",
+}
+OPEN = """
+import resource, sys
+import aprnb, aprnb.formats
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    aprnb.open(sys.argv[1])
+except aprnb.AprnbError as error:
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, error)
+"""
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_header_of_many_small_things_takes_little_memory(tmp_path, bomb):
+    """Twice the file and 64 MB; parsed, the first would take 280 MB and the next two 140 each."""
+    data = file_of(BOMBS[bomb])
+    (tmp_path / "x.safetensors").write_bytes(data)
+    run = subprocess.run(
+        [sys.executable, "-c", OPEN, str(tmp_path / "x.safetensors")], capture_output=True, text=True, timeout=60
+    )
+    used, _, message = run.stdout.partition(" ")
+    assert "byte 8" in message or "byte 9" in message, run.stderr
+    assert int(used) <= 2 * len(data) + (64 << 20)
 
 
 def test_31337_tensors_open_at_once(tmp_path):
