@@ -56,6 +56,8 @@ def round_to_bf16(values: Floats, out: Halves) -> None:
     rounded &= 1
     rounded += bits
     rounded += 0x7FFF
-    out[...] = rounded.view("<u2")[..., 1::2]
-    if not np.isfinite(values.sum()):  # one quick pass where all is well
+    rounded >>= 16
+    np.copyto(out, rounded, casting="unsafe")
+    flat = values.reshape(-1)
+    if not np.isfinite(np.dot(flat, flat)):  # one quick pass where all is well
         out[np.isnan(values)] = 0x7FC0
