@@ -8,7 +8,8 @@ import platform
 import shutil
 import statistics
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,26 @@ def apr_binary() -> str:
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def in_turn(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each piece of work, all of them once per round, so that a busy minute hits every one."""
+    found: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, do in work.items():
+            began = time.perf_counter()
+            do()
+            found[name].append(time.perf_counter() - began)
+    return found
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
+    """The spread of the quotients round by round."""
+    return spread([a / b for a, b in zip(above, below, strict=True)])
+
+
+def medians(rounds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    return {name: spread(values) for name, values in rounds.items()}
 
 
 def machine(*packages: str) -> dict[str, Any]:

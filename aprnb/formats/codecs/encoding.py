@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aprnb.errors import OutputError
 from aprnb.formats.codecs.arrays import Bytes, Floats, in_parts, round_to_bf16
@@ -17,6 +18,8 @@ from aprnb.formats.dtypes import DType
 Encoder = Callable[[Floats, Bytes], None]
 _TINY = np.float32(6.1e-5)
 _SUB_TINY = np.float32(1e-10)
+_SIGN, _BELOW_HALF = np.uint32(1 << 31), np.float32(np.nextafter(np.float32(0.5), np.float32(0))).view(np.uint32)
+_NIBBLES, _PAIRS = np.uint64(0x0F0F_0F0F_0F0F_0F0F), np.uint64(0x0303_0303_0303_0303)
 
 
 def encode(values: Floats, dtype: DType) -> bytes:
@@ -88,13 +91,23 @@ def _clear_unused_nibbles(block: Bytes, used: int) -> None:
         block[2 + used // 2] &= 15
 
 
-def _round(values: Floats) -> Floats:
-    """To whole numbers, halves away from zero; the subtraction is exact, so nothing rounds twice."""
-    whole = np.trunc(values)
-    rest = values - whole
-    whole += rest >= np.float32(0.5)
-    whole -= rest <= np.float32(-0.5)
-    return whole
+def _codes(values: Floats, low: int, high: int) -> NDArray[np.int8]:
+    """To whole numbers, halves away from zero, within bounds; uses `values` up.
+
+    Adds the largest float below 1/2 with the value's sign and cuts off: 1/2 itself would carry 0.49999997 to 1.
+    """
+    np.clip(values, np.float32(low), np.float32(high), out=values)
+    half = values.view(np.uint32) & _SIGN
+    half |= _BELOW_HALF
+    values += half.view(np.float32)
+    return values.astype(np.int8)
+
+
+def _reduced(operation: np.ufunc, values: Floats, width: int) -> Floats:
+    """Minimum or maximum of each run of `width`; quicker than along a short axis."""
+    flat = values.reshape(-1)
+    result: Floats = operation.reduceat(flat, np.arange(0, flat.size, width))
+    return result
 
 
 def _apr_q8_scale(peak: np.float32) -> np.float32:
@@ -106,7 +119,7 @@ def _apr_q8_codes(values: Floats, scale: np.float32) -> bytes:
     codes = np.empty(values.size, np.int8)
 
     def work(part: slice) -> None:
-        codes[part] = np.clip(_round(values[part] / scale), -127, 127)
+        codes[part] = _codes(values[part] / scale, -127, 127)
 
     in_parts(work, values.size, 1)
     return codes.tobytes()
@@ -118,11 +131,13 @@ def _peak(values: Floats) -> np.float32:
 
 def _apr_q4(values: Floats, out: Bytes) -> None:
     """Scale max/7 per 32 elements; the codes use it before it is rounded to f16."""
-    peak = np.abs(values).max(axis=1)
+    peak = _reduced(np.maximum, np.abs(values), 32)
     scale = np.where(peak > 0, peak / np.float32(7), np.float32(1)).astype(np.float32)
-    codes = (np.clip(_round(values / scale[:, None]), -8, 7) + 8).astype(np.uint8)
+    codes = _codes(values / np.repeat(scale, 32).reshape(values.shape), -8, 7)
+    codes += np.int8(8)
+    pairs = codes.view(np.uint16)  # two codes in two bytes, the first in the lower
     out[:, :2] = scale.astype("<f2").view(np.uint8).reshape(-1, 2)
-    out[:, 2:] = codes[:, 0::2] | (codes[:, 1::2] << 4)
+    out[:, 2:] = (pairs | pairs >> 4).astype(np.uint8)
 
 
 def _floored(values: Floats, divisor: float) -> Floats:
@@ -131,20 +146,20 @@ def _floored(values: Floats, divisor: float) -> Floats:
 
 def _q4_k(values: Floats, out: Bytes) -> None:
     """Range/15 and −minimum of each sub-block of 32, both in 6 bits of their block's largest."""
-    parts = values.reshape(-1, 8, 32)
-    low, high = parts.min(axis=2), parts.max(axis=2)
+    low, high = (_reduced(operation, values, 32).reshape(-1, 8) for operation in (np.minimum, np.maximum))
     sub_scale = _floored(high - low, 15)
-    sub_minimum = np.maximum(-low, np.float32(0))
+    sub_minimum: Floats = np.maximum(-low, np.float32(0))
     d, dmin = _floored(sub_scale.max(axis=1), 63), _floored(sub_minimum.max(axis=1), 63)
-    scales = np.minimum(_round(sub_scale / d[:, None]), np.float32(63))
-    minima = np.minimum(_round(sub_minimum / dmin[:, None]), np.float32(63))
-    step = (d[:, None] * scales)[:, :, None]
-    shifted = (parts + (dmin[:, None] * minima)[:, :, None]) / step
-    codes = np.where(step > _SUB_TINY, np.clip(_round(shifted), 0, 15), np.float32(0)).astype(np.uint8)
+    scales = _codes(sub_scale / d[:, None], 0, 63).view(np.uint8)
+    minima = _codes(sub_minimum / dmin[:, None], 0, 63).view(np.uint8)
+    step, shift = d[:, None] * scales, dmin[:, None] * minima
+    shifted = np.repeat(shift, 32, axis=1)
+    shifted += values
+    shifted /= np.repeat(np.where(step > _SUB_TINY, step, np.float32(np.inf)), 32, axis=1)  # code 0 where it is 0
+    runs = _codes(shifted, 0, 15).view(np.uint64).reshape(-1, 4, 2, 4)
     out[:, 0:4] = np.stack((d, dmin), axis=1).astype("<f2").view(np.uint8).reshape(-1, 4)
-    _pack_six_bits(scales.astype(np.uint8), minima.astype(np.uint8), out)
-    runs = codes.reshape(-1, 4, 2, 32)
-    out[:, 16:] = (runs[:, :, 0] | (runs[:, :, 1] << 4)).reshape(-1, 128)
+    _pack_six_bits(scales, minima, out)
+    out[:, 16:] = (runs[:, :, 0] | runs[:, :, 1] << np.uint64(4)).view(np.uint8).reshape(-1, 128)
 
 
 def _pack_six_bits(scales: Bytes, minima: Bytes, out: Bytes) -> None:
@@ -155,20 +170,22 @@ def _pack_six_bits(scales: Bytes, minima: Bytes, out: Bytes) -> None:
 
 def _q6_k(values: Floats, out: Bytes) -> None:
     """Largest/31 of each sub-block of 16, in signed bytes of the block's largest; codes −32 … 31."""
-    parts = values.reshape(-1, 16, 16)
-    sub_scale = _floored(np.abs(parts).max(axis=2), 31)
+    sub_scale = _floored(_reduced(np.maximum, np.abs(values), 16).reshape(-1, 16), 31)
     d = _floored(sub_scale.max(axis=1), 127)
-    scales = np.clip(_round(sub_scale / d[:, None]), -127, 127)
+    scales = _codes(sub_scale / d[:, None], -127, 127)
     step = d[:, None] * scales
     inverse = np.where(np.abs(step) > _SUB_TINY, np.float32(1) / step, np.float32(0)).astype(np.float32)
-    codes = (np.clip(_round(parts * inverse[:, :, None]), -32, 31) + 32).astype(np.uint8)
-    quarters = codes.reshape(-1, 2, 4, 32)
-    low = (quarters[:, :, :2] & 15) | ((quarters[:, :, 2:] & 15) << 4)
-    high = quarters >> 4
-    out[:, 0:128] = low.reshape(-1, 128)
-    pairs = high[:, :, 0] | (high[:, :, 1] << 2) | (high[:, :, 2] << 4) | (high[:, :, 3] << 6)
-    out[:, 128:192] = pairs.reshape(-1, 64)
-    out[:, 192:208] = scales.astype(np.int8).view(np.uint8)
+    scaled = np.repeat(inverse, 16, axis=1)
+    scaled *= values
+    codes = _codes(scaled, -32, 31)
+    codes += np.int8(32)
+    quarters = codes.view(np.uint64).reshape(-1, 2, 4, 4)
+    low = (quarters[:, :, :2] & _NIBBLES) | ((quarters[:, :, 2:] & _NIBBLES) << np.uint64(4))
+    high = (quarters >> np.uint64(4)) & _PAIRS
+    out[:, 0:128] = low.reshape(-1, 16).view(np.uint8)
+    shifts = np.arange(0, 8, 2, dtype=np.uint64)[:, None]
+    out[:, 128:192] = np.bitwise_or.reduce(high << shifts, axis=2).reshape(-1, 8).view(np.uint8)
+    out[:, 192:208] = scales.view(np.uint8)
     out[:, 208:210] = d.astype("<f2").view(np.uint8).reshape(-1, 2)
 
 
