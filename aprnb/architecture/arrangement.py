@@ -77,8 +77,9 @@ class _Arrangement:
         permuted = converted and family.permutes_in_gguf and rule.rotated_heads
         heads = self._architecture[rule.rotated_heads] if permuted and rule.rotated_heads else None
         shift = -1.0 if converted and family.norms_plus_one_in_gguf and rule.role == "norm" else 0.0
-        transposed = self._transposed and matrix and is_projection(tensor.name)
-        reverse = self._reversed and matrix
+        turned = converted and rule.role == "conv1d"
+        transposed = turned or (self._transposed and matrix and is_projection(tensor.name))
+        reverse = turned or (self._reversed and matrix)
         shapes = (tensor.shape[::-1] if reverse else tensor.shape,)
         if not (heads or shift or transposed or reverse):
             return Placement((Part(name, shapes),))

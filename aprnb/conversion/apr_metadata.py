@@ -12,7 +12,7 @@ from aprnb.formats import Checkpoint
 from aprnb.formats.metadata import ALIASES
 
 INTERLEAVED, SPLIT_HALVES = 0, 2
-_STALE = ("quantization", "sharding", "tensor_shapes")
+_STALE = ("quantization", "sharding", "tensor_shapes", "gguf.kv")
 _TYPED = {
     "hidden_size": "hidden_size",
     "num_layers": "num_hidden_layers",

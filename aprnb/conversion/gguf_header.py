@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from aprnb.architecture import Architecture
-from aprnb.architecture.gguf_keys import ROPE_FREQS, ROPE_LONG, ROPE_SHORT, llama3_factors
+from aprnb.architecture.gguf_keys import (
+    ROPE_FREQS,
+    ROPE_LONG,
+    ROPE_SHORT,
+    llama3_factors,
+    longrope_attention_factor,
+)
 from aprnb.errors import OutputError
 from aprnb.formats.dtypes import F32
 from aprnb.formats.gguf_values import GgufValue
@@ -33,7 +39,6 @@ _KEYS = {
     "vocab_size": ("uint32", "vocab_size"),
     "rope.freq_base": ("float32", "rope_theta"),
     "attention.layer_norm_rms_epsilon": ("float32", "rms_norm_eps"),
-    "attention.layer_norm_epsilon": ("float32", "layer_norm_epsilon"),
     "attn_logit_softcapping": ("float32", "attn_logit_softcapping"),
     "final_logit_softcapping": ("float32", "final_logit_softcapping"),
     "expert_count": ("uint32", "num_experts"),
@@ -46,28 +51,41 @@ _KEYS = {
     "rope.freq_base_swa": ("float32", "rope_local_base_freq"),
 }
 _WINDOWED = ("gemma2", "gemma3", "phi3")
-"""Architectures whose graph in llama.cpp heeds `attention.sliding_window`."""
+"""Architectures whose graph in llama.cpp heeds `attention.sliding_window`; 0 stands for none."""
 
+_LAYER_NORM = ("gpt2", "starcoder2")
+_ALWAYS_TIED = ("gemma", "gemma2")
+_OPTIONAL_BIASES = ("llama", "granite")
+_ALWAYS_BIASED = ("qwen2", "starcoder2", "gpt2")
 _YARN = {"beta_fast": "rope.scaling.yarn_beta_fast", "beta_slow": "rope.scaling.yarn_beta_slow"}
 
 
 def architecture_values(architecture: Architecture) -> dict[str, GgufValue]:
-    """The keys of the architecture; raises OutputError for a family that GGUF has no name for."""
+    """The keys of the architecture; raises OutputError for a family or a field that GGUF has no word for."""
     slug = SLUGS.get(architecture.model_type)
     if slug is None:
         raise OutputError(f"GGUF has no name for {architecture.model_type}", expected=f"one of {', '.join(SLUGS)}")
     fields = architecture.fields()
-    values = {"general.architecture": GgufValue("string", slug)}
-    for key, (kind, name) in _KEYS.items():
-        if fields.get(name) is not None:
-            values[f"{slug}.{key}"] = GgufValue(kind, fields[name])
-    if slug in _WINDOWED and fields.get("sliding_window") is not None:
-        values[f"{slug}.attention.sliding_window"] = GgufValue("uint32", fields["sliding_window"])
-    rotated = int(fields["head_dim"] * (fields.get("partial_rotary_factor") or 1.0)) if fields.get("head_dim") else None
-    if fields.get("rope_theta") is not None and rotated:
-        values[f"{slug}.rope.dimension_count"] = GgufValue("uint32", rotated)
-        values |= {f"{slug}.{key}": value for key, value in _scaling_values(fields).items()}
-    return values
+    _require_tensors(slug, fields)
+    found = {key: GgufValue(kind, fields[name]) for key, (kind, name) in _KEYS.items() if fields.get(name) is not None}
+    if slug in _LAYER_NORM:
+        found["attention.layer_norm_epsilon"] = found.pop("attention.layer_norm_rms_epsilon")
+    if slug in _WINDOWED:
+        found["attention.sliding_window"] = GgufValue("uint32", fields["sliding_window"] or 0)
+    if fields.get("rope_theta") is not None:
+        rotated = int(fields["head_dim"] * (fields.get("partial_rotary_factor") or 1.0))
+        found["rope.dimension_count"] = GgufValue("uint32", rotated)
+        found |= _scaling_values(fields)
+    return {"general.architecture": GgufValue("string", slug)} | {f"{slug}.{key}": found[key] for key in found}
+
+
+def _require_tensors(slug: str, fields: Mapping[str, Any]) -> None:
+    """llama.cpp refuses a file with tensors that its graph has not."""
+    if slug in _ALWAYS_TIED and not fields["tie_word_embeddings"]:
+        raise OutputError(f"a head of its own cannot be expressed in GGUF: llama.cpp's graph of {slug} ties it")
+    for name in ("attention_bias", "mlp_bias"):
+        if fields.get(name) and slug not in (*_OPTIONAL_BIASES, *_ALWAYS_BIASED):
+            raise OutputError(f"{name} of {slug} cannot be expressed in GGUF: llama.cpp's graph of it has none")
 
 
 def _scaling_values(fields: Mapping[str, Any]) -> dict[str, GgufValue]:
@@ -81,8 +99,13 @@ def _scaling_values(fields: Mapping[str, Any]) -> dict[str, GgufValue]:
     values = {} if kind in ("llama3", "longrope") else {"rope.scaling.type": GgufValue("string", kind)}
     if kind in ("linear", "yarn"):
         values["rope.scaling.factor"] = GgufValue("float32", scaling["factor"])
-    if kind in ("yarn", "longrope") and original is not None:
+    if kind != "llama3" and original is not None:
         values["rope.scaling.original_context_length"] = GgufValue("uint32", original)
+    if kind == "longrope":
+        factor = scaling.get("attention_factor") or longrope_attention_factor(
+            fields["max_position_embeddings"], original
+        )
+        values["rope.scaling.attn_factor"] = GgufValue("float32", factor)
     if kind == "yarn":
         values |= {key: GgufValue("float32", scaling[name]) for name, key in _YARN.items() if name in scaling}
     return values

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 import aprnb
+from aprnb.conversion.gguf_tensors import permute
 from aprnb.conversion.gguf_tokenizer import tokenizer_values
-from aprnb.conversion.to_gguf import permute, write_gguf
+from aprnb.conversion.to_gguf import write_gguf
 from aprnb.formats import TensorSource, write_apr
 from aprnb.formats.dtypes import BF16
 from aprnb.model.build import build_model

@@ -1,0 +1,119 @@
+"""Every family as GGUF: read back to equal logits, named as the gguf package names it, loaded alike by transformers."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import aprnb
+from aprnb.architecture import FAMILIES, expected_tensors
+from aprnb.conversion.gguf_header import SLUGS
+from aprnb.model.build import build_model
+from aprnb.model.device import place
+from aprnb_tests import families
+
+IDS = torch.tensor([[5, 9, 2, 77, 31, 8, 60, 41, 3, 12, 99, 100, 7, 7, 25, 64, 80, 11, 90, 33]])
+LLAMA3 = {**families.LLAMA3, "rope_theta": 5e5, "original_max_position_embeddings": 8192}
+EXPRESSIBLE = {
+    "llama": {"rope_parameters": LLAMA3, "attention_bias": True, "mlp_bias": True, "max_position_embeddings": 16384},
+    "mistral": {"sliding_window": None},
+    "qwen2": {"use_sliding_window": False},
+    "qwen3": {"head_dim": 24},
+    "qwen3_moe": {**families.SPECIAL["qwen3_moe"], "mlp_only_layers": []},
+    "gemma": {"head_dim": 24, "tie_word_embeddings": True},
+    "gemma2": {**families.SPECIAL["gemma2"], "query_pre_attn_scalar": 24, "tie_word_embeddings": True},
+    "gemma3_text": {
+        **families.SPECIAL["gemma3_text"], "query_pre_attn_scalar": 24, "layer_types": ["sliding_attention"] * 3,
+    },
+    "gpt2": {"n_inner": 96},
+    "mixtral": {**families.SPECIAL["mixtral"], "sliding_window": None},
+    "smollm3": {},
+    "starcoder2": {"use_bias": True, "sliding_window": None},
+}  # fmt: skip
+"""What llama.cpp's graphs can express, where `families.SPECIAL` goes beyond it."""
+
+REFUSED = {
+    "mistral": "sliding_window 5", "qwen2": "sliding_window 5", "qwen3": "attention_bias", "gemma": "head of its own",
+    "gemma2": "head of its own", "qwen3_moe": r"mlp_only_layers \[0\]", "gemma3_text": "query_pre_attn_scalar 100",
+    "mixtral": "sliding_window 5", "gpt2": "scale_attn_by_inverse_layer_idx True", "smollm3": "attention_bias",
+    "starcoder2": "sliding_window 5", "llama": "not those of a published Llama 3",
+}  # fmt: skip
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS, use_cache=False).logits
+
+
+def loaded(path):
+    checkpoint = aprnb.open(path)
+    return build_model(checkpoint, aprnb.check(checkpoint).raise_for_violations(), place("cpu", "float32"))
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request, monkeypatch) -> str:
+    special = EXPRESSIBLE.get(request.param, families.SPECIAL[request.param])
+    monkeypatch.setitem(families.SPECIAL, request.param, special)
+    return request.param
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_model_written_as_gguf_reads_back_to_equal_logits(family, size, tmp_path):
+    expected = logits(families.saved(family, tmp_path / "hf", size))
+    aprnb.convert(tmp_path / "hf", tmp_path / "x.gguf")
+    np.testing.assert_allclose(logits(loaded(tmp_path / "x.gguf")), expected, atol=2e-5 * float(expected.abs().max()))
+
+
+def test_a_gguf_file_written_again_has_the_same_bytes(family, tmp_path):
+    families.saved(family, tmp_path / "hf")
+    aprnb.convert(tmp_path / "hf", tmp_path / "x.gguf")
+    aprnb.convert(tmp_path / "x.gguf", tmp_path / "y.gguf")
+    first, second = aprnb.open(tmp_path / "x.gguf"), aprnb.open(tmp_path / "y.gguf")
+    assert {name: first.raw(name) for name in first} == {name: second.raw(name) for name in second}
+
+
+def test_a_gguf_file_becomes_an_apr_with_equal_logits(family, tmp_path):
+    expected = logits(families.saved(family, tmp_path / "hf"))
+    aprnb.convert(tmp_path / "hf", tmp_path / "x.gguf")
+    aprnb.convert(tmp_path / "x.gguf", tmp_path / "x.apr")
+    np.testing.assert_allclose(logits(loaded(tmp_path / "x.apr")), expected, atol=2e-5 * float(expected.abs().max()))
+
+
+def test_quantised_matrices_stay_close(family, tmp_path):
+    """Rows of 64 are whole blocks of Q8_0; its codes are exact to 1/254 of a block's largest value."""
+    expected = logits(families.saved(family, tmp_path / "hf"))
+    aprnb.convert(tmp_path / "hf", tmp_path / "x.gguf", dtype="q8")
+    assert (logits(loaded(tmp_path / "x.gguf")) - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
+def test_names_are_the_gguf_packages(family, tmp_path):
+    families.saved(family, tmp_path)
+    architecture = aprnb.open(tmp_path).architecture
+    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == SLUGS[family])
+    names = gguf.get_tensor_name_map(kind, architecture.num_hidden_layers)
+    for name, tensor in expected_tensors(architecture).items():
+        known = name.replace(f".experts.{tensor.expert}.", ".experts.") if tensor.rule.per_expert else name
+        assert names.get_name(known, (".weight", ".bias")) == tensor.rule.gguf.format(layer=tensor.layer)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_a_graph_of_llama_cpp_has_not_is_refused_by_name(case, tmp_path):
+    families.saved(case, tmp_path / "hf")
+    with pytest.raises(aprnb.AprnbError, match=REFUSED[case]):
+        aprnb.convert(tmp_path / "hf", tmp_path / "x.gguf")
+    assert not (tmp_path / "x.gguf").exists()
+
+
+@pytest.mark.parametrize("name", "llama qwen2 qwen3 qwen3_moe gemma2 gemma3_text phi3 gpt2 starcoder2".split())
+def test_transformers_makes_the_same_weights_of_it(name, tmp_path, monkeypatch):
+    """Its reader of GGUF files undoes llama.cpp's conversion on its own, for these families; it is given the config."""
+    monkeypatch.setitem(families.SPECIAL, name, EXPRESSIBLE.get(name, families.SPECIAL[name]))
+    expected = logits(families.saved(name, tmp_path / "hf", 2))
+    aprnb.convert(tmp_path / "hf", tmp_path / "x.gguf")
+    model = getattr(transformers, FAMILIES[name].class_name).from_pretrained(
+        tmp_path, gguf_file="x.gguf", config=families.config(name, 2), dtype=torch.float32
+    )
+    np.testing.assert_allclose(logits(model.eval()), expected, atol=2e-5 * float(expected.abs().max()))
