@@ -19,7 +19,7 @@ from aprnb.formats.codecs import encode
 from aprnb.formats.dtypes import BY_NAME
 from record import apr_binary, in_turn, machine, medians, ratios, save
 
-ROUNDS, SIDE = 1, 4096
+ROUNDS, SIDE = 5, 4096
 TYPES = {"AprQ8": ("q8", "int8"), "AprQ4": ("q4", "int4"), "Q4_K": ("q4_k", "q4k"), "Q6_K": ("q6_k", None)}
 """Our dtype → its word for our command and for the tool's, which writes no Q6_K."""
 MATRICES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
