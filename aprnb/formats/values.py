@@ -22,25 +22,32 @@ def value_parts(checkpoint: Checkpoint, name: str) -> Iterator[Floats]:
     All parts but the last are a multiple of 256 elements long unless rows are padded. Raises CheckpointError for a head
     without bytes.
     """
+    dtype = checkpoint.entry(name).dtype
+    return (decode(raw, dtype, shape).reshape(-1) for raw, shape in encoded_parts(checkpoint, name))
+
+
+def encoded_parts(
+    checkpoint: Checkpoint, name: str, elements: int = PART_ELEMENTS
+) -> Iterator[tuple[bytearray, tuple[int, ...]]]:
+    """The same parts before they are decoded, each with the shape that `decode` takes; `elements` whole blocks long."""
     entry = checkpoint.entry(name)
     dtype, shape = entry.dtype, entry.shape
     if entry.is_tied_placeholder:
         raise CheckpointError(f"{name} has a shape and no bytes: the head is tied to the embedding")
     if dtype.padded_rows and len(shape) == 2 and entry.size_bytes != dtype.flat_size_bytes(entry.elements):
         row_bytes = entry.size_bytes // shape[0]
-        step = max(1, PART_ELEMENTS // shape[1])
+        step = max(1, elements // shape[1])
         for row in range(0, shape[0], step):
             rows = min(step, shape[0] - row)
-            raw = checkpoint.read_part(name, row * row_bytes, rows * row_bytes)
-            yield decode(raw, dtype, (rows, shape[1])).reshape(-1)
+            yield checkpoint.read_part(name, row * row_bytes, rows * row_bytes), (rows, shape[1])
         return
-    prefix = bytes(checkpoint.read_part(name, 0, dtype.prefix_bytes)) if entry.size_bytes else b""
-    for start in range(0, entry.elements, PART_ELEMENTS):
-        count = min(PART_ELEMENTS, entry.elements - start)
+    prefix = checkpoint.read_part(name, 0, dtype.prefix_bytes) if entry.size_bytes else bytearray()
+    for start in range(0, entry.elements, elements):
+        count = min(elements, entry.elements - start)
         first = start // dtype.block_elements * dtype.block_bytes
         size = -(-count // dtype.block_elements) * dtype.block_bytes
         raw = checkpoint.read_part(name, dtype.prefix_bytes + first, size)
-        yield decode(prefix + raw if prefix else raw, dtype, (count,))
+        yield prefix + raw if prefix else raw, (count,)
 
 
 def raw_parts(checkpoint: Checkpoint, name: str, part_bytes: int = 16 << 20) -> Iterator[bytearray]:

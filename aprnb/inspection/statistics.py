@@ -18,15 +18,18 @@ from numpy.typing import NDArray
 
 from aprnb.display.bundle import Displayed
 from aprnb.formats import Checkpoint
+from aprnb.formats.codecs import decode
 from aprnb.formats.codecs.arrays import Floats
-from aprnb.formats.values import value_parts
+from aprnb.formats.dtypes import DType
+from aprnb.formats.values import encoded_parts
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from aprnb.display.document import Document
 
-_SMALL, _SLICE = 1 << 18, 1 << 16
+_PART, _SMALL, _SLICE = 1 << 19, 1 << 18, 1 << 16
+"""Elements: of a part, decoded by one thread; of one summed in float64; of a slice that stays in a core's cache."""
 _THREADS = min(2, os.cpu_count() or 1)
 
 
@@ -127,7 +130,7 @@ def tensor_statistics(
     chosen = [name for name in (checkpoint.tensors if names is None else names) if checkpoint.entry(name).size_bytes]
     sums: Mapping[str, _Sums] = {name: _Sums() for name in chosen}
     total, done = sum(checkpoint.tensors[name].elements for name in chosen), 0
-    for name, found in _measured((tensor, part) for tensor in chosen for part in value_parts(checkpoint, tensor)):
+    for name, found in _measured(checkpoint, chosen):
         sums[name].add(found)
         done += found.elements
         if progress:
@@ -135,17 +138,23 @@ def tensor_statistics(
     return Statistics(str(checkpoint.path), tuple(sums[name].finished(name) for name in chosen))
 
 
-def _measured(parts: Iterable[tuple[str, Floats]]) -> Iterator[tuple[str, _Sums]]:
-    """The parts' sums in their order; one part is measured while the next is read and decoded."""
+def _measured(checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[tuple[str, _Sums]]:
+    """The parts' sums in their order; a thread decodes its part and looks at it while the next one is read."""
     with ThreadPoolExecutor(_THREADS) as pool:
         waiting: deque[tuple[str, Future[_Sums]]] = deque()
-        for name, part in parts:
-            waiting.append((name, pool.submit(_sums, part)))
-            if len(waiting) > _THREADS:
-                first, future = waiting.popleft()
-                yield first, future.result()
+        for name in names:
+            dtype = checkpoint.tensors[name].dtype
+            for raw, shape in encoded_parts(checkpoint, name, _PART):
+                waiting.append((name, pool.submit(_decoded_sums, raw, dtype, shape)))
+                if len(waiting) > 2 * _THREADS:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
         for first, future in waiting:
             yield first, future.result()
+
+
+def _decoded_sums(raw: bytearray, dtype: DType, shape: tuple[int, ...]) -> _Sums:
+    return _sums(decode(raw, dtype, shape).reshape(-1))
 
 
 def _sums(values: Floats) -> _Sums:
@@ -177,6 +186,6 @@ def _finite_sums(values: NDArray[Any], elements: int, squares: float, nan: int) 
         squares=squares,
         minimum=float(values.min()),
         maximum=float(values.max()),
-        zeros=values.size - int(np.count_nonzero(values)),
+        zeros=int(np.count_nonzero(values == 0)),  # of booleans: four times as fast as of floats
         nan=nan,
     )
