@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -112,6 +113,19 @@ def test_convert_refuses_what_a_target_cannot_hold(pocket_qwen3: Path, tmp_path:
     assert run.returncode == 2
     assert "safetensors hold floats only" in run.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_convert_tells_a_terminal_how_far_it_is_and_a_log_nothing(pocket_qwen3: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "aprnb", "convert", str(pocket_qwen3), str(tmp_path / "x.apr"), "--json"]
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, timeout=60)
+    os.close(theirs)
+    seen = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert json.loads(run.stdout)["format"] == "apr"
+    assert "\r100 %" in seen
+    assert seen.endswith("\r\x1b[K")
+    assert aprnb("convert", pocket_qwen3, tmp_path / "y.apr").stderr == ""
 
 
 def test_check_answers_0_for_a_sound_file(pocket_qwen3: Path) -> None:

@@ -1,7 +1,9 @@
 """The real `apr` tool as the judge of what we write: it opens it, finds nothing wrong, and computes the same tokens."""
 
 import json
+import os
 import subprocess
+import sys
 
 import pytest
 
@@ -75,10 +77,50 @@ def test_the_tool_generates_the_same_tokens_from_what_is_converted(apr_binary, f
     """From a Hugging Face folder; decoded block formats leave no room for another result but a tie of two logits."""
     converted = aprnb.convert(fixtures_folder / "sources" / "qwen2", tmp_path / "x.apr", dtype=dtype).path
     assert tool(apr_binary, "validate", converted)["passed"] is True
-    model, tokenizer = aprnb.load(converted)
+    listed = tool(apr_binary, "tensors", converted)["tensors"]
+    assert {t["name"]: tuple(t["shape"]) for t in listed} == {
+        e.name: e.shape for e in aprnb.open(converted).tensors.values()
+    }
+    same_tokens(apr_binary, converted)
+
+
+def same_tokens(apr_binary, path, *, wrapped_by_the_tool: bool = False) -> None:
+    """Greedy answers of the tool and of ours; the tool puts prompts into a file's `tokenizer.chat_template` itself."""
+    model, tokenizer = aprnb.load(path, device="cpu")
+    end = {tokenizer.eos_token_id}
     for question in ("Spell cow.", "What is two plus one?", "What is the capital of Egypt?", "What colour is gold?"):
-        prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-        said = tool(apr_binary, "run", converted, "--prompt", prompt, "--max-tokens", 24, "--no-gpu")
-        ids = aprnb.generate(model, tokenizer, prompt, raw=True, max_new_tokens=24).ids
-        end = {tokenizer.eos_token_id}
+        chat = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        said = tool(
+            apr_binary,
+            "run",
+            path,
+            "--prompt",
+            question if wrapped_by_the_tool else chat,
+            "--max-tokens",
+            24,
+            "--no-gpu",
+        )
+        ids = aprnb.generate(model, tokenizer, chat, raw=True, max_new_tokens=24).ids
         assert [token for token in said["tokens"] if token not in end] == [token for token in ids if token not in end]
+
+
+@pytest.mark.parametrize("name", ["qwen2-F16", "qwen3-untied-F16"])
+def test_the_tool_generates_the_same_tokens_from_a_converted_gguf(apr_binary, fixtures_folder, tmp_path, name):
+    converted = aprnb.convert(fixtures_folder / "gguf" / f"{name}.gguf", tmp_path / "x.apr").path
+    assert tool(apr_binary, "validate", converted)["passed"] is True
+    same_tokens(apr_binary, converted, wrapped_by_the_tool=True)
+
+
+@pytest.mark.slow
+def test_the_tool_runs_what_the_training_script_makes(apr_binary, repository, pocket_qwen3, tmp_path):
+    """Two of its eighty epochs: no sense in the answers, the same kind of file otherwise."""
+    run = subprocess.run(
+        [sys.executable, str(repository / "notebooks" / "train_pocket.py"), str(tmp_path / "pocket"), "--epochs", "2"],
+        capture_output=True, text=True, timeout=600, env={**os.environ, "PYTHONPATH": str(repository)},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "2 epochs" in run.stdout
+    ours, shipped = aprnb.open(tmp_path / "pocket.apr"), aprnb.open(pocket_qwen3)
+    assert ours.architecture == shipped.architecture
+    assert {e.name: e.shape for e in ours.tensors.values()} == {e.name: e.shape for e in shipped.tensors.values()}
+    same_tokens(apr_binary, tmp_path / "pocket.apr")

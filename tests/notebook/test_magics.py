@@ -11,7 +11,7 @@ import pytest
 
 from aprnb.errors import AprnbError, FileMissing, UsageProblem
 
-MAGICS = ("apr_inspect", "apr_check", "apr_finetune")
+MAGICS = ("apr_inspect", "apr_check", "apr_convert", "apr_finetune")
 
 
 def run(shell, source: str):
@@ -95,6 +95,8 @@ def test_set_reaches_the_architecture(shell, pocket_qwen3):
         ("%%apr_finetune x.apr --data r.jsonl\nrank == 3\n", "the recipe is not TOML"),
         ('%%apr_finetune x.apr --data r.jsonl\n{"instruction": "a", "response": "b"}\n', "--data and training rows"),
         ("%apr_inspect", "FILE"),
+        ("%apr_convert a.apr", "TARGET"),
+        ("%apr_convert a.apr b.apr --dtype q5", r"--dtype.*q5.*expected.*q4_k"),
         ("%apr_inspect a.apr b.apr", "unknown argument b.apr"),
         ("%apr_inspect a.apr --as 2x", "a name that Python takes"),
     ],
@@ -160,6 +162,17 @@ def test_a_body_of_rows_is_data_and_a_body_of_toml_is_a_recipe_that_the_line_ove
     assert (plan.recipe.rank, plan.recipe.epochs) == (8, 2)
 
 
+def test_convert_writes_and_returns_what_it_wrote(shell, pocket_qwen3, tmp_path):
+    shell.user_ns.update(base=pocket_qwen3, out=tmp_path / "with blank")
+    converted = run(shell, "%apr_convert $base {out}.apr --dtype q8 --as kept")
+    assert shell.user_ns["kept"] is converted
+    assert (converted.format, converted.path) == ("apr", tmp_path / "with blank.apr")
+    assert run(shell, "%apr_check {out}.apr").ok
+    with pytest.raises(AprnbError, match="with blank.apr exists"):
+        run(shell, "%apr_convert $base {out}.apr")
+    assert run(shell, "%apr_convert {out}.apr $out --set rope_theta=5000").format == "huggingface"
+
+
 def test_a_container_that_is_refused_shows_its_header_and_fails_the_cell(shell, foreign, capsys):
     shell.user_ns["old"] = foreign / "golden_v1.apr"
     with pytest.raises(AprnbError, match=r"APRN.*version 1"):
@@ -188,6 +201,9 @@ def test_strict_fails_the_cell_that_a_warning_would_not(shell, real):
         ("%apr_finetune model.apr --data=r", ["rows.jsonl"]),
         ("%apr_finetune model.apr --method=q", ["qlora"]),
         ("%apr_finetune model.apr --device ", ["auto", "cpu", "cuda"]),
+        ("%apr_convert model.apr x.apr --dtype q4", ["q4", "q4_k"]),
+        ("%apr_convert model.apr s", ["sub/"]),
+        ("%apr_convert --f", ["--force"]),
         ("%apr_inspect with", ['"with blank.apr"']),
         ("%apr_inspect sub/", ["sub/deep.apr"]),
     ],
