@@ -108,7 +108,8 @@ def from_shapes(tensors: Mapping[str, TensorEntry], family: Family) -> tuple[Evi
                     says[field_name] = proven
     layers = {layer for name in tensors if (layer := layer_of(name)) is not None}
     if layers:
-        says["num_hidden_layers"] = (max(layers) + 1, "layers in the tensor index")
+        where = "layers in the tensor index"
+        says["num_hidden_layers"] = (checked("num_hidden_layers", max(layers) + 1, where), where)
     for flag in ("attention_bias", "mlp_bias"):
         optional = next((rule for rule in family.tensors if rule.when == flag), None)
         if optional is not None:

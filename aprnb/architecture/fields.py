@@ -10,7 +10,8 @@ import numpy as np
 from aprnb.architecture.families import FAMILIES
 from aprnb.errors import ArchitectureError
 
-MAX_LAYERS = 1 << 14
+MAX_LAYERS, MAX_BLOCKS = 1 << 10, 1 << 14
+"""Layers, and layers × experts: several times those of the largest published model (126; 94 × 128)."""
 _LARGEST = float(np.finfo(np.float32).max)
 
 _INTEGERS = (
@@ -60,6 +61,8 @@ def checked(name: str, value: Any, where: str) -> Any:
     if name in _INTEGERS:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 48:
             raise ArchitectureError(f"{where} is {short(value)}", expected="a positive integer")
+        if name == "num_hidden_layers" and value > MAX_LAYERS:
+            raise ArchitectureError(f"{where} is {value:,}", expected=f"at most {MAX_LAYERS:,}")
         return value
     if name in _NUMBERS:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
@@ -91,5 +94,5 @@ def scaling(rope: Any) -> dict[str, Any] | None:
 
 
 def short(value: Any) -> str:
-    text = repr(value)
+    text = repr(value[:60] if isinstance(value, str) else value)
     return text if len(text) <= 60 else text[:57] + "…"

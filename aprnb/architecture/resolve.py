@@ -13,6 +13,7 @@ from aprnb.architecture.configs import from_config, read_config, unknown_keys
 from aprnb.architecture.evidence import Evidence, from_metadata, from_overrides, from_shapes
 from aprnb.architecture.families import FAMILIES, Family, family_named
 from aprnb.architecture.families.family import STANDARD
+from aprnb.architecture.fields import MAX_BLOCKS, short
 from aprnb.architecture.foreign import refuse_adapters, what_it_is
 from aprnb.architecture.gguf_keys import from_gguf
 from aprnb.architecture.head import find_head
@@ -22,6 +23,7 @@ from aprnb.errors import ArchitectureError, UnsupportedFamily, UsageProblem
 from aprnb.formats import Checkpoint
 
 _DIMENSIONS = ("hidden_size", "num_hidden_layers", "head_dim", "intermediate_size", "vocab_size")
+MAX_CONFIG_CHARACTERS = 1 << 20
 _NOT_A_NAME = ("", "auto", "unknown")
 _ORDER = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "num_key_value_heads")
 
@@ -52,6 +54,7 @@ def resolve(
     settlement.settle_head(checkpoint)
     settlement.superseded += (*factors, *training_state(checkpoint))
     settlement.settle_all(rows)
+    _bound_size(settlement.values, checkpoint.path)
     return settlement.architecture(checkpoint.path)
 
 
@@ -65,7 +68,7 @@ def _carried(checkpoint: Checkpoint, family: Family) -> tuple[list[Evidence], li
         strange = [f"{name} {key} is not known here: if it changes the forward pass, it is lost"
                    for key in unknown_keys(inner, family)]  # fmt: skip
     text = checkpoint.metadata.get("model_config")
-    if isinstance(text, str):
+    if isinstance(text, str) and len(text) <= MAX_CONFIG_CHARACTERS:
         try:
             parsed = json.loads(text)
         except (ValueError, RecursionError):
@@ -75,6 +78,15 @@ def _carried(checkpoint: Checkpoint, family: Family) -> tuple[list[Evidence], li
             parsed.setdefault("num_key_value_heads", parsed.pop("num_kv_heads", None))
             found.append(from_config(parsed, "metadata model_config", False, family))
     return found, strange
+
+
+def _bound_size(values: Mapping[str, Any], path: Path) -> None:
+    """Raises where a few bytes claim so many layers and experts that their list alone would fill the memory."""
+    blocks = values.get("num_hidden_layers", 1) * values.get("num_experts", 1)
+    if blocks > MAX_BLOCKS:
+        raise ArchitectureError(
+            f"num_hidden_layers × num_experts is {blocks:,}", expected=f"at most {MAX_BLOCKS:,}", where=str(path)
+        )
 
 
 class _Settlement:
@@ -194,14 +206,14 @@ def _settle_family(
     name, where = stated or (claims[0] if claims else ("", ""))
     if not name:
         kind = checkpoint.metadata.get("model_type") or "none"
-        raise _refusal(f"no transformer is named in the metadata (model_type {kind!r})", checkpoint.path)
+        raise _refusal(f"no transformer is named in the metadata (model_type {short(kind)})", checkpoint.path)
     family = family_named(name)
     if family is None:
-        raise _refusal(f"family {name!r} ({where}) is not supported{what_it_is(name)}", checkpoint.path)
+        raise _refusal(f"family {short(name)} ({where}) is not supported{what_it_is(name)}", checkpoint.path)
     notes = []
     for other, other_where in claims:
         if family_named(other) is not family:
-            text = f"model_type is {family.model_type} by {where}, {other} by {other_where}"
+            text = f"model_type is {family.model_type} by {where}, {other[:60]} by {other_where}"
             if not stated:
                 raise ArchitectureError(text, where=str(checkpoint.path), action=_way_out([], True))
             notes.append(text)

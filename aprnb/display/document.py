@@ -15,6 +15,7 @@ MESSAGE_SIGNS = {"warning": "⚠", "error": "✗", "assumption": "≈"}
 
 # Cc: control, Cf: direction marks and zero-width signs, Cs: lone surrogates, Zl/Zp: line and paragraph separators.
 _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+_LONGEST = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,10 @@ def visible(text: str) -> str:
     """`text` on one line, its control characters, direction marks and lone surrogates as `⟨U+202E⟩`.
 
     Names and metadata come from files: an escape sequence must not reach a terminal, a direction mark must not
-    turn a name round.
+    turn a name round. Of longer text than anybody reads only the beginning is shown, and how much is missing.
     """
+    if len(text) > _LONGEST:
+        return f"{visible(text[:_LONGEST])}… ({len(text) - _LONGEST:,} more characters)"
     if text.isascii() and text.isprintable():
         return text
     return "".join(f"⟨U+{ord(sign):04X}⟩" if unicodedata.category(sign) in _INVISIBLE else sign for sign in text)

@@ -6,7 +6,6 @@ image: the 64 header bytes, then the unpacked block.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 from aprnb.errors import CheckpointError, MissingExtra, TruncatedFile
@@ -15,19 +14,22 @@ from aprnb.formats.source import ByteSource
 
 MAX_IMAGE_BYTES = 0x7E000000
 """The most that one LZ4 block can hold, by LZ4's own definition; for Zstandard the same is asked."""
-_LZ4_RATIO = 255
-_ZSTANDARD_FLOOR_BYTES = 64 << 20
+SLACK_BYTES = 48 << 20
+"""How much larger than the file its image may be: image and file lie in memory together (weights hardly shrink)."""
+_MAX_WINDOW_BYTES = 8 << 20
 _CHUNK_BYTES = 1 << 20
 
 
 class ImageSource(ByteSource):
-    """Bytes in memory that are read like a file; `path` is the file that they were unpacked from."""
+    """A header and a block in memory that are read like a file; `path` is the file that they were unpacked from."""
 
-    def __init__(self, path: Path, image: bytes) -> None:
-        self.path, self._image, self.size_bytes = path, image, len(image)
+    def __init__(self, path: Path, head: bytes, block: bytes | bytearray) -> None:
+        self.path, self._head, self._block, self.size_bytes = path, head, block, len(head) + len(block)
 
     def read(self, offset: int, size_bytes: int, what: str) -> bytearray:
-        part = bytearray(memoryview(self._image)[offset : offset + size_bytes])
+        start, end = offset - len(self._head), offset + size_bytes - len(self._head)
+        part = bytearray(self._head[offset : offset + size_bytes])
+        part += memoryview(self._block)[max(0, start) : max(0, end)]
         if len(part) != size_bytes:
             raise TruncatedFile(
                 f"the unpacked {self.path} ends at byte {self.size_bytes:,}, inside {what}",
@@ -40,7 +42,7 @@ class ImageSource(ByteSource):
         return False
 
     def close(self) -> None:
-        self._image = b""
+        self._block = b""
 
 
 def unpack(source: ByteSource, head: bytes, header: Header) -> ImageSource:
@@ -48,22 +50,22 @@ def unpack(source: ByteSource, head: bytes, header: Header) -> ImageSource:
 
     Raises MissingExtra without the package, CheckpointError for a block that claims or gives an impossible size.
     """
-    packed = bytes(source.read(HEADER_BYTES, source.size_bytes - HEADER_BYTES, "the compressed block"))
+    packed = source.read(HEADER_BYTES, source.size_bytes - HEADER_BYTES, "the compressed block")
     unpack_block = _unpack_lz4 if header.flags & LZ4 else _unpack_zstandard
-    image = head + unpack_block(packed, source.path, header.data_offset - HEADER_BYTES)
+    block = unpack_block(packed, source.path, header.data_offset - HEADER_BYTES)
     source.close()
-    return ImageSource(source.path, image)
+    return ImageSource(source.path, head, block)
 
 
-def _unpack_lz4(packed: bytes, path: Path, least: int) -> bytes:
+def _unpack_lz4(packed: bytearray, path: Path, least: int) -> bytes:
     try:
         import lz4.block
     except ImportError:
         raise MissingExtra("compression", "lz4") from None
     claimed = int.from_bytes(packed[:4], "little")
-    _require_possible(claimed, path, least, min(MAX_IMAGE_BYTES, _LZ4_RATIO * len(packed)))
+    _require_possible(claimed, path, least, min(MAX_IMAGE_BYTES, SLACK_BYTES + len(packed)))
     try:
-        data: bytes = lz4.block.decompress(packed[4:], uncompressed_size=claimed)
+        data: bytes = lz4.block.decompress(memoryview(packed)[4:], uncompressed_size=claimed)
     except (lz4.block.LZ4BlockError, MemoryError, ValueError) as error:
         raise _damaged(path, "an LZ4 block", str(error)) from None
     if len(data) != claimed:
@@ -71,25 +73,25 @@ def _unpack_lz4(packed: bytes, path: Path, least: int) -> bytes:
     return data
 
 
-def _unpack_zstandard(packed: bytes, path: Path, least: int) -> bytes:
+def _unpack_zstandard(packed: bytearray, path: Path, least: int) -> bytearray:
     try:
         import zstandard
     except ImportError:
         raise MissingExtra("compression", "zstandard") from None
-    most = min(MAX_IMAGE_BYTES, max(_ZSTANDARD_FLOOR_BYTES, _LZ4_RATIO * len(packed)))
-    data = io.BytesIO()
+    most = min(MAX_IMAGE_BYTES, SLACK_BYTES + len(packed))
+    data = bytearray()
     try:
         claimed = zstandard.frame_content_size(packed)
         if claimed >= 0:
             _require_possible(claimed, path, least, most)
-        with zstandard.ZstdDecompressor(max_window_size=_ZSTANDARD_FLOOR_BYTES).stream_reader(packed) as reader:
+        with zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).stream_reader(packed) as reader:
             while part := reader.read(_CHUNK_BYTES):
-                data.write(part)
-                _require_possible(data.tell(), path, 0, most)
+                data += part
+                _require_possible(len(data), path, 0, most)
     except (zstandard.ZstdError, MemoryError) as error:
         raise _damaged(path, "a Zstandard frame", str(error)) from None
-    _require_possible(data.tell(), path, least, most)
-    return data.getvalue()
+    _require_possible(len(data), path, least, most)
+    return data
 
 
 def _require_possible(unpacked: int, path: Path, least: int, most: int) -> None:

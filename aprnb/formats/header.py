@@ -23,6 +23,8 @@ USUAL_METADATA_BYTES, MAX_METADATA_BYTES = 16 << 20, 256 << 20
 """The format's own limit, which no writer enforces, and the most that is read."""
 _LAYOUT = struct.Struct("<4sBBHIQIQQI20s")
 MIN_ENTRY_BYTES = 20
+MAX_TENSORS, BYTES_PER_TENSOR = 1 << 17, 256
+"""Tensors that any file may list (each takes about 300 bytes of memory), and one more for so many bytes of it."""
 
 LZ4, COMPRESSED, ENCRYPTED, SHARDED, HAS_VOCAB = 0x0001, 0x0003, 0x0004, 0x0010, 0x0200
 ROW_MAJOR, COLUMN_MAJOR = 0x0400, 0x0800
@@ -64,7 +66,14 @@ class Header:
         return (*known, f"0x{unknown:04x}") if unknown else known
 
     def require_inside(self, path: object, size_bytes: int) -> None:
-        """Raises TruncatedFile where the file ends before the tensor data start."""
+        """Raises where the file ends before the tensor data start, or lists more tensors than its size justifies."""
+        most = MAX_TENSORS + size_bytes // BYTES_PER_TENSOR
+        if self.tensor_count > most:
+            raise CheckpointError(
+                f"{path} lists {self.tensor_count:,} tensors",
+                expected=f"at most {most:,} in a file of {size_bytes:,} bytes",
+                where="byte 8",
+            )
         if self.data_offset > size_bytes:
             inside = "the metadata" if self.metadata_offset + self.metadata_size > size_bytes else "the tensor index"
             raise TruncatedFile(

@@ -83,7 +83,7 @@ def _dimensions(config: Mapping[str, Any]) -> dict[str, Any]:
     rope = config.get("rope_parameters")
     theta = config.get("rope_theta") or (rope.get("rope_theta") if isinstance(rope, Mapping) else None)
     if isinstance(theta, int | float) and not isinstance(theta, bool):
-        found |= {"rope_theta": float(theta), "rope_type": SPLIT_HALVES}
+        found |= {"rope_theta": float(theta) if abs(theta) < 1 << 63 else theta, "rope_type": SPLIT_HALVES}
     return found
 
 
@@ -110,6 +110,6 @@ def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
         return read_text(require_inside(folder, "chat_template.jinja"), MAX_TEMPLATE_BYTES)
     found = settings.get("chat_template")
     if isinstance(found, list):  # several, each with a name
-        named = {each.get("name"): each.get("template") for each in found if isinstance(each, Mapping)}
-        found = named.get("default")
+        named = [each for each in found if isinstance(each, Mapping) and each.get("name") == "default"]
+        found = named[-1].get("template") if named else None
     return found if isinstance(found, str) else None

@@ -21,7 +21,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Canonical key → other spellings of the same fact that writers have used."""
 
-MAX_VALUES = 1 << 20
+MAX_VALUES = 1 << 19
 """Values that any file may hold; a larger file may hold one more for every 64 of its bytes."""
 
 
@@ -48,7 +48,8 @@ def read_metadata(raw: bytes | bytearray, path: object, offset: int) -> tuple[di
         raise ValueError(f"{constant} is not JSON")
 
     try:
-        parsed = json.loads(raw.decode("utf-8"), object_pairs_hook=merge, parse_constant=refuse)
+        text = raw.decode("utf-8")
+        parsed = json.loads(text, object_pairs_hook=merge, parse_constant=refuse, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise _unreadable(path, "not UTF-8", offset + error.start) from None
     except json.JSONDecodeError as error:
@@ -79,6 +80,14 @@ def bound_values(raw: bytes | bytearray, path: object, offset: int, size_bytes: 
             expected=f"at most {most:,} in a file of {size_bytes:,} bytes",
             where=f"byte {offset:,}",
         )
+
+
+def _finite(text: str) -> float:
+    """The number, unless it is one that only Python's reader takes for infinity (1e999)."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:20]} is beyond every floating-point number")
+    return value
 
 
 def same(one: Any, other: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from aprnb.errors import CheckpointError
 
-MAX_TOKENS = 1 << 22
+MAX_TOKENS = 1 << 20
 HOLE = "<unk>"
 """What importers write for an id that no token has."""
 REST = "hf_tokenizer"
@@ -29,8 +29,7 @@ def tokenizer_metadata(parsed: Mapping[str, Any], config: Mapping[str, Any], whe
         or not isinstance(model.get("vocab"), Mapping)
     ):
         return {REST: dict(parsed)}
-    added = [token for token in parsed.get("added_tokens") or [] if isinstance(token, Mapping)]
-    ids = {**model["vocab"], **{token.get("content"): token.get("id") for token in added}}
+    ids = {**model["vocab"], **_added(parsed)}
     for text, number in ids.items():
         if not isinstance(text, str) or type(number) is not int or not 0 <= number < MAX_TOKENS:
             raise CheckpointError(f"{where} gives token {str(text)[:60]!r} the id {str(number)[:40]}")
@@ -40,6 +39,8 @@ def tokenizer_metadata(parsed: Mapping[str, Any], config: Mapping[str, Any], whe
     for text, number in ids.items():
         vocabulary[number] = text
     merges = model.get("merges") or []
+    if not isinstance(merges, list):
+        raise CheckpointError(f"{where} holds merges of the type {type(merges).__name__}", expected="a list")
     rest = {key: value for key, value in parsed.items() if key != "model"}
     rest["model"] = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
     return {
@@ -51,13 +52,20 @@ def tokenizer_metadata(parsed: Mapping[str, Any], config: Mapping[str, Any], whe
     }
 
 
+def _added(parsed: Mapping[str, Any]) -> dict[str, Any]:
+    """Text → id of the added tokens; what is no token is not one of them."""
+    listed = parsed.get("added_tokens")
+    tokens = [token for token in listed if isinstance(token, Mapping)] if isinstance(listed, list) else []
+    return {token["content"]: token.get("id") for token in tokens if isinstance(token.get("content"), str)}
+
+
 def special_ids(parsed: Mapping[str, Any], config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Ids of bos, eos and padding, from tokenizer_config.json's tokens, else from the config's whole numbers; and the
     typed `special_tokens` of their texts."""
     model = parsed.get("model")
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
     ids = dict(vocabulary) if isinstance(vocabulary, Mapping) else {}
-    ids |= {token.get("content"): token.get("id") for token in parsed.get("added_tokens") or []}
+    ids |= _added(parsed)
     found: dict[str, Any] = {}
     named: dict[str, str | None] = {}
     for short, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")):
@@ -85,7 +93,7 @@ def reassembled(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     vocabulary, merges = metadata.get("tokenizer.vocabulary"), metadata.get("tokenizer.merges")
     if not isinstance(vocabulary, list) or not isinstance(merges, list):
         return None
-    outside = {token.get("content") for token in rest.get("added_tokens") or [] if isinstance(token, Mapping)}
+    outside = _added(rest)
     ids: dict[str, int] = {}
     for number, text in enumerate(vocabulary):
         if text not in outside:

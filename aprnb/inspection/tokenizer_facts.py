@@ -15,6 +15,7 @@ Kind = Literal["byte-level BPE", "SentencePiece BPE"]
 CONTROL, USER_DEFINED, UNUSED = 3, 4, 5  # of tokenizer.token_type, as GGUF counts them
 MAX_ADDED_TOKENS = 16_384  # published vocabularies have at most some 6,000 (gemma 3)
 MAX_TOKEN_CHARACTERS = 4_096
+MAX_VOCABULARY = 1 << 19  # twice the largest published one of a language model (gemma 3: 262,208)
 
 _SENTENCEPIECE_TYPES = ("llama", "spm", "sentencepiece", "unigram")
 _PIECE_CONTROLS = frozenset({"<unk>", "<s>", "</s>", "<pad>"})
@@ -49,6 +50,10 @@ def read_facts(metadata: Mapping[str, Any]) -> TokenizerFacts:
     metadata settles.
     """
     vocabulary = _strings(metadata, "tokenizer.vocabulary")
+    if len(vocabulary) > MAX_VOCABULARY:
+        raise TokenizerError(
+            f"the file's vocabulary has {len(vocabulary):,} entries", expected=f"at most {MAX_VOCABULARY:,}"
+        )
     types = _numbers(metadata, "tokenizer.token_type", len(vocabulary))
     kind = tokenizer_kind(metadata)
     tokens, warnings = _used_tokens(vocabulary, types)

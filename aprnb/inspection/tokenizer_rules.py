@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from aprnb.architecture.families import family_named
 from aprnb.errors import TokenizerError
 
 SIBLING = "put the model's tokenizer.json beside the checkpoint"
+MAX_PIECE_CHARACTERS, MAX_SPLITS_PER_PIECE = 256, 8
+"""Published vocabularies have at most 48 characters and 2 splits a piece (llama, gemma)."""
 BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 PRE_TOKENIZERS: Mapping[str, str] = {
@@ -50,16 +53,23 @@ def merges_from_scores(
     """Merges in the order of the pieces' scores (highest first), every split of a piece into two pieces.
 
     Of one piece's splits, longer left halves come first, as in the conversion that published llama tokenizers went
-    through.
+    through. Raises TokenizerError for pieces that nobody learned, whose splits would fill the memory.
     """
     pieces = {text for text in tokens.values() if text not in controls and not BYTE_PIECE.fullmatch(text)}
-    found = [
+    longest = max(map(len, pieces), default=0)
+    if longest > MAX_PIECE_CHARACTERS:
+        raise TokenizerError(f"a piece has {longest:,} characters", expected=f"at most {MAX_PIECE_CHARACTERS}")
+    splits = (
         (-scores[number], -at, -(len(text) - at), text[:at], text[at:])
         for number, text in tokens.items()
         if text in pieces
         for at in range(1, len(text))
         if text[:at] in pieces and text[at:] in pieces
-    ]
+    )
+    most = MAX_SPLITS_PER_PIECE * len(pieces)
+    found = list(islice(splits, most + 1))
+    if len(found) > most:
+        raise TokenizerError(f"{len(pieces):,} pieces split into two others in more than {most:,} ways", action=SIBLING)
     return tuple((left, right) for *_, left, right in sorted(found, key=lambda merge: merge[:3]))
 
 

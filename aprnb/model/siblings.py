@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aprnb.errors import TokenizerError
+from aprnb.errors import CheckpointError, FileMissing, TokenizerError
+from aprnb.formats import json_files
 
 MAX_SIBLING_BYTES = 256 * 1024**2  # the largest published tokenizer.json has some 35 MB
 
@@ -48,13 +48,6 @@ def read_text(path: Path) -> str:
 def read_object(path: Path) -> dict[str, Any]:
     """The file's JSON object; raises TokenizerError that names the file."""
     try:
-        found = json.loads(read_text(path))
-    except json.JSONDecodeError as problem:
-        raise TokenizerError(f"{path} is not JSON ({problem.msg})", where=f"line {problem.lineno}") from None
-    except RecursionError:
-        raise TokenizerError(f"{path} is nested too deeply") from None
-    except ValueError as problem:
-        raise TokenizerError(f"{path} is not JSON ({problem})") from None
-    if not isinstance(found, dict):
-        raise TokenizerError(f"{path} holds a JSON {type(found).__name__}", expected="an object")
-    return found
+        return json_files.read_object(path, MAX_SIBLING_BYTES, json_files.MAX_TOKENIZER_VALUES)
+    except (CheckpointError, FileMissing) as problem:
+        raise TokenizerError(problem.found, expected=problem.expected, where=problem.where) from None

@@ -21,7 +21,10 @@ def _from_class(config: Mapping[str, Any]) -> dict[str, Any]:
     layers, interval = config.get("num_hidden_layers"), config.get("no_rope_layer_interval", 4)
     if not isinstance(layers, int) or not isinstance(interval, int) or interval < 1:
         return {}
-    rotated = config.get("no_rope_layers") or [int((layer + 1) % interval != 0) for layer in range(layers)]
+    stated = config.get("no_rope_layers")
+    rotated = (
+        stated if isinstance(stated, list) and stated else [int((layer + 1) % interval != 0) for layer in range(layers)]
+    )
     if not config.get("use_sliding_window") or config.get("sliding_window") is None:
         return {"no_rope_layers": rotated, "sliding_window": None, "layer_types": None}
     kinds = ["full_attention" if not turns else "sliding_attention" for turns in rotated]
