@@ -21,7 +21,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Canonical key → other spellings of the same fact that writers have used."""
 
-MAX_VALUES = 1 << 19
+MAX_VALUES = 3 << 18
 """Values that any file may hold; a larger file may hold one more for every 64 of its bytes."""
 
 
@@ -67,7 +67,7 @@ def read_metadata(raw: bytes | bytearray, path: object, offset: int) -> tuple[di
 def bound_values(raw: bytes | bytearray, path: object, offset: int, size_bytes: int, values: int = MAX_VALUES) -> None:
     """Raises before parsing where the JSON takes far more memory than `values` and the file's `size_bytes` justify.
 
-    A value takes two bytes of JSON and up to 64 in memory; a comma or bracket stands before each. A key costs as much
+    A value takes two bytes of JSON and up to 88 in memory; a comma or bracket stands before each. A key costs as much
     as three values: its text, and its place in an object.
     """
     most = values + size_bytes // 64

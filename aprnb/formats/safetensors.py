@@ -21,6 +21,8 @@ from aprnb.formats.source import ByteSource
 
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
+_MAX_VALUES = 1 << 20
+"""About 40,000 tensors, each of which counts as 25 values, in a file however small."""
 
 LENGTH_BYTES = 8
 DTYPE_NAMES = "F64 F32 F16 BF16 F8_E4M3 F8_E5M2 I64 I32 I16 I8 U64 U32 U16 U8 BOOL".split()
@@ -73,7 +75,7 @@ class _Header:
     def parse(self) -> dict[str, Any]:
         if self.raw[:1] != b"{":
             raise self._error("the safetensors header does not start with a JSON object", at=LENGTH_BYTES)
-        bound_values(self.raw, self.source.path, LENGTH_BYTES, self.source.size_bytes)
+        bound_values(self.raw, self.source.path, LENGTH_BYTES, self.source.size_bytes, _MAX_VALUES)
         try:
             parsed = json.loads(self.raw.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refuse)
         except UnicodeDecodeError as error:

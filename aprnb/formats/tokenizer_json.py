@@ -39,8 +39,8 @@ def tokenizer_metadata(parsed: Mapping[str, Any], config: Mapping[str, Any], whe
     for text, number in ids.items():
         vocabulary[number] = text
     merges = model.get("merges") or []
-    if not isinstance(merges, list):
-        raise CheckpointError(f"{where} holds merges of the type {type(merges).__name__}", expected="a list")
+    if not isinstance(merges, list) or not all(isinstance(merge, str | list) for merge in merges):
+        raise CheckpointError(f"the merges of {where} are no list of merges", expected='"a b" or ["a", "b"] each')
     rest = {key: value for key, value in parsed.items() if key != "model"}
     rest["model"] = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
     return {

@@ -165,7 +165,7 @@ def test_a_file_that_shrinks_while_open_is_an_error_not_a_crash(tmp_path):
 
 
 def test_json_that_would_fill_the_memory_is_refused_before_it_is_parsed(tmp_path):
-    """A list of a million empty lists takes 3 MB of JSON and 64 MB of memory; this is the first count beyond it."""
+    """A list of a million empty lists takes 3 MB of JSON and 88 MB of memory."""
     bomb = b'{"a":[' + b",".join([b"[]"] * (1 << 20)) + b"]}"
     refused(tmp_path, file_with([b.entry("a", 0, (4,), 0, 16)], metadata=bomb), r"holds about [\d,]+ values.*byte 64")
 
