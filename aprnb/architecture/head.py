@@ -85,10 +85,16 @@ def _likeness(checkpoint: Checkpoint, first: str, second: str) -> Literal["diffe
     zeros, empty = bytes(_CHUNK_BYTES), True
     for start in range(0, one.size_bytes, _CHUNK_BYTES):
         size = min(_CHUNK_BYTES, one.size_bytes - start)
-        if checkpoint.is_hole(first, start, size) and checkpoint.is_hole(second, start, size):
+        if _both_holes(checkpoint, first, second, start, size):
+            if _both_holes(checkpoint, first, second, start, one.size_bytes - start):
+                break
             continue
         part = checkpoint.read_part(first, start, size)
         if part != checkpoint.read_part(second, start, size):
             return "different"
         empty = empty and part == zeros[:size]
     return "zero" if empty else "equal"
+
+
+def _both_holes(checkpoint: Checkpoint, first: str, second: str, start: int, size_bytes: int) -> bool:
+    return all(checkpoint.is_hole(name, start, size_bytes) for name in (first, second))

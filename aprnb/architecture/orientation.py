@@ -51,9 +51,13 @@ def is_projection(name: str) -> bool:
     return name.endswith("_proj.weight") or name == "lm_head.weight"
 
 
+def is_training_state(name: str) -> bool:
+    """Whether a tensor belongs to a trainer's state and is no weight of the model."""
+    return name.startswith(TRAINING)
+
+
 def training_state(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Tensors of a trainer's state, which are no weights of the model."""
-    return tuple(name for name in checkpoint.tensors if name.startswith(TRAINING))
+    return tuple(filter(is_training_state, checkpoint.tensors))
 
 
 def odd_layout(checkpoint: Checkpoint) -> list[str]:

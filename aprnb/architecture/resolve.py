@@ -18,7 +18,7 @@ from aprnb.architecture.foreign import refuse_adapters, what_it_is
 from aprnb.architecture.gguf_keys import from_gguf
 from aprnb.architecture.head import find_head
 from aprnb.architecture.names import families_with, foreign_to
-from aprnb.architecture.orientation import odd_layout, oriented, training_state
+from aprnb.architecture.orientation import is_training_state, odd_layout, oriented, training_state
 from aprnb.errors import ArchitectureError, UnsupportedFamily, UsageProblem
 from aprnb.formats import Checkpoint
 
@@ -43,7 +43,7 @@ def resolve(
     family, notes = _settle_family(checkpoint, given[0], read)
     if read is not None:
         given.append(from_config(*read, given_by_person=True, family=family))
-    tensors = {name: entry for name, entry in oriented(checkpoint).items() if name not in training_state(checkpoint)}
+    tensors = {name: entry for name, entry in oriented(checkpoint).items() if not is_training_state(name)}
     proven, rows = from_shapes(tensors, family)
     sibling, sibling_notes = _sibling_config(checkpoint, proven, family) if read is None else ([], [])
     carried, strange = _carried(checkpoint, family)
@@ -224,7 +224,7 @@ def _settle_family(
 
 def _hold_against_names(checkpoint: Checkpoint, family: Family, where: str) -> None:
     """Raises where the tensors' names are those of other families, or of a kind of model that is none of ours."""
-    names = [name for name in checkpoint.tensors if name not in training_state(checkpoint)]
+    names = [name for name in checkpoint.tensors if not is_training_state(name)]
     possible = families_with(names)
     strange = foreign_to(names, family)
     kind = next((kind for name in strange if (kind := what_it_is(name))), None)

@@ -57,7 +57,7 @@ def read_metadata(raw: bytes | bytearray, path: object, offset: int) -> tuple[di
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise _unreadable(path, reason, offset) from None
-    if (b"\\ud" in raw or b"\\uD" in raw) and not _encodable(parsed):
+    if b"\\u" in raw and (b"\\ud" in raw or b"\\uD" in raw) and not _encodable(parsed):
         raise _unreadable(path, "not Unicode: it holds half of a surrogate pair", offset)
     if not isinstance(parsed, dict):
         raise _unreadable(path, f"a JSON {type(parsed).__name__}", offset, expected="an object")
