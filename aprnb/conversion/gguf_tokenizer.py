@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from aprnb.conversion.gguf_splitting import settle_splitting
 from aprnb.errors import TokenizerError
 from aprnb.formats.gguf_values import GgufValue
 from aprnb.inspection.tokenizer_facts import CONTROL, UNUSED, USER_DEFINED, TokenizerFacts, has_tokenizer, read_facts
-from aprnb.inspection.tokenizer_rules import BYTE_PIECE, choose_pre_tokenizer
+from aprnb.inspection.tokenizer_rules import BYTE_PIECE, merges_from_scores
 
 _NORMAL, _UNKNOWN, _BYTE = 1, 2, 6
 
@@ -31,18 +32,18 @@ def tokenizer_values(metadata: Mapping[str, Any], model_type: str, vocab_size: i
         "tokens": GgufValue("array[string]", tokens),
         "token_type": GgufValue("array[int32]", [_token_type(facts, number) for number in range(vocab_size)]),
     }
-    if facts.kind == "byte-level BPE":
+    splitting = settle_splitting(metadata, facts, model_type)
+    if splitting.pre is not None:
         found["model"] = GgufValue("string", "gpt2")
-        found["pre"] = GgufValue("string", choose_pre_tokenizer(metadata, model_type)[0])
+        found["pre"] = GgufValue("string", splitting.pre)
         found["merges"] = GgufValue("array[string]", [f"{left} {right}" for left, right in facts.merges])
     else:
         found["model"] = GgufValue("string", "llama")
         found["scores"] = GgufValue("array[float32]", _scores(facts, metadata, vocab_size))
+        found["add_space_prefix"] = GgufValue("bool", splitting.add_space)
     ids = {"bos_token_id": facts.bos_id, "eos_token_id": facts.eos_id, "padding_token_id": facts.pad_id}
     found |= {name: GgufValue("uint32", number) for name, number in ids.items() if number is not None}
-    # where the file is silent: what we do with it, since llama.cpp without the key goes by the pre-tokenizer's name
-    adds_bos = facts.kind == "SentencePiece BPE" if facts.add_bos is None else facts.add_bos
-    found["add_bos_token"] = GgufValue("bool", adds_bos and facts.bos_id is not None)
+    found["add_bos_token"] = GgufValue("bool", splitting.add_bos)
     return {f"tokenizer.ggml.{key}": value for key, value in found.items()} | values
 
 
@@ -58,15 +59,25 @@ def _token_type(facts: TokenizerFacts, number: int) -> int:
 
 
 def _scores(facts: TokenizerFacts, metadata: Mapping[str, Any], vocab_size: int) -> list[float]:
-    """The stored scores, or the ranks of the merges that make each piece: the inverse of how merges come of scores."""
+    """The stored scores, or the ranks of the merges that make each piece: the inverse of how merges come of scores.
+
+    Raises TokenizerError for merges that no scores give.
+    """
     stored = metadata.get("tokenizer.scores")
     if isinstance(stored, list):
         return ([float(score) for score in stored] + [0.0] * vocab_size)[:vocab_size]
     ranks: dict[str, int] = {}
     for left, right in facts.merges:
         ranks.setdefault(left + right, len(ranks))
-    single = len(ranks)
-    return [
-        -float(ranks.get(facts.tokens[number], single)) if number in facts.tokens and number not in facts.added else 0.0
-        for number in range(vocab_size)
-    ]
+    scores = [0.0] * vocab_size
+    for number, text in facts.tokens.items():
+        if number not in facts.added:
+            scores[number] = -float(ranks.get(text, len(ranks)))
+    if set(merges_from_scores(facts.tokens, scores, {facts.tokens[number] for number in facts.added})) != set(
+        facts.merges
+    ):
+        raise TokenizerError(
+            "this tokenizer's merges are not those of a SentencePiece model, which GGUF keeps as scores",
+            action="convert to .apr or a folder, which keep the tokenizer whole",
+        )
+    return scores

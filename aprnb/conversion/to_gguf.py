@@ -143,7 +143,7 @@ def _warnings(plans: list[PlannedTensor], values: Mapping[str, GgufValue]) -> tu
         count = sum(plan.instead_of is not None and plan.instead_of.name == missed for plan in others)
         warnings.append(f"{count} of {len(plans)} tensors are F16 in place of {missed}, which cannot hold them in GGUF")
     if "tokenizer.ggml.tokens" not in values:
-        warnings.append("the file carries no tokenizer: the checkpoint has none in its metadata")
+        warnings.append("the file carries no tokenizer: the source has none that GGUF has a form for")
     return tuple(warnings)
 
 

@@ -36,6 +36,8 @@ class TokenizerFacts:
     pad_id: int | None
     add_bos: bool | None
     warnings: tuple[str, ...]
+    add_space: bool | None = None
+    """Whether SentencePiece text gets a space in front; None where the file does not say."""
 
 
 def has_tokenizer(metadata: Mapping[str, Any]) -> bool:
@@ -63,7 +65,7 @@ def read_facts(metadata: Mapping[str, Any]) -> TokenizerFacts:
     if merges is None:
         merges = merges_from_scores(tokens, _scores(metadata, len(vocabulary)), controls)
     _check_merges(merges, set(tokens.values()))
-    add_bos = metadata.get("tokenizer.add_bos_token")
+    add_bos, add_space = metadata.get("tokenizer.add_bos_token"), metadata.get("tokenizer.add_space_prefix")
     return TokenizerFacts(
         kind=kind,
         vocabulary_size=len(vocabulary),
@@ -75,6 +77,7 @@ def read_facts(metadata: Mapping[str, Any]) -> TokenizerFacts:
         pad_id=special_ids["padding"],
         add_bos=add_bos if isinstance(add_bos, bool) else None,
         warnings=tuple(warnings),
+        add_space=add_space if isinstance(add_space, bool) else None,
     )
 
 

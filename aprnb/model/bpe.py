@@ -37,12 +37,13 @@ def byte_level_tokenizer(facts: TokenizerFacts, pre_tokenizer: str, compose: boo
 
 
 def sentencepiece_tokenizer(facts: TokenizerFacts) -> Tokenizer:
-    """SentencePiece BPE as llama's: a space in front, spaces as ▁, unknown characters as bytes."""
+    """SentencePiece BPE as llama's: a space in front unless the file says no, spaces as ▁, what is unknown as bytes."""
     unknown = "<unk>" if "<unk>" in facts.tokens.values() else None
     tokenizer = _bpe(facts, byte_fallback=True, fuse_unk=True, unk_token=unknown)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    front = facts.add_space is not False
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁")] * front + [normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()] + [decoders.Strip(" ", 1, 0)] * front
     )
     return _finished(tokenizer, facts)
 

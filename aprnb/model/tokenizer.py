@@ -152,12 +152,14 @@ def _byte_level(
 
 
 def _sentencepiece(facts: TokenizerFacts) -> tuple[Tokenizer, tuple[str, ...], bool]:
-    notes = ["tokenizer: a space is put in front of text, as llama's SentencePiece models do; the file does not say"]
+    notes = []
+    if facts.add_space is None:
+        notes.append("tokenizer: a space is put in front of text, as llama's SentencePiece models do (assumed)")
     if facts.add_bos is None and facts.bos_id is not None:
         bos = facts.tokens[facts.bos_id]
         notes.append(f"tokenizer: {bos} is put in front of text, as every SentencePiece model does")
         facts = replace(facts, add_bos=True)
-    return sentencepiece_tokenizer(facts), tuple(notes), True
+    return sentencepiece_tokenizer(facts), tuple(notes), facts.add_space is None
 
 
 def _from_whole(whole: Mapping[str, Any], metadata: Mapping[str, Any]) -> TokenizerChoice:

@@ -241,4 +241,4 @@ def test_writing_holds_a_few_rows_and_reports_its_way(tmp_path, pocket_qwen3):
     assert (
         seen == sorted(seen) and seen[-1][0] <= result.size_bytes == seen[-1][1] == (tmp_path / "x.gguf").stat().st_size
     )
-    assert result.warnings == ("the file carries no tokenizer: the checkpoint has none in its metadata",)
+    assert result.warnings == ("the file carries no tokenizer: the source has none that GGUF has a form for",)

@@ -228,6 +228,15 @@ def test_scores_give_the_ids_that_sentencepiece_itself_gives(more):
     assert any("a space is put in front" in note for note in choice.assumptions)
 
 
+def test_a_file_that_says_so_gets_no_space_in_front():
+    said = build_tokenizer(sentencepiece_metadata(**{"tokenizer.add_space_prefix": False}), "llama")
+    silent = build_tokenizer(sentencepiece_metadata(), "llama")
+    text = SENTENCEPIECE["encodings"][0]["text"]
+    assert said.tokenizer(" " + text)["input_ids"] == silent.tokenizer(text)["input_ids"]
+    assert said.tokenizer.decode(said.tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+    assert not any("a space is put in front" in note for note in said.assumptions)
+
+
 def test_unigram_is_refused_by_name():
     scores = [score - 0.5 for score in SENTENCEPIECE["scores"]]
     with pytest.raises(TokenizerError, match="kind 'unigram'"):
