@@ -15,43 +15,43 @@ import argparse
 import os
 import random
 import resource
+import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 import traceback
 from collections import Counter
-from math import prod
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
 
-from mutations import entry_places, mutated
+from judges import hold_to_bytes
+from memory import forget_peak, peak
+from mutations import mutated
 
 import aprnb
 from aprnb.errors import AprnbError
 from aprnb.inspection import tensor_statistics
 
-SECONDS, MEMORY_BYTES = 10, 3 << 30
+PROCESSOR_SECONDS, SECONDS, MEMORY_BYTES = 10, 120, 3 << 30
 SLACK_BYTES = 64 << 20
-ELEMENT_BYTES = {0: 4, 1: 2, 3: 8, 4: 4, 5: 8, 6: 1, 7: 1, 30: 2}
-BLOCKS = {2: (32, 18), 8: (32, 18), 128: (32, 18), 12: (256, 144), 14: (256, 210), 13: (256, 176)}
 
 
-def bases() -> list[Path]:
-    """Real files of each format; more where APRNB_FIXTURES names a folder."""
-    found = [ROOT / "notebooks" / "pocket-qwen3.apr", *sorted((ROOT / "tests" / "data" / "real").glob("*.apr"))]
+def bases(folder: Path) -> list[Path]:
+    """Real files of each format, two of them converted into `folder`; more where APRNB_FIXTURES names a folder."""
+    pocket = ROOT / "notebooks" / "pocket-qwen3.apr"
+    found = [pocket, *sorted((ROOT / "tests" / "data" / "real").glob("*.apr"))]
     found += sorted((ROOT / "tests" / "data" / "foreign").glob("*.apr"))
+    if not (folder / "hf").exists():
+        aprnb.convert(pocket, folder / "pocket.gguf")
+        aprnb.convert(pocket, folder / "hf")
+    found += [folder / "pocket.gguf"] * 5 + [folder / "hf" / "model.safetensors"] * 5
     more = os.environ.get("APRNB_FIXTURES")
     if more:
         found += sorted(Path(more).glob("gguf/*.gguf")) + sorted(Path(more).glob("sources/*/model.safetensors"))
     return [path for path in found if path.stat().st_size < 2_000_000]
-
-
-class WrongVerdict(AssertionError):
-    """A green contract over bytes that hold something else."""
 
 
 def examine(path: Path, rng: random.Random) -> str:
@@ -79,48 +79,14 @@ def examine(path: Path, rng: random.Random) -> str:
         return "green" if sound else "damaged values"
 
 
-def hold_to_bytes(checkpoint: aprnb.Checkpoint, data: bytes, green: bool) -> None:
-    """Every entry against an index read here, by other code; raises WrongVerdict."""
-    if checkpoint.format != "apr" or data[:1] == b"{":
-        return
-    start = struct.unpack_from("<Q", data, 32)[0]
-    places = entry_places(data)
-    if green and len(places) != len(checkpoint.tensors):
-        raise WrongVerdict(f"{len(places)} entries in the bytes, {len(checkpoint.tensors)} tensors")
-    for at, name_end, dims in places:
-        name = data[at + 2 : name_end].decode("utf-8", "replace")
-        entry = checkpoint.tensors.get(name)
-        if entry is None:
-            continue
-        *shape, offset, size = struct.unpack_from(f"<{dims + 2}Q", data, name_end + 2)
-        if (tuple(shape), offset, size) != (entry.shape, entry.offset, entry.size_bytes):
-            raise WrongVerdict(f"{name}: {shape} at {offset}, {size} bytes; read as {entry}")
-        if size and checkpoint.raw(name) != data[start + offset : start + offset + size]:
-            raise WrongVerdict(f"{name}: other bytes than those at {start + offset}")
-        if size and size not in sizes(data[name_end], tuple(shape)):
-            raise WrongVerdict(f"{name}: code {data[name_end]} and {shape} do not take {size} bytes")
-
-
-def sizes(code: int, shape: tuple[int, ...]) -> set[int]:
-    """Every size that a code has had for a shape, from the format's tables (code 0 also labelled other types)."""
-    count = prod(shape)
-    found = {count * ELEMENT_BYTES[code]} if code in ELEMENT_BYTES else set()
-    others = {0: ((1, 2), (256, 84), (256, 110)), 2: ((1, 2),), 3: ((32, 20),), 6: ((32, 22),), 7: ((32, 24),),
-              8: ((32, 34), (256, 144), (256, 176)), 9: ((32, 36), (256, 210)), 10: ((32, 34), (256, 84)),
-              11: ((256, 110),), 13: ((256, 144),)}.get(code, ())  # fmt: skip
-    if code in (9, 129):
-        found.add(4 + count)
-    for elements, taken in (*((BLOCKS[code],) if code in BLOCKS else ()), *others):
-        found.add(-(-count // elements) * taken)
-        if len(shape) == 2:
-            found.add(shape[0] * -(-shape[1] // elements) * taken)
-    return found
-
-
 def build(seed: int, number: int, folder: Path) -> tuple[Path, random.Random]:
     rng = random.Random(f"{seed}/{number}")
-    base = rng.choice(bases())
+    base = rng.choice(bases(folder))
     path = folder / f"case{base.suffix}"
+    if base.suffix == ".safetensors":
+        (folder / "case").mkdir(exist_ok=True)
+        shutil.copyfile(folder / "hf" / "config.json", folder / "case" / "config.json")
+        path = folder / "case" / "model.safetensors"
     path.write_bytes(mutated(rng, base.read_bytes()))
     return path, rng
 
@@ -129,32 +95,32 @@ def work(seed: int, first: int, last: int) -> None:
     """Runs cases and tells of each on standard output: its number before, its outcome behind."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     signal.signal(signal.SIGALRM, _hang)
+    signal.signal(signal.SIGPROF, _hang)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "warm.apr").write_bytes(bases()[0].read_bytes())
+        (folder / "warm.apr").write_bytes(bases(folder)[0].read_bytes())
         for number in range(10):  # imports and caches are no case's memory
             examine(folder / "warm.apr", random.Random(number))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for number in range(first, last):
             print(f"{number} ", end="", flush=True)
             path, rng = build(seed, number, folder)
             signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, PROCESSOR_SECONDS)
+            before = forget_peak()
             try:
                 outcome = examine(path, rng)
             except BaseException as error:
                 outcome = "DEFECT " + "".join(traceback.format_exception(error)).replace("\n", " | ")[-1500:]
             signal.alarm(0)
-            now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            if (now - before) * 1024 > SLACK_BYTES + 2 * path.stat().st_size and outcome[:6] != "DEFECT":
-                outcome = (
-                    f"DEFECT memory grew by {(now - before) // 1024} MiB on a file of {path.stat().st_size:,} bytes"
-                )
-                before = now
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            grown, size = peak() - before, path.stat().st_size
+            if grown > SLACK_BYTES + 2 * size and outcome[:6] != "DEFECT":
+                outcome = f"DEFECT memory grew by {grown >> 20} MiB on a file of {size:,} bytes"
             print(outcome, flush=True)
 
 
 def _hang(*_: object) -> None:
-    raise TimeoutError(f"longer than {SECONDS} s")
+    raise TimeoutError(f"longer than {PROCESSOR_SECONDS} s of processor time, or {SECONDS} s")
 
 
 def run(seed: int, count: int, first: int = 0) -> tuple[Counter[str], list[str]]:

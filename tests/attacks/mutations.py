@@ -56,7 +56,7 @@ def splice(rng: random.Random, data: bytearray) -> bytes:
 
 def header_field(rng: random.Random, data: bytearray) -> bytes:
     if len(data) < 64 or data[:3] != b"APR":
-        return flip_in_front(rng, data)
+        return foreign_index(rng, data)
     form, at = rng.choice(HEADER_FIELDS)
     (value,) = struct.unpack_from(form, data, at)
     limit = 1 << (8 * struct.calcsize(form))
@@ -117,6 +117,20 @@ def swap_entries(rng: random.Random, data: bytearray) -> bytes:
     return bytes(data)
 
 
+def duplicate_entry(rng: random.Random, data: bytearray) -> bytes:
+    """An entry over another of the same length: its tensor twice, or one gone; or one more where there is room."""
+    places = entry_places(data)
+    if len(places) < 2:
+        return foreign_index(rng, data) if data[:3] != b"APR" else flip_in_front(rng, data)
+    chosen, size = rng.choice(places), 0
+    ends = {start: name_end + 2 + 8 * (dims + 2) for start, name_end, dims in places}
+    size = ends[chosen[0]] - chosen[0]
+    alike = [start for start, end in ends.items() if end - start == size and start != chosen[0]]
+    target = rng.choice(alike or [places[-1][0]])
+    data[target : target + size] = data[chosen[0] : chosen[0] + size]
+    return bytes(data)
+
+
 def metadata(rng: random.Random, data: bytearray) -> bytes:
     """A key or value of the JSON changes; the file is laid out anew around it."""
     if len(data) < 64 or data[:3] != b"APR":
@@ -154,9 +168,48 @@ def _change(rng: random.Random, parsed: dict[str, Any]) -> None:
         parsed[key] = rng.choice(ODD_VALUES)
 
 
+def foreign_index(rng: random.Random, data: bytearray) -> bytes:
+    """A field of a safetensors header, or a number in the front of a GGUF file."""
+    if data[8:9] == b"{":
+        return _safetensors_field(rng, data)
+    if data[:4] != b"GGUF":
+        return index_entry(rng, data)
+    form = rng.choice(("<I", "<Q"))
+    at = rng.choice((8, 16, rng.randrange(24, min(len(data), rng.choice((400, 30_000))) - 8)))
+    (value,) = struct.unpack_from(form, data, at)
+    struct.pack_into(form, data, at, odd_number(rng, value, len(data)) % (1 << (8 * struct.calcsize(form))))
+    return bytes(data)
+
+
+def _safetensors_field(rng: random.Random, data: bytearray) -> bytes:
+    length = int.from_bytes(data[:8], "little")
+    try:
+        header = json.loads(data[8 : 8 + length])
+        name = rng.choice([name for name in header if name != "__metadata__"])
+        info = header[name]
+        what = rng.choice(("dtype", "shape", "offsets", "swap", "name", "any"))
+        if what == "dtype":
+            info["dtype"] = rng.choice(("F64", "F32", "F16", "BF16", "I8", "F8_E4M3", "X", 5))
+        elif what == "shape":
+            info["shape"] = info["shape"][::-1] if rng.random() < 0.5 else [rng.choice(ODD_VALUES), *info["shape"]]
+        elif what == "offsets":
+            info["data_offsets"][rng.randrange(2)] = odd_number(rng, info["data_offsets"][1], len(data))
+        elif what == "swap":
+            other = header[rng.choice([name for name in header if name != "__metadata__"])]
+            info["data_offsets"], other["data_offsets"] = other["data_offsets"], info["data_offsets"]
+        elif what == "name":
+            header[name + rng.choice(("x", "\n", "/..", "\u202e"))] = header.pop(name)
+        else:
+            info[rng.choice(list(info))] = rng.choice(ODD_VALUES)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return flip_in_front(rng, data)  # an earlier mutation broke it
+    text = json.dumps(header).encode("utf-8", "surrogatepass")
+    return len(text).to_bytes(8, "little") + text + bytes(data[8 + length :])
+
+
 MUTATIONS: tuple[Mutation, ...] = (
     *(flip_anywhere, flip_in_front, flip_in_front, cut, extend, splice, header_field, header_field),
-    *(index_entry, index_entry, index_entry, swap_entries, metadata, metadata, metadata),
+    *(foreign_index, index_entry, index_entry, duplicate_entry, swap_entries, metadata, metadata, metadata),
 )
 
 
