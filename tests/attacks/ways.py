@@ -56,7 +56,8 @@ def attack(
 
 def file_of(*entries: bytes, metadata: object = None, data: bytes = b.pad(FOUR)) -> bytes:
     text = metadata if isinstance(metadata, bytes) else json.dumps(metadata or {"model_type": "test"}).encode()
-    return b.front(text, list(entries)) + data + bytes(4)
+    body = b.front(text, list(entries)) + data
+    return body + struct.pack("<I", zlib.crc32(body))
 
 
 def number(at: int, form: str, value: int) -> bytes:
