@@ -41,30 +41,39 @@ def test_peak_memory_is_at_most_the_largest_tensor_and_100_mb(large, tmp_path, t
     assert int(run.stdout) <= LARGEST_BYTES + 100_000_000
 
 
-def started(large, target):
-    code = "import sys, aprnb; aprnb.convert(sys.argv[1], sys.argv[2], dtype='q4_k')"
-    run = subprocess.Popen([sys.executable, "-c", code, str(large), str(target)], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not any(path.stat().st_size > 1_000_000 for path in target.parent.iterdir()):
+def started(large, target, dtype):
+    """A conversion on the command line that has written its first megabyte."""
+    command = [sys.executable, "-m", "aprnb", "convert", str(large), str(target), "--dtype", dtype]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not any(path.is_file() and path.stat().st_size > 1_000_000 for path in target.parent.rglob("*")):
         assert run.poll() is None, run.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.005)
     return run
 
 
-def test_an_interrupt_leaves_nothing(large, tmp_path):
-    run = started(large, tmp_path / "x.apr")
+TARGETS = [("x.apr", "q4_k"), ("x.safetensors", "f32"), ("hf", "f32")]
+
+
+@pytest.mark.parametrize(("target", "dtype"), TARGETS)
+def test_an_interrupt_leaves_nothing(large, tmp_path, target, dtype):
+    run = started(large, tmp_path / target, dtype)
     run.send_signal(signal.SIGINT)
-    run.wait(60)
-    assert run.returncode != 0
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    assert said == "Interrupted: stopped\n"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_kill_leaves_only_a_hidden_part(large, tmp_path):
-    run = started(large, tmp_path / "x.apr")
+@pytest.mark.parametrize(("target", "dtype"), TARGETS)
+def test_a_kill_leaves_only_a_hidden_part(large, tmp_path, target, dtype):
+    run = started(large, tmp_path / target, dtype)
     run.kill()
-    run.wait(60)
-    assert all(path.name.startswith(".") and path.name.endswith(".part") for path in tmp_path.iterdir())
+    run.communicate(timeout=60)
+    left = [path.name for path in tmp_path.iterdir()]
+    assert left
+    assert all(name.startswith(".") and name.endswith(".part") for name in left)
 
 
 @pytest.mark.parametrize("target", ["x.apr", "x.gguf", "x.safetensors", "folder"])
