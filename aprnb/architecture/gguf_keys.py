@@ -221,11 +221,12 @@ def _llama3(keys: GgufKeys) -> dict[str, Any]:
     """Llama 3.1's scaling out of its factors, one per frequency; raises where they are of another kind."""
     factors = keys.factors(ROPE_FREQS)
     scaling = {"rope_type": "llama3", "factor": float(factors.max(initial=1.0)), **LLAMA3}
-    theta = keys.number("rope.freq_base") or keys.checkpoint.metadata.get("rope_theta")
+    stated = keys.number("rope.freq_base") or keys.checkpoint.metadata.get("rope_theta")
+    theta = float(stated) if isinstance(stated, int | float) else 0.0
     if (
-        not isinstance(theta, int | float)
-        or theta <= 1
-        or not np.allclose(factors, llama3_factors(scaling, theta, 2 * len(factors)), 1e-4)
+        theta <= 1
+        or factors.size == 0
+        or not np.allclose(factors, llama3_factors(scaling, theta, 2 * len(factors)), rtol=1e-4)
     ):
         raise ArchitectureError(
             f"{ROPE_FREQS} holds {len(factors)} factors that are not those of a published Llama 3",

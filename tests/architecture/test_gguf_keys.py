@@ -1,0 +1,122 @@
+"""What GGUF keys say about the architecture, and what happens where they say nonsense."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+
+import aprnb
+from aprnb.architecture.gguf_keys import LLAMA3, llama3_factors, longrope_attention_factor
+from aprnb.formats import TensorSource, write_apr
+from aprnb.formats.dtypes import F32
+from aprnb_tests.gguf_bytes import ARRAY, BOOL, STRING, U32, info, pair, whole
+from aprnb_tests.gguf_bytes import F32 as FLOAT
+
+LLAMA = {
+    "context_length": (U32, 131072), "embedding_length": (U32, 32), "block_count": (U32, 1),
+    "feed_forward_length": (U32, 16), "attention.head_count": (U32, 2), "attention.head_count_kv": (U32, 1),
+    "rope.freq_base": (FLOAT, 500000.0), "attention.layer_norm_rms_epsilon": (FLOAT, 1e-5), "vocab_size": (U32, 32),
+}  # fmt: skip
+SHAPES = {
+    "token_embd": (32, 32), "output_norm": (32,), "blk.0.attn_norm": (32,), "blk.0.ffn_norm": (32,),
+    "blk.0.attn_q": (32, 32), "blk.0.attn_k": (32, 16), "blk.0.attn_v": (32, 16), "blk.0.attn_output": (32, 32),
+    "blk.0.ffn_gate": (32, 16), "blk.0.ffn_up": (32, 16), "blk.0.ffn_down": (16, 32),
+}  # fmt: skip
+"""As GGUF lists them, fastest first: two heads of 16, one for keys; 32 tokens."""
+
+
+def model(path, keys=None, factors=None, slug="llama"):
+    """A llama of one layer; `factors` become `rope_freqs.weight`."""
+    stated = {key: value for key, value in {**LLAMA, **(keys or {})}.items() if value is not None}
+    pairs = [pair("general.architecture", STRING, slug), *(pair(f"{slug}.{k}", *v) for k, v in stated.items())]
+    infos, data = [], b""
+    for name, dims in SHAPES.items():
+        infos.append(info(f"{name}.weight", dims, 0, len(data)))
+        data += bytes(-(-4 * int(np.prod(dims)) // 32) * 32)
+    if factors is not None:
+        infos.append(info("rope_freqs.weight", (len(factors),), 0, len(data)))
+        data += struct.pack(f"<{len(factors)}f", *factors) + bytes(-4 * len(factors) % 32)
+    path.write_bytes(whole(pairs, infos, data))
+    return aprnb.open(path)
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_a_tensor_of_factors_is_llama_3s_scaling(tmp_path, factor):
+    factors = llama3_factors({"factor": factor, **LLAMA3}, 5e5, 16)
+    assert (factors[0], factors[-1]) == (1, factor)  # the shortest wave fits the old context, the longest is far beyond
+    report = aprnb.check(model(tmp_path / "x.gguf", factors=factors))
+    assert report.ok
+    assert report.architecture.rope_scaling == {"rope_type": "llama3", "factor": factor, **LLAMA3}
+    assert "rope_freqs.weight" in report.architecture.sources["rope_scaling"]
+
+
+def test_an_apr_that_kept_the_factors_is_read_the_same(tmp_path):
+    """The real tool copies the tensor and drops every key about rotation."""
+    source = model(tmp_path / "x.gguf", factors=llama3_factors({"factor": 8.0, **LLAMA3}, 5e5, 16))
+    metadata = {key: value for key, value in source.metadata.items() if key != "gguf.kv"}
+    tensors = [TensorSource(n, F32, e.shape, lambda n=n: source.raw(n)) for n, e in source.tensors.items()]
+    write_apr(tmp_path / "x.apr", metadata, tensors)
+    report = aprnb.check(tmp_path / "x.apr")
+    assert report.ok and report.architecture.rope_scaling == source.architecture.rope_scaling
+
+
+def test_long_llama_3_without_its_factors_stays_unsettled(tmp_path):
+    with pytest.raises(aprnb.AprnbError, match="rope_scaling unsettled"):
+        aprnb.check(model(tmp_path / "x.gguf"))
+
+
+def test_other_long_models_are_unscaled_where_no_key_says_so(tmp_path):
+    checkpoint = model(tmp_path / "x.gguf", {"rope.freq_base": (FLOAT, 1e6)})
+    assert checkpoint.architecture.rope_scaling is None
+    assert checkpoint.architecture.sources["rope_scaling"] == "GGUF llama.rope.scaling.type absent"
+
+
+NONSENSE = {
+    "a scaling nobody knows": ({"rope.scaling.type": (STRING, "magic")}, "RoPE scaling 'magic' is not known"),
+    "a scaling that is a number": ({"rope.scaling.type": (U32, 7)}, "RoPE scaling '7' is not known|RoPE scaling 7"),
+    "a scaling without its factor": ({"rope.scaling.type": (STRING, "linear")}, "linear without a factor"),
+    "a factor in words": (
+        {"rope.scaling.type": (STRING, "yarn"), "rope.scaling.factor": (STRING, "two")}, "yarn without a factor"),
+    "a negative base": ({"rope.freq_base": (FLOAT, -1.0)}, "rope_theta is -1.0"),
+    "a size in words": ({"embedding_length": (STRING, "eight")}, "hidden_size is 'eight'"),
+    "a truth value as a size": ({"block_count": (BOOL, 1)}, "num_layers is True"),
+    "no heads": ({"attention.head_count": (U32, 0)}, "num_heads is 0"),
+    "layers that differ": ({"feed_forward_length": (ARRAY, (U32, [16, 8]))}, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NONSENSE)
+def test_nonsense_in_a_key_is_one_clear_error(tmp_path, case):
+    keys, words = NONSENSE[case]
+    scaled = {"rope.freq_base": (FLOAT, 1e6), **keys}
+    if not words:  # the shapes prove the size, the key says nothing of use
+        assert aprnb.check(model(tmp_path / "x.gguf", scaled)).architecture.intermediate_size == 16
+        return
+    with pytest.raises(aprnb.AprnbError, match=words) as caught:
+        aprnb.check(model(tmp_path / "x.gguf", scaled))
+    assert caught.value.exit_code == 5
+
+
+def test_factors_that_cannot_be_factors_are_refused(tmp_path):
+    for factors in ([float("nan"), 8.0], [1.0, -8.0], [1.0] * 5000, []):
+        with pytest.raises(aprnb.AprnbError, match="not those of a published Llama 3|at most 4,096 floats"):
+            aprnb.check(model(tmp_path / "x.gguf", factors=factors))
+
+
+def test_the_formulas_are_those_of_transformers():
+    """Numbers computed once by ROPE_INIT_FUNCTIONS of transformers 5.23 for Llama-3.1-8B and Phi-3.5-mini."""
+    import torch
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaling = {"rope_type": "llama3", "factor": 8.0, **LLAMA3}
+    config = LlamaConfig(
+        hidden_size=4096, num_attention_heads=32, max_position_embeddings=131072,
+        rope_parameters={**scaling, "rope_theta": 5e5},
+    )  # fmt: skip
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    plain = 1 / 5e5 ** (np.arange(0, 128, 2) / 128)
+    np.testing.assert_allclose(plain / llama3_factors(scaling, 5e5, 128), scaled.numpy(), rtol=1e-5)
+    assert longrope_attention_factor(131072, 4096) == pytest.approx(1.190238, abs=1e-6)  # √(1 + ln 32 / ln 4096)
