@@ -1,0 +1,56 @@
+"""How a way to lie is written down: what makes the file, and what must come of it."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aprnb.errors import AprnbError
+from aprnb_tests import apr_bytes as b
+
+
+@dataclass(frozen=True)
+class Attack:
+    """`make` writes the file (or folder) into a folder and gives its path; `kind` is None where it opens, harmless."""
+
+    way: str
+    make: Callable[[Path], Path]
+    kind: type[AprnbError] | None
+    message: str = ""
+    has_byte: bool = True
+
+
+ATTACKS: list[Attack] = []
+
+
+def attack(
+    way: str, kind: type[AprnbError] | None, message: str = "", *, name: str = "x.apr", has_byte: bool = True
+) -> Callable[[Callable[[Path], bytes | Path]], Callable[[Path], bytes | Path]]:
+    """Registers a function that gives the file's bytes, or writes it itself and gives its path."""
+
+    def register(function: Callable[[Path], bytes | Path]) -> Callable[[Path], bytes | Path]:
+        def make(folder: Path) -> Path:
+            made = function(folder)
+            if isinstance(made, Path):
+                return made
+            (folder / name).write_bytes(made)
+            return folder / name
+
+        ATTACKS.append(Attack(way, make, kind, message, has_byte))
+        return function
+
+    return register
+
+
+FOUR = struct.pack("<4f", 1, 2, 3, 4)
+ENTRY = b.entry("a", 0, (4,), 0, 16)
+
+
+def file_of(*entries: bytes, metadata: object = None, data: bytes = b.pad(FOUR)) -> bytes:
+    text = metadata if isinstance(metadata, bytes) else json.dumps(metadata or {"model_type": "test"}).encode()
+    body = b.front(text, list(entries)) + data
+    return body + struct.pack("<I", zlib.crc32(body))
