@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -24,6 +25,11 @@ Mutation = Callable[[random.Random, bytearray], bytes]
 def odd_number(rng: random.Random, near: int, size: int) -> int:
     choices = (*ODD_NUMBERS, near + 1, near - 1, near + 64, near - 64, near * 2, size, size - 1, size + 1)
     return rng.choice(choices) % (1 << 64)
+
+
+def odd_value(rng: random.Random) -> Any:
+    """A copy: a case may change it further, and no case may depend on the ones before."""
+    return copy.deepcopy(rng.choice(ODD_VALUES))
 
 
 def flip_anywhere(rng: random.Random, data: bytearray) -> bytes:
@@ -159,13 +165,13 @@ def _change(rng: random.Random, parsed: dict[str, Any]) -> None:
     elif what < 0.3:
         parsed[rng.choice(("num_attention_heads", "hidden_dim", "hf_config", "quantization", "x" * 300))] = value
     elif isinstance(value, list) and value and what < 0.7:
-        value[rng.randrange(len(value))] = rng.choice(ODD_VALUES)
+        value[rng.randrange(len(value))] = odd_value(rng)
     elif isinstance(value, dict) and value and what < 0.7:
         _change(rng, value)
     elif isinstance(value, int) and not isinstance(value, bool) and what < 0.8:
         parsed[key] = odd_number(rng, value, 1 << 20)
     else:
-        parsed[key] = rng.choice(ODD_VALUES)
+        parsed[key] = odd_value(rng)
 
 
 def foreign_index(rng: random.Random, data: bytearray) -> bytes:
@@ -191,7 +197,7 @@ def _safetensors_field(rng: random.Random, data: bytearray) -> bytes:
         if what == "dtype":
             info["dtype"] = rng.choice(("F64", "F32", "F16", "BF16", "I8", "F8_E4M3", "X", 5))
         elif what == "shape":
-            info["shape"] = info["shape"][::-1] if rng.random() < 0.5 else [rng.choice(ODD_VALUES), *info["shape"]]
+            info["shape"] = info["shape"][::-1] if rng.random() < 0.5 else [odd_value(rng), *info["shape"]]
         elif what == "offsets":
             info["data_offsets"][rng.randrange(2)] = odd_number(rng, info["data_offsets"][1], len(data))
         elif what == "swap":
@@ -200,7 +206,7 @@ def _safetensors_field(rng: random.Random, data: bytearray) -> bytes:
         elif what == "name":
             header[name + rng.choice(("x", "\n", "/..", "\u202e"))] = header.pop(name)
         else:
-            info[rng.choice(list(info))] = rng.choice(ODD_VALUES)
+            info[rng.choice(list(info))] = odd_value(rng)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         return flip_in_front(rng, data)  # an earlier mutation broke it
     text = json.dumps(header).encode("utf-8", "surrogatepass")
