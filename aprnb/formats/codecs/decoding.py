@@ -10,7 +10,7 @@ import numpy as np
 
 from aprnb.errors import CheckpointError, MissingExtra
 from aprnb.formats.codecs import k_quants, small_blocks
-from aprnb.formats.codecs.arrays import Bytes, Floats, Halves, in_parts, round_to_bf16
+from aprnb.formats.codecs.arrays import Bytes, Floats, Halves, in_parts, room, round_to_bf16
 from aprnb.formats.dtypes import DType
 
 Target = Literal["F32", "BF16"]
@@ -100,7 +100,7 @@ def _fill_units(decoder: Decoder, units: Bytes, width: int, values: np.ndarray) 
         if direct:
             decoder(blocks, values[part].reshape(-1, width))
             return
-        scratch = np.empty((len(blocks), width), np.float32)
+        scratch = room("decoded", (len(blocks), width))
         decoder(blocks, scratch)
         _store(scratch.reshape(-1, elements)[:, :kept], values[part])
 

@@ -63,13 +63,19 @@ def q5_k(blocks: Bytes, out: Floats) -> None:
 
 
 def q6_k(blocks: Bytes, out: Floats) -> None:
-    """128 bytes of low nibbles, 64 of upper bit pairs, 16 signed scales (one per 16 elements), f16 d; d·scale·code."""
+    """128 bytes of low nibbles, 64 of upper bit pairs, 16 signed scales (one per 16 elements), f16 d; d·scale·code.
+
+    In each half of 128 elements two runs of 32 take the low nibbles of 64 bytes and the next two their high ones.
+    """
     low, high = _words(blocks, 0, 128).reshape(-1, 2, 2, 4), _words(blocks, 128, 192).reshape(-1, 2, 4)
-    runs = out.reshape(-1, 2, 4, 32)
-    for run in range(4):
-        codes = _bits(high, 2 * run, _PAIR) << np.uint64(4)
-        codes |= _bits(low[:, :, run % 2], 4 * (run // 2), _NIBBLE)
-        _put(runs[:, :, run], codes, zero=32)
+    runs, codes = out.reshape(-1, 2, 2, 64), np.empty_like(low)
+    for nibble in range(2):
+        for run in range(2):
+            shift = 4 * nibble + 2 * run - 4
+            pairs = high >> np.uint64(shift) if shift > 0 else high << np.uint64(-shift)
+            np.bitwise_and(pairs, _PAIR << np.uint64(4), out=codes[:, :, run])
+        codes |= _bits(low, 4 * nibble, _NIBBLE)
+        _put(runs[:, :, nibble], codes.reshape(-1, 2, 8), zero=32)
     scales = np.ascontiguousarray(blocks[:, 192:208]).view(np.int8).astype(np.float32)
     scales *= float16_at(blocks, 208)
     _scale(out, scales)
@@ -80,13 +86,15 @@ def _words(blocks: Bytes, start: int, stop: int) -> Words:
 
 
 def _bits(packed: Words, shift: int, mask: np.uint64) -> Words:
-    codes: Words = packed >> np.uint64(shift) if shift else packed.copy()
+    if not shift:
+        return packed & mask
+    codes = packed >> np.uint64(shift)
     codes &= mask
     return codes
 
 
 def _put(runs: Floats, codes: Words, zero: int = 0) -> None:
-    """The codes as float32 into their runs of 32 elements, less `zero`."""
+    """The codes as float32 into their runs of elements, less `zero`."""
     small = codes.view(np.uint8)
     if zero:
         small -= np.uint8(zero)  # wraps below 0, as signed bytes do
@@ -96,11 +104,14 @@ def _put(runs: Floats, codes: Words, zero: int = 0) -> None:
 
 
 def _scale(out: Floats, scale: Floats, minimum: Floats | None = None) -> None:
-    """`scale · code − minimum`, both per sub-block [n, sub-blocks]; one long product is faster than many short ones."""
-    width = out.shape[1] // scale.shape[1]
-    out *= np.repeat(scale, width, axis=1)
+    """`scale · code − minimum`, both per sub-block [n, sub-blocks].
+
+    np.repeat and one long product would be quicker, but it keeps the interpreter's lock while another thread waits.
+    """
+    runs = out.reshape(*scale.shape, -1)
+    runs *= scale[:, :, None]
     if minimum is not None:
-        out -= np.repeat(minimum, width, axis=1)
+        runs -= minimum[:, :, None]
 
 
 def _six_bit_scales(blocks: Bytes) -> tuple[Floats, Floats]:
