@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from aprnb.errors import CheckpointError
 
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -57,7 +59,7 @@ def read_metadata(raw: bytes | bytearray, path: object, offset: int) -> tuple[di
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise _unreadable(path, reason, offset) from None
-    if b"\\u" in raw and (b"\\ud" in raw or b"\\uD" in raw) and not _encodable(parsed):
+    if _escapes_surrogates(raw) and not _encodable(parsed):
         raise _unreadable(path, "not Unicode: it holds half of a surrogate pair", offset)
     if not isinstance(parsed, dict):
         raise _unreadable(path, f"a JSON {type(parsed).__name__}", offset, expected="an object")
@@ -103,6 +105,17 @@ def _number(value: float) -> float:
 
 def _unreadable(path: object, reason: str, at: int, expected: str | None = None) -> CheckpointError:
     return CheckpointError(f"metadata of {path} is {reason}", expected=expected, where=f"byte {at:,}")
+
+
+def _escapes_surrogates(raw: bytes | bytearray) -> bool:
+    """Whether it holds `\\ud` or `\\uD`; a vocabulary is full of `\\u`, which makes the search for text slow."""
+    if b"\\u" not in raw:
+        return False
+    letters = np.frombuffer(raw, np.uint8)
+    found = letters[:-2] == ord("\\")
+    found &= letters[1:-1] == ord("u")
+    found &= (letters[2:] | 0x20) == ord("d")
+    return bool(found.any())
 
 
 def _encodable(parsed: Any) -> bool:
