@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from aprnb.architecture import Architecture, ContractReport, check_contract, exp
 from aprnb.architecture.weights import read_weight
 from aprnb.errors import ContractError
 from aprnb.formats import Checkpoint, open
+from aprnb.formats.codecs import decode
 from aprnb.model.device import Placement, place
 from aprnb.model.experts import module_shapes
+from aprnb.model.nf4 import quick_4bit
 from aprnb.model.quiet import quiet_loading
 from aprnb.model.tokenizer import choose_tokenizer
 
@@ -56,7 +59,7 @@ def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Place
     compare_with_class(architecture)
     weights = {name: _LazyWeight(checkpoint, report, name, placement.dtype) for name in report.weights}
     options: dict[str, Any] = {"quantization_config": _quantization(placement)} if placement.quantize else {}
-    with quiet_loading():
+    with quiet_loading(), quick_4bit() if placement.quantize == "nf4" else nullcontext():
         loaded: Any = model_class(architecture).from_pretrained(
             None,
             config=model_config(architecture),
@@ -134,8 +137,8 @@ class _LazyWeight:
         self._checkpoint, self._report, self._name, self._dtype = checkpoint, report, name, dtype
 
     def __getitem__(self, _: Any) -> torch.Tensor:
-        tensor = read_tensor(self._checkpoint, self._report, self._name).to(self._dtype)
-        if not torch.isfinite(tensor).all():
+        tensor = read_tensor(self._checkpoint, self._report, self._name, self._dtype)
+        if not all(map(torch.isfinite, torch.aminmax(tensor))):  # both are NaN where an element is
             raise ContractError(
                 f"tensor {self._report.weights[self._name]} holds NaN or infinity in {self._dtype}",
                 where=str(self._checkpoint.path),
@@ -144,14 +147,17 @@ class _LazyWeight:
         return tensor
 
 
-def read_tensor(checkpoint: Checkpoint, report: ContractReport, name: str) -> torch.Tensor:
-    """The model's weight as a torch tensor; plain float types keep theirs, everything else arrives as float32."""
+def read_tensor(checkpoint: Checkpoint, report: ContractReport, name: str, dtype: torch.dtype) -> torch.Tensor:
+    """The model's weight in `dtype`; what the file holds in another float type is rounded to nearest even."""
     file_name = report.weights[name]
     entry = checkpoint.tensors[file_name]
     direct = _DIRECT.get(entry.dtype.name)
-    if direct is not None and name not in report.readings:
-        return torch.frombuffer(bytearray(checkpoint.raw(file_name)), dtype=direct).reshape(entry.shape)
-    return torch.from_numpy(read_weight(checkpoint, report, name))
+    if name in report.readings or (direct is None and dtype != torch.bfloat16):
+        return torch.from_numpy(read_weight(checkpoint, report, name)).to(dtype)
+    raw = checkpoint.read_part(file_name, 0, entry.size_bytes)
+    if direct is not None:
+        return torch.frombuffer(raw, dtype=direct).reshape(entry.shape).to(dtype)
+    return torch.from_numpy(decode(raw, entry.dtype, entry.shape, to="BF16")).view(torch.bfloat16)
 
 
 def _quantization(placement: Placement) -> transformers.BitsAndBytesConfig:
