@@ -23,6 +23,7 @@ from aprnb.formats import Checkpoint, open
 from aprnb.formats.codecs import decode
 from aprnb.model.device import Placement, place
 from aprnb.model.experts import module_shapes
+from aprnb.model.gpu_decode import can_decode, decode_on
 from aprnb.model.nf4 import quick_4bit
 from aprnb.model.quiet import quiet_loading
 from aprnb.model.tokenizer import choose_tokenizer
@@ -57,7 +58,7 @@ def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Place
     report.raise_for_violations()
     architecture = report.architecture
     compare_with_class(architecture)
-    weights = {name: _LazyWeight(checkpoint, report, name, placement.dtype) for name in report.weights}
+    weights = {name: _LazyWeight(checkpoint, report, name, placement) for name in report.weights}
     options: dict[str, Any] = {"quantization_config": _quantization(placement)} if placement.quantize else {}
     with quiet_loading(), quick_4bit() if placement.quantize == "nf4" else nullcontext():
         loaded: Any = model_class(architecture).from_pretrained(
@@ -133,31 +134,38 @@ def compare_with_class(architecture: Architecture) -> None:
 class _LazyWeight:
     """Decodes its tensor when the loader indexes it with `[...]`; holds nothing before or after."""
 
-    def __init__(self, checkpoint: Checkpoint, report: ContractReport, name: str, dtype: torch.dtype) -> None:
-        self._checkpoint, self._report, self._name, self._dtype = checkpoint, report, name, dtype
+    def __init__(self, checkpoint: Checkpoint, report: ContractReport, name: str, placement: Placement) -> None:
+        self._checkpoint, self._report, self._name, self._placement = checkpoint, report, name, placement
 
     def __getitem__(self, _: Any) -> torch.Tensor:
-        tensor = read_tensor(self._checkpoint, self._report, self._name, self._dtype)
+        tensor = read_tensor(self._checkpoint, self._report, self._name, self._placement)
         if not all(map(torch.isfinite, torch.aminmax(tensor))):  # both are NaN where an element is
             raise ContractError(
-                f"tensor {self._report.weights[self._name]} holds NaN or infinity in {self._dtype}",
+                f"tensor {self._report.weights[self._name]} holds NaN or infinity in {self._placement.dtype}",
                 where=str(self._checkpoint.path),
                 action="the weights are damaged; `inspect` shows the file, an older copy may be whole",
             )
         return tensor
 
 
-def read_tensor(checkpoint: Checkpoint, report: ContractReport, name: str, dtype: torch.dtype) -> torch.Tensor:
-    """The model's weight in `dtype`; what the file holds in another float type is rounded to nearest even."""
-    file_name = report.weights[name]
+def read_tensor(checkpoint: Checkpoint, report: ContractReport, name: str, placement: Placement) -> torch.Tensor:
+    """The model's weight in the placement's dtype; what the file holds in another is rounded to nearest even.
+
+    Blocks that a GPU can decode arrive on the GPU; anything else may still lie on the CPU.
+    """
+    dtype, file_name = placement.dtype, report.weights[name]
     entry = checkpoint.tensors[file_name]
-    direct = _DIRECT.get(entry.dtype.name)
-    if name in report.readings or (direct is None and dtype != torch.bfloat16):
+    if name in report.readings:
         return torch.from_numpy(read_weight(checkpoint, report, name)).to(dtype)
     raw = checkpoint.read_part(file_name, 0, entry.size_bytes)
+    direct = _DIRECT.get(entry.dtype.name)
     if direct is not None:
         return torch.frombuffer(raw, dtype=direct).reshape(entry.shape).to(dtype)
-    return torch.from_numpy(decode(raw, entry.dtype, entry.shape, to="BF16")).view(torch.bfloat16)
+    if placement.device.type == "cuda" and can_decode(entry.dtype, entry.shape, entry.size_bytes):
+        return decode_on(placement.device, raw, entry.dtype, entry.shape, dtype)
+    if dtype == torch.bfloat16:
+        return torch.from_numpy(decode(raw, entry.dtype, entry.shape, to="BF16")).view(dtype)
+    return torch.from_numpy(decode(raw, entry.dtype, entry.shape)).to(dtype)
 
 
 def _quantization(placement: Placement) -> transformers.BitsAndBytesConfig:
