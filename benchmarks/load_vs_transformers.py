@@ -24,21 +24,28 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 from aprnb_tests import story
 
 ROUNDS, LAYERS = 3, 28
-OURS = """
-import resource, sys, time, torch, aprnb.model.build as build, bitsandbytes, aprnb
+PEAK = """
+def peak():  # not ru_maxrss, which a child inherits
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
+"""
+OURS = (
+    PEAK
+    + """
+import sys, time, torch, aprnb.model.build as build, bitsandbytes, aprnb
 from aprnb.model.device import place
 import transformers.models.qwen3.modeling_qwen3
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before, began = peak(), time.perf_counter()
 checkpoint = aprnb.open(sys.argv[1])
 report = aprnb.check(checkpoint).raise_for_violations()
 model = build.build_model(checkpoint, report, place("cpu", "bfloat16", "nf4"))
 print("TOOK", time.perf_counter() - began, peak() - before, model.get_memory_footprint())
 """
-THEIRS = """
-import resource, sys, time, torch, bitsandbytes
+)
+THEIRS = (
+    PEAK
+    + """
+import sys, time, torch, bitsandbytes
 from transformers import BitsAndBytesConfig, Qwen3ForCausalLM
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
                                   bnb_4bit_compute_dtype=torch.bfloat16)
 before, began = peak(), time.perf_counter()
@@ -46,6 +53,7 @@ model = Qwen3ForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16, quan
                                          device_map={"": "cpu"})
 print("TOOK", time.perf_counter() - began, peak() - before, model.get_memory_footprint())
 """
+)
 METHOD = (
     f"Median of {ROUNDS} rounds in turn, each a process of its own; imports are not counted. Peak is the growth of the "
     "process's largest resident size while loading; final is the module's footprint. Asserted: all modules have the "

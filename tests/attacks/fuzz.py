@@ -28,12 +28,12 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
 
 from judges import hold_to_bytes
-from memory import forget_peak, peak
 from mutations import mutated
 
 import aprnb
 from aprnb.errors import AprnbError
 from aprnb.inspection import tensor_statistics
+from aprnb_tests.memory import forget_peak, peak
 
 PROCESSOR_SECONDS, SECONDS, MEMORY_BYTES = 10, 120, 3 << 30
 SLACK_BYTES = 64 << 20

@@ -24,7 +24,7 @@ import json, sys, time
 sys.path.insert(0, sys.argv[2])
 import aprnb, aprnb.inspection, aprnb.formats.huggingface_metadata, aprnb.architecture, aprnb.display.html
 from aprnb.errors import AprnbError
-from memory import forget_peak, peak
+from aprnb_tests.memory import forget_peak, peak
 found = {"error": None, "text": "", "html": ""}
 before, began = forget_peak(), time.process_time()
 try:
@@ -46,7 +46,7 @@ def outcome(one: Attack, folder: Path) -> dict[str, Any]:
     """What a process of its own makes of the attack, with its processor time and memory; run once."""
     if one.way not in _SEEN:
         path = one.make(folder)
-        command = [sys.executable, "-c", CHILD, str(path), str(Path(__file__).parent)]
+        command = [sys.executable, "-c", CHILD, str(path), str(Path(__file__).parents[1])]
         run = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert run.returncode == 0, run.stderr[-2000:]
         files = [path] if path.is_file() else []
@@ -90,9 +90,9 @@ def test_an_attack_takes_less_than_a_second_and_twice_its_size_and_64_mb(tmp_pat
 
 def test_the_measure_of_memory_sees_what_is_taken():
     """`ru_maxrss` would not: it starts with what the parent process held."""
-    taken = "import sys; sys.path.insert(0, sys.argv[1]); from memory import forget_peak, peak; b = forget_peak()"
+    taken = "import sys; sys.path.insert(0, sys.argv[1]); from aprnb_tests.memory import *; b = forget_peak()"
     taken += "; x = b'x' * (50 << 20); print(peak() - b)"
-    run = subprocess.run([sys.executable, "-c", taken, str(Path(__file__).parent)], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", taken, str(Path(__file__).parents[1])], capture_output=True, text=True)
     assert 45 << 20 < int(run.stdout) < 60 << 20
 
 

@@ -7,19 +7,24 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from aprnb_tests.large import LARGEST_BYTES, large_qwen3
 
+TESTS = str(Path(__file__).parents[1])
+
 MEASURE = """
-import resource, sys
+import sys
+sys.path.insert(0, sys.argv[4])
 if sys.argv[2].endswith("hf"):
     import transformers, aprnb.model.build, aprnb.model.tokenizer
-import aprnb.conversion, aprnb.conversion.to_apr, aprnb.conversion.to_huggingface, aprnb
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+import aprnb.conversion, aprnb.conversion.to_apr, aprnb.conversion.to_gguf, aprnb.conversion.to_huggingface, aprnb
+from aprnb_tests.memory import forget_peak, peak
+before = forget_peak()
 aprnb.convert(sys.argv[1], sys.argv[2], dtype=sys.argv[3] or None)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print(peak() - before)
 """
 
 
@@ -30,11 +35,14 @@ def large(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("target", "dtype"),
-    [("x.apr", ""), ("x.apr", "q4_k"), ("x.apr", "q8"), ("x.safetensors", ""), ("x.safetensors", "f32"), ("hf", "f16")],
-)
+    [
+        ("x.apr", ""), ("x.apr", "q4_k"), ("x.apr", "q8"), ("x.safetensors", ""), ("x.safetensors", "f32"),
+        ("hf", "f16"), ("x.gguf", ""), ("x.gguf", "q4_k"), ("x.gguf", "q8"), ("x.gguf", "f16"),
+    ],
+)  # fmt: skip
 def test_peak_memory_is_at_most_the_largest_tensor_and_100_mb(large, tmp_path, target, dtype):
     run = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(large), str(tmp_path / target), dtype],
+        [sys.executable, "-c", MEASURE, str(large), str(tmp_path / target), dtype, TESTS],
         capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
