@@ -67,7 +67,8 @@ def main() -> None:
     rounds: dict[str, list[float]] = {"aprnb": [], "apr": [], "copy": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source, mine, theirs = folder / "x.apr", folder / "ours.safetensors", folder / "theirs.safetensors"
+        source, mine, theirs = folder / "x.apr", folder / "ours.safetensors", folder / "its" / "theirs.safetensors"
+        theirs.parent.mkdir()  # the tool leaves a config.json there, with other heads than the file's
         write(source)
         for _ in range(ROUNDS):
             for path in (mine, theirs, folder / "copy"):
