@@ -9,6 +9,7 @@ count the tensors that autograd keeps for the backward pass of transformers' lay
 from __future__ import annotations
 
 import dataclasses
+from math import prod
 
 from aprnb.architecture import Architecture, expected_tensors
 from aprnb.errors import UsageProblem, closest
@@ -16,6 +17,7 @@ from aprnb.errors import UsageProblem, closest
 # One chunk of float32 logits: small beside any model, large enough that the head runs at full speed.
 LOGIT_CHUNK_BYTES = 128 * 2**20
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 _OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 2 * 4 / 256, "paged_adamw8bit": 2.0 + 2 * 4 / 256}
 
 # (full, float32) → how often a layer keeps something as wide as the hidden state, the queries, the keys.
@@ -41,14 +43,40 @@ class MemoryPlan:
         return {**dataclasses.asdict(self), "total": self.total}
 
 
-def linear_shapes(architecture: Architecture) -> dict[str, list[tuple[int, int]]]:
-    """Module name (`q_proj`) → [outputs, inputs] in each layer, from the family's table: what `all-linear` adapts."""
-    found: dict[str, list[tuple[int, int]]] = {}
+Matrices = dict[str, list[tuple[int, int]]]
+"""Module name (`q_proj`) → [outputs, inputs] in each layer."""
+
+
+def linear_shapes(architecture: Architecture) -> Matrices:
+    """The layers' linear modules, from the family's table: what NF4 quantises. Experts and routers are none."""
+    found: Matrices = {}
     for name, tensor in expected_tensors(architecture).items():
-        if tensor.rule.role == "linear":
-            rows, columns = tensor.shape
+        if tensor.rule.role in ("linear", "conv1d"):
+            rows, columns = tensor.shape if tensor.rule.role == "linear" else tensor.shape[::-1]
             found.setdefault(name.split(".")[-2], []).append((rows, columns))
     return found
+
+
+def adapted_shapes(architecture: Architecture, target_modules: str | tuple[str, ...] = "all-linear") -> Matrices:
+    """The linear modules that get an adapter; beside experts, which are stacked in one tensor, those of the attention.
+
+    Raises UsageProblem for a module that the layers have not got, or that takes no adapter.
+    """
+    linears = linear_shapes(architecture)
+    if expert_parameters(architecture):
+        linears = {name: shapes for name, shapes in linears.items() if name in ATTENTION_MODULES}
+    names = tuple(linears) if isinstance(target_modules, str) else target_modules
+    for name in names:
+        if name not in linears:
+            found = f"--target-modules {name}{closest(name, linears)}"
+            raise UsageProblem(found, expected="all-linear, or some of " + ", ".join(linears))
+    return {name: linears[name] for name in names}
+
+
+def expert_parameters(architecture: Architecture) -> int:
+    """Parameters of all experts; 0 in a family without them."""
+    tensors = expected_tensors(architecture).values()
+    return sum(prod(tensor.shape) for tensor in tensors if tensor.rule.role == "expert")
 
 
 def adapter_parameters(
@@ -58,13 +86,8 @@ def adapter_parameters(
 
     Raises UsageProblem for a module that the layers have not got.
     """
-    linears = linear_shapes(architecture)
-    names = tuple(linears) if isinstance(target_modules, str) else target_modules
-    for name in names:
-        if name not in linears:
-            found = f"--target-modules {name}{closest(name, linears)}"
-            raise UsageProblem(found, expected="all-linear, or some of " + ", ".join(linears))
-    return sum(rank * (rows + columns) for name in names for rows, columns in linears[name])
+    adapted = adapted_shapes(architecture, target_modules).values()
+    return sum(rank * (rows + columns) for shapes in adapted for rows, columns in shapes)
 
 
 def plan_memory(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 Shapes = dict[str, tuple[int, ...]]
 
-_EXPERT = re.compile(r"(?P<front>.*)\.(?:mlp|block_sparse_moe)\.experts\.\d+\.(?P<part>\w+)\.weight")
+_EXPERT = re.compile(r"(?P<front>.*)\.(?:mlp|block_sparse_moe)\.experts\.(?P<expert>\d+)\.(?P<part>\w+)\.weight")
 _ROUTER = ".block_sparse_moe.gate.weight"
 _STACKED = {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "w1": "gate_up_proj", "w3": "gate_up_proj",
             "down_proj": "down_proj", "w2": "down_proj"}  # fmt: skip
@@ -33,3 +34,16 @@ def module_shapes(expected: Mapping[str, tuple[int, ...]]) -> Shapes:
         both = 2 if name.endswith("gate_up_proj") else 1
         found[name] = (len(shapes) // both, both * rows, columns)
     return found
+
+
+def from_module(weights: Mapping[str, Any], name: str) -> Any:
+    """A file's weight out of a module's own: the expert's matrix is a part of the stacked tensor."""
+    match = _EXPERT.fullmatch(name)
+    if not match:
+        return weights[name.replace(_ROUTER, ".mlp.gate.weight")]
+    stacked = _STACKED[match["part"]]
+    matrix = weights[f"{match['front']}.mlp.experts.{stacked}"][int(match["expert"])]
+    if stacked == "down_proj":
+        return matrix
+    rows = matrix.shape[0] // 2
+    return matrix[:rows] if match["part"] in ("gate_proj", "w1") else matrix[rows:]

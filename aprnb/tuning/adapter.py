@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,17 @@ from aprnb.tuning.recipe import Recipe
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 
 
-def attach(model: Any, recipe: Recipe) -> Any:
+def attach(model: Any, recipe: Recipe, modules: Iterable[str] | None = None) -> Any:
     """`model` wrapped by PEFT with fresh LoRA matrices (A random from the recipe's seed, B zero), in float32.
 
-    Sets torch's seed. Raises UsageProblem for a target module that the model has not got.
+    `modules` are the names that the recipe's `target_modules` stand for in this model; left to itself, PEFT would also
+    take experts. Sets torch's seed. Raises UsageProblem for a target module that the model has not got.
     """
     _import_peft()
     from peft import LoraConfig
 
     check_targets(model, recipe.target_modules)
-    names = recipe.target_modules
+    names = recipe.target_modules if modules is None else tuple(modules)
     config = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.scale,  # type: ignore[arg-type]  # PEFT takes any number
@@ -51,11 +53,13 @@ def check_targets(model: Any, target_modules: str | tuple[str, ...]) -> None:
     """Raises UsageProblem for a name that no linear module of the layers has; the head takes no adapter."""
     if isinstance(target_modules, str):
         return
+    from transformers.pytorch_utils import Conv1D
+
     head = model.get_output_embeddings()
     linears = {
         name.rpartition(".")[2]
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
     }
     for name in target_modules:
         if name not in linears:
@@ -123,6 +127,7 @@ def _wrapped(model: Any, config: Any) -> Any:
     config.base_model_name_or_path = None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*checkpointing.*deprecated", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)  # GPT-2
         return get_peft_model(model, config, autocast_adapter_dtype=True)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from aprnb.errors import Interrupted
+from aprnb.inspection.memory import adapted_shapes
 from aprnb.model.build import build_model
 from aprnb.tuning import artefacts
 from aprnb.tuning.adapter import attach, prepare_full, save_adapter
@@ -52,7 +53,9 @@ def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Te
 def _module(preparation: Preparation) -> Any:
     model = build_model(preparation.checkpoint, preparation.report, preparation.placement)
     recipe = preparation.recipe
-    return attach(model, recipe) if recipe.trains_adapter else prepare_full(model)
+    if not recipe.trains_adapter:
+        return prepare_full(model)
+    return attach(model, recipe, adapted_shapes(preparation.report.architecture, recipe.target_modules))
 
 
 def _events(

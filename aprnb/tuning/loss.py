@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from aprnb.inspection.memory import chunk_positions
+
+Finish = Callable[[Tensor], Tensor]
 
 
 def causal_model(model: Any) -> Any:
@@ -26,8 +29,23 @@ def answer_loss(model: Any, input_ids: Tensor, position_ids: Tensor, labelled: T
     """
     hidden = hidden_states(model, input_ids, position_ids)
     targets = torch.nonzero(labelled[1:] & (position_ids[1:] > 0)).squeeze(1) + 1
-    head = causal_model(model).get_output_embeddings()
-    return chunked_cross_entropy(hidden[targets - 1], head, input_ids[targets]), targets.numel()
+    base = causal_model(model)
+    head, finish = base.get_output_embeddings(), finish_of(base.config)
+    return chunked_cross_entropy(hidden[targets - 1], head, input_ids[targets], finish), targets.numel()
+
+
+def finish_of(config: Any) -> Finish:
+    """What the class's forward pass does to the head's output.
+
+    Granite divides it (`logits_scaling`), Gemma 2 caps it with tanh (`final_logit_softcapping`).
+    """
+    cap, divisor = getattr(config, "final_logit_softcapping", None), getattr(config, "logits_scaling", None)
+
+    def finish(logits: Tensor) -> Tensor:
+        logits = logits if divisor is None else logits / divisor
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    return finish
 
 
 def hidden_states(model: Any, input_ids: Tensor, position_ids: Tensor) -> Tensor:
@@ -38,20 +56,22 @@ def hidden_states(model: Any, input_ids: Tensor, position_ids: Tensor) -> Tensor
     return hidden
 
 
-def chunked_cross_entropy(hidden: Tensor, head: Any, targets: Tensor) -> Tensor:
+def chunked_cross_entropy(hidden: Tensor, head: Any, targets: Tensor, finish: Finish | None = None) -> Tensor:
     """Summed float32 cross entropy of `hidden` [N, hidden] against `targets` [N], head applied chunk by chunk.
 
-    Each chunk is computed again in the backward pass, so one chunk's logits are the most that ever exist.
+    `finish` turns the head's output into logits. Each chunk is computed again in the backward pass, so one chunk's
+    logits are the most that ever exist.
     """
+
+    def chunk_loss(rows: Tensor, wanted: Tensor) -> Tensor:
+        logits = head(rows) if finish is None else finish(head(rows))
+        return cross_entropy(logits.float(), wanted, reduction="sum")
+
     size = chunk_positions(head.weight.shape[0])
     total = hidden.new_zeros((), dtype=torch.float32)
     for rows, wanted in zip(hidden.split(size), targets.split(size), strict=True):
         if torch.is_grad_enabled():
-            total = total + checkpoint(_chunk_loss, head, rows, wanted, use_reentrant=False, preserve_rng_state=False)
+            total = total + checkpoint(chunk_loss, rows, wanted, use_reentrant=False, preserve_rng_state=False)
         else:
-            total = total + _chunk_loss(head, rows, wanted)
+            total = total + chunk_loss(rows, wanted)
     return total
-
-
-def _chunk_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    return cross_entropy(head(hidden).float(), targets, reduction="sum")

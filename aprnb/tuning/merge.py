@@ -27,14 +27,15 @@ from aprnb.errors import FileMissing, GateError, OutputError, UsageProblem
 from aprnb.formats import Checkpoint, TensorSource, open, write_apr
 from aprnb.formats.atomic import staged
 from aprnb.formats.codecs import encode
+from aprnb.formats.contents import HEAD_NAME
 from aprnb.formats.dtypes import BY_NAME, DType
+from aprnb.model.experts import from_module
 from aprnb.model.tokenizer import choose_tokenizer
 from aprnb.tuning.merge_check import MergeCheck
 from aprnb.tuning.merged_metadata import merged_metadata
 
 Verify = Callable[[Path], MergeCheck]
 _PEFT_PREFIX = "base_model.model."
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Merged:
 
 
 class Delta:
-    """What a PEFT adapter adds to each weight: name → float32 array of the weight's shape, computed on demand."""
+    """What a PEFT adapter adds to each weight: name → float32 array [outputs, inputs], computed on demand."""
 
     def __init__(self, folder: Path) -> None:
         from safetensors.numpy import load_file
@@ -79,7 +80,7 @@ class Delta:
 def _supported(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     odd = [
         key
-        for key in ("use_dora", "fan_in_fan_out", "modules_to_save", "alpha_pattern", "rank_pattern")
+        for key in ("use_dora", "modules_to_save", "alpha_pattern", "rank_pattern", "target_parameters")
         if config.get(key)
     ]
     odd += ["bias"] if config.get("bias", "none") != "none" else []
@@ -117,9 +118,15 @@ def merge(
         if strange:
             raise UsageProblem(f"the adapter changes {strange[0]}, which {checkpoint.path.name} has not got")
         choice = choose_tokenizer(checkpoint, report.architecture, chat_template)
-        source = _Merging(
-            checkpoint, report, delta.names, lambda name: read_weight(checkpoint, report, name) + delta(name)
-        )
+        turned = {
+            name for name, tensor in expected_tensors(report.architecture).items() if tensor.rule.role == "conv1d"
+        }
+
+        def tuned(name: str) -> np.ndarray:
+            change = delta(name)
+            return read_weight(checkpoint, report, name) + (change.T if name in turned else change)
+
+        source = _Merging(checkpoint, report, delta.names, tuned)
         return source.write(Path(output), choice.tokenizer, output_dtype, force, verify)
 
 
@@ -135,7 +142,7 @@ def write_trained(
 ) -> Merged:
     """Writes a fully trained module's `weights` (name → torch tensor) with everything else from the base."""
     names = frozenset(report.weights)
-    source = _Merging(checkpoint, report, names, lambda name: weights[name].detach().float().cpu().numpy())
+    source = _Merging(checkpoint, report, names, lambda name: from_module(weights, name).detach().float().cpu().numpy())
     return source.write(output, tokenizer, output_dtype, force, verify)
 
 
@@ -159,8 +166,8 @@ class _Merging:
         architecture = self.report.architecture
         sources = [self._source(tensor, output_dtype) for tensor in expected_tensors(architecture).values()]
         if architecture.tie_word_embeddings:
-            embedding = next(source for source in sources if source.name == _EMBEDDING)
-            sources.append(TensorSource(_HEAD, embedding.dtype, embedding.shape, embedding.load))
+            embedding = sources[0]  # every family's table begins with it
+            sources.append(TensorSource(HEAD_NAME, embedding.dtype, embedding.shape, embedding.load))
         elements = sum(int(np.prod(source.shape)) for source in sources)
         metadata = merged_metadata(self.checkpoint.metadata, architecture, tokenizer, elements)
         with staged(output, force) as beside:

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 from aprnb.architecture import Architecture, ContractReport, parameter_count
 from aprnb.display.bundle import Displayed
 from aprnb.errors import UsageProblem
-from aprnb.inspection.memory import MemoryPlan, adapter_parameters, plan_memory
+from aprnb.inspection.memory import (
+    ATTENTION_MODULES,
+    MemoryPlan,
+    adapter_parameters,
+    expert_parameters,
+    plan_memory,
+)
 from aprnb.tuning.recipe import Recipe
 from aprnb.units import bytes_text
 
@@ -169,7 +175,11 @@ def make_plan(
         largest_micro_batch=largest,
         memory=memory,
         assumptions=(*architecture.assumptions, *notes),
-        warnings=(*warnings, *_warnings(recipe, examples, held_out, facts, memory, largest)),
+        warnings=(
+            *warnings,
+            *_beside_experts(recipe, architecture),
+            *_warnings(recipe, examples, held_out, facts, memory, largest),
+        ),
         tokenizer=tokenizer,
     )
 
@@ -219,6 +229,18 @@ def _settle_checkpointing(recipe: Recipe, architecture: Architecture, facts: Dev
         return kept
     notes.append(f"gradient checkpointing on: without it {bytes_text(needed)} of {bytes_text(facts.available_bytes)}")
     return dataclasses.replace(recipe, gradient_checkpointing="on")
+
+
+def _beside_experts(recipe: Recipe, architecture: Architecture) -> list[str]:
+    """What LoRA and NF4 leave as it is in a model whose experts are stacked in one tensor."""
+    experts = expert_parameters(architecture)
+    if not experts or not recipe.trains_adapter:
+        return []
+    left = f"{experts:,} of {parameter_count(architecture):,} parameters"
+    found = [f"experts and routers get no adapter: {left} stay as they are; {', '.join(ATTENTION_MODULES)} are tuned"]
+    if recipe.method == "qlora":
+        found.append(f"NF4 takes the attention alone: the experts, {left}, stay in {recipe.dtype}")
+    return found
 
 
 def _warnings(

@@ -64,18 +64,19 @@ NEEDED: dict[str, tuple[str, ...]] = {
 """Config keys without which the forward pass is not settled."""
 
 
-def config(family: str, size: int = 1) -> Any:
+def config(family: str, size: int = 1, vocabulary: int = 128) -> Any:
     """The transformers config of a tiny model; size 2 is twice as wide and ties its head the other way."""
     from aprnb.architecture import FAMILIES
 
     table = FAMILIES[family]
     common: dict[str, Any] = {
-        "vocab_size": 128 * size, "hidden_size": 64 * size, "intermediate_size": 96 * size, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rope_parameters": PLAIN,
+        "vocab_size": vocabulary * size, "hidden_size": 64 * size, "intermediate_size": 96 * size,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 64, "rope_parameters": PLAIN,
         "tie_word_embeddings": size == 2, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": None,
     }  # fmt: skip
     if family == "gpt2":
-        common = {"n_embd": 64 * size, "n_layer": 3, "n_head": 4, "n_positions": 64, "vocab_size": 128 * size}
+        common = {"n_embd": 64 * size, "n_layer": 3, "n_head": 4, "n_positions": 64, "vocab_size": vocabulary * size}
         common |= {"bos_token_id": 0, "eos_token_id": 1}
     special = dict(SPECIAL[family])
     if family == "phi3" and size == 2:
@@ -83,14 +84,14 @@ def config(family: str, size: int = 1) -> Any:
     return getattr(transformers, table.config_name)(**{**common, **special})
 
 
-def saved(family: str, folder: Path, size: int = 1) -> Any:
-    """A model with seeded weights, large enough that every field moves its logits, saved to `folder`."""
+def saved(family: str, folder: Path, size: int = 1, vocabulary: int = 128, spread: float = 0.15) -> Any:
+    """A model with seeded weights, at `spread` 0.15 large enough that every field moves its logits, in `folder`."""
     from aprnb.architecture import FAMILIES
 
     torch.manual_seed(3)
-    model = getattr(transformers, FAMILIES[family].class_name)(config(family, size)).eval()
+    model = getattr(transformers, FAMILIES[family].class_name)(config(family, size, vocabulary)).eval()
     with torch.no_grad():
         for value in model.parameters():
-            value.add_(torch.randn_like(value) * 0.15)
+            value.add_(torch.randn_like(value) * spread)
     model.save_pretrained(folder)
     return model

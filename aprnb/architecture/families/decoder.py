@@ -43,6 +43,12 @@ def norm(name: str, gguf: str, size: str = "hidden_size") -> TensorRule:
     return TensorRule(f"{_LAYER}{name}.weight", f"{_BLOCK}{gguf}.weight", (size,), "norm")
 
 
+def router(name: str, layers: Callable[[Any, int], bool] | None = None) -> TensorRule:
+    """The matrix that chooses among the experts."""
+    rule = (f"{_LAYER}{name}.weight", f"{_BLOCK}ffn_gate_inp.weight", ("num_experts", "hidden_size"))
+    return TensorRule(*rule, "router", layers=layers)
+
+
 def expert(name: str, gguf: str, rows: str, columns: str, layers: Callable[[Any, int], bool] | None) -> TensorRule:
     """A matrix of each expert; `{expert}` stands in `name`."""
     return TensorRule(f"{_LAYER}{name}.weight", f"{_BLOCK}{gguf}.weight", (rows, columns), "expert", layers=layers)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Role = Literal["embedding", "norm", "linear", "expert", "conv1d", "bias", "head"]
+Role = Literal["embedding", "norm", "linear", "router", "expert", "conv1d", "bias", "head"]
 
 STANDARD = (
     "hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size vocab_size"

@@ -13,7 +13,7 @@ from aprnb.architecture.families.decoder import (
     POSITIONS,
     SILU,
     expert,
-    linear,
+    router,
 )
 from aprnb.architecture.families.family import Family, fields
 
@@ -26,7 +26,7 @@ MIXTRAL = Family(
     other_names=(),
     tensors=(
         *(EMBEDDING, INPUT_NORM, *ATTENTION, MLP_NORM),
-        linear("block_sparse_moe.gate", "ffn_gate_inp", "num_experts", "hidden_size"),
+        router("block_sparse_moe.gate"),
         expert(f"{_EXPERT}.w1", "ffn_gate_exps", "intermediate_size", "hidden_size", None),
         expert(f"{_EXPERT}.w3", "ffn_up_exps", "intermediate_size", "hidden_size", None),
         expert(f"{_EXPERT}.w2", "ffn_down_exps", "hidden_size", "intermediate_size", None),

@@ -22,6 +22,7 @@ from aprnb.architecture.families.decoder import (
     SILU,
     expert,
     linear,
+    router,
 )
 from aprnb.architecture.families.family import Family, fields
 
@@ -42,7 +43,7 @@ QWEN3_MOE = Family(
     other_names=("qwen3moe",),
     tensors=(
         *(EMBEDDING, INPUT_NORM, *ATTENTION, *QK_NORMS, *ATTENTION_BIASES, MLP_NORM),
-        linear("mlp.gate", "ffn_gate_inp", "num_experts", "hidden_size", layers=is_sparse),
+        router("mlp.gate", is_sparse),
         expert("mlp.experts.{expert}.gate_proj", "ffn_gate_exps", "moe_intermediate_size", "hidden_size", is_sparse),
         expert("mlp.experts.{expert}.up_proj", "ffn_up_exps", "moe_intermediate_size", "hidden_size", is_sparse),
         expert("mlp.experts.{expert}.down_proj", "ffn_down_exps", "hidden_size", "moe_intermediate_size", is_sparse),

@@ -1,0 +1,125 @@
+"""Every family is trained by the same loop: its own logits, documents apart, adapters where the plan says."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+import aprnb
+from aprnb.architecture import FAMILIES, expected_tensors
+from aprnb.architecture.weights import read_weight
+from aprnb.inspection.memory import adapted_shapes, weight_bytes
+from aprnb.model.build import build_model
+from aprnb.model.device import place
+from aprnb.tuning.batches import Batches
+from aprnb.tuning.loss import answer_loss, hidden_states
+from aprnb.tuning.merge import Delta
+from aprnb_tests import families
+from aprnb_tests.tiny import CPU, tiny_examples
+
+EXPERTS = ("mixtral", "qwen3_moe")
+COW = "notebooks/ask-the-cow.jsonl"
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def model(family, tmp_path):
+    families.saved(family, tmp_path)
+    with aprnb.open(tmp_path) as checkpoint:
+        return build_model(checkpoint, aprnb.check(checkpoint), place("cpu", "float32"))
+
+
+def test_the_loss_is_that_of_the_classs_own_logits(model):
+    """Gemma 2's cap and Granite's divisor come after the head, which the loss applies itself."""
+    ids, positions, labelled = Batches(model, CPU, 256, torch.float32).row(tiny_examples(), (2,))
+    with torch.no_grad():
+        logits = model(input_ids=ids[None], use_cache=False).logits[0]
+        found, count = answer_loss(model, ids, positions, labelled)
+    wanted = torch.where(labelled, ids, -100)[1:]
+    assert count == int((wanted != -100).sum())
+    assert found.item() == pytest.approx(cross_entropy(logits[:-1], wanted, reduction="sum").item(), rel=1e-5)
+
+
+def test_packed_documents_do_not_see_each_other(model):
+    examples, chosen = tiny_examples(), (3, 0, 7)
+    batches = Batches(model, CPU, 256, torch.float32)
+    with torch.no_grad():
+        packed = hidden_states(model, *batches.row(examples, chosen)[:2])
+        alone = torch.cat([hidden_states(model, *batches.row(examples, (index,))[:2]) for index in chosen])
+    assert (packed - alone).abs().max() < 2e-5 * alone.abs().max()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(pocket_qwen3):
+    return aprnb.load(pocket_qwen3)[1]
+
+
+@pytest.fixture
+def base(family, tokenizer, tmp_path):
+    """An `.apr` of the family that guesses evenly, with the pocket model's tokenizer."""
+    families.saved(family, tmp_path / "hf", vocabulary=-(-len(tokenizer) // 8) * 8, spread=0)
+    tokenizer.save_pretrained(tmp_path / "hf")
+    aprnb.convert(tmp_path / "hf", tmp_path / "base.apr")
+    return tmp_path / "base.apr"
+
+
+def tuned(base, repository, **more):
+    options = {"max_steps": 2, "batch_size": 4, "max_seq_len": 64, "learning_rate": 2e-3} | more
+    return aprnb.finetune(base, data=repository / COW, output=str(base.with_name("out.apr")), **options)
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_two_steps_change_what_the_plan_names_and_merge_to_w_plus_ba(family, base, repository, method):
+    run = tuned(base, repository, method=method, rank=4)
+    assert run.status == "finished"
+    assert all(row["grad_norm"] > 0 and np.isfinite(row["loss"]) for row in run.steps)
+    architecture = run.plan.architecture
+    delta = Delta(run.adapter)
+    assert {name.split(".")[-2] for name in delta.names} == set(adapted_shapes(architecture))
+    record = json.loads((base.parent / "out.run" / "manifest.json").read_text())
+    assert record["used"]["trainable_parameters"] == run.plan.parameters_trainable
+    before, after = aprnb.open(base), aprnb.open(run.output)
+    reports = aprnb.check(before), aprnb.check(after).raise_for_violations()
+    for name, tensor in expected_tensors(architecture).items():
+        old, new = (read_weight(file, report, name) for file, report in zip((before, after), reports, strict=True))
+        change = delta(name) if name in delta.names else np.zeros_like(old)
+        np.testing.assert_array_equal(new, old + (change.T if tensor.rule.role == "conv1d" else change), name)
+    said = " ".join(run.plan.warnings)
+    assert ("experts and routers get no adapter" in said) == (family in EXPERTS)
+    assert ("NF4 takes the attention alone" in said) == (family in EXPERTS and method == "qlora")
+
+
+def test_full_training_writes_every_weight_back_under_its_own_name(family, base, repository):
+    run = tuned(base, repository, method="full", learning_rate=1e-3)
+    before, after = aprnb.open(base), aprnb.open(run.output)
+    changed = [name for name in after if not np.array_equal(before[name], after[name])]
+    assert len(changed) > 0.8 * len(after)
+    assert run.to_json()["merge_check"]["max_abs_difference"] < 1e-4
+
+
+@pytest.mark.parametrize("quantize", [None, "nf4"])
+def test_the_planned_weights_are_those_of_the_loaded_model(family, base, quantize):
+    with aprnb.open(base) as checkpoint:
+        report = aprnb.check(checkpoint)
+        model = build_model(checkpoint, report, place("cpu", "float32", quantize))
+    held = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        held += parameter.nbytes + (state.absmax.nbytes + state.state2.absmax.nbytes if state else 0)
+    planned = weight_bytes(report.architecture, report.parameters, "qlora" if quantize else "lora", "float32")
+    assert planned == pytest.approx(held, rel=0.02)
+
+
+def test_experts_as_targets_are_refused_by_name(tokenizer, tmp_path, repository):
+    families.saved("mixtral", tmp_path / "hf", vocabulary=-(-len(tokenizer) // 8) * 8, spread=0)
+    tokenizer.save_pretrained(tmp_path / "hf")
+    with pytest.raises(aprnb.errors.UsageProblem, match="--target-modules w1.*q_proj, k_proj, v_proj, o_proj"):
+        tuned(tmp_path / "hf", repository, method="lora", target_modules=("w1",))
