@@ -1,9 +1,9 @@
 """What a run needs in memory, term by term (no torch).
 
 The terms follow from what has to be alive at the peak of one optimizer step; each function says its formula. They
-hold for decoders with grouped-query attention and a gated MLP, trained by this package's loop (packed rows, loss over
-labelled positions in chunks). Weights, adapters, gradients and optimizer are exact up to the allocator; activations
-count the tensors that autograd keeps for the backward pass of transformers' layers.
+hold for the families of this package, trained by its loop (packed rows, loss over labelled positions in chunks).
+Weights, adapters, gradients and optimizer are exact up to the allocator; activations count the tensors that autograd
+keeps for the backward pass of transformers' layers.
 """
 
 from __future__ import annotations
@@ -19,9 +19,6 @@ LOGIT_CHUNK_BYTES = 128 * 2**20
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 _OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 2 * 4 / 256, "paged_adamw8bit": 2.0 + 2 * 4 / 256}
-
-# (full, float32) → how often a layer keeps something as wide as the hidden state, the queries, the keys.
-_KEPT = {(False, True): (4, 5, 1), (False, False): (6, 6, 2), (True, True): (6, 6, 2), (True, False): (12, 8, 2)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,20 +139,48 @@ def activation_bytes(architecture: Architecture, tokens: int, method: str, dtype
 def layer_activation_elements(architecture: Architecture, tokens: int, method: str, dtype: str) -> int:
     """Elements per token that one layer of transformers keeps for the backward pass, in units of the dtype.
 
-    Norms keep their input (in float32) and what goes into the next linear modules; attention keeps queries before and
-    after their norm, keys and values repeated to the number of heads, its output, and one row of the mask; the MLP
-    keeps gate, activated gate, up and their product. Counted with saved-tensor hooks, which the tests do again.
+    Norms keep their input; RMS norms keep it in float32, and in full training what they multiply with their weight.
+    Linear modules keep what goes into them. Attention keeps queries, keys and values repeated to the number of heads,
+    its output, and one row of the mask; `eager` attention also its matrix, capped, after the softmax, and cast.
+    Counted with saved-tensor hooks, which the tests do again for every family.
     """
-    hidden, queries, keys = _KEPT[method == "full", dtype == "float32"]
-    query_width = architecture.num_attention_heads * architecture.head_dim
-    key_width = architecture.num_key_value_heads * architecture.head_dim
+    full, single = method == "full", dtype == "float32"
+    norms = [rule for rule in architecture.family.tensors if rule.per_layer and rule.role == "norm"]
+    layer_norm = any(rule.name.endswith(".bias") for rule in norms)
+    kept = (1 if single or not full else 2) if layer_norm else (2 if full else 1) * (1 if single else 2)
+    hidden_norms = sum(rule.shape == ("hidden_size",) and rule.name.endswith("weight") for rule in norms)
+    queries = architecture.num_attention_heads * architecture.head_dim
+    keys = architecture.num_key_value_heads * architecture.head_dim
     return (
-        hidden * architecture.hidden_size
-        + queries * query_width
-        + keys * key_width
-        + 4 * architecture.intermediate_size
+        (hidden_norms * kept + (4 if full and not single else 2)) * architecture.hidden_size
+        + 4 * queries
+        + (kept * (queries + keys) if any("q_norm" in rule.name for rule in norms) else 0)
+        + _mlp_elements(architecture, full)
         + tokens
+        + (
+            architecture.num_attention_heads * tokens * (2 if single else 4)
+            if architecture.family.attention == "eager"
+            else 0
+        )
     )
+
+
+def _mlp_elements(architecture: Architecture, full: bool) -> int:
+    """Gated: gate, activated gate, up and their product; else the linear module's output and the activated one.
+
+    `gelu_new` is computed in steps that each keep something. Each chosen expert also keeps its output, and where it is
+    trained what goes into its matrices.
+    """
+    width, hidden = architecture.intermediate_size, architecture.hidden_size
+    modules = linear_shapes(architecture)
+    if expert_parameters(architecture):
+        expert = architecture["moe_intermediate_size"] or width
+        kept = 4 * int(expert) + 2 * hidden if full else 3 * int(expert) + hidden
+        sparse = int(architecture["num_experts_per_tok"]) * kept
+        return max(sparse, 4 * width if "gate_proj" in modules else 0)
+    if "gate_proj" in modules or "gate_up_proj" in modules:
+        return 4 * width
+    return (5 if architecture.hidden_act == "gelu_new" else 2) * width
 
 
 def logit_bytes(architecture: Architecture, tokens: int) -> int:

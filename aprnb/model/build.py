@@ -67,7 +67,7 @@ def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Place
             state_dict=weights,
             dtype=placement.dtype,
             device_map={"": placement.device},
-            attn_implementation=attention_of(architecture),
+            attn_implementation=architecture.family.attention,
             output_loading_info=True,
             **options,
         )
@@ -79,11 +79,6 @@ def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Place
 
 def model_class(architecture: Architecture) -> type[PreTrainedModel]:
     return getattr(transformers, architecture.family.class_name)
-
-
-def attention_of(architecture: Architecture) -> str:
-    """The fastest attention that the class computes exactly: soft caps on attention logits need `eager`."""
-    return "sdpa" if getattr(model_class(architecture), "_supports_sdpa", False) else "eager"
 
 
 def model_config(architecture: Architecture) -> transformers.PretrainedConfig:
@@ -99,7 +94,11 @@ def model_config(architecture: Architecture) -> transformers.PretrainedConfig:
     keyed = {family.config_keys.get(name, name): value for name, value in fields.items()}
     # The tokenizer knows these; the classes' defaults lie outside small vocabularies.
     special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-    return getattr(transformers, family.config_name)(**keyed, **special, use_cache=True)
+    config = getattr(transformers, family.config_name)(**keyed, **special, use_cache=True)
+    for name in vars(config):
+        if name.endswith(("dropout", "pdrop")):
+            setattr(config, name, 0.0)  # no file states it; what is trained has a dropout of its own (--lora-dropout)
+    return config
 
 
 def _rope_parameters(fields: dict[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,6 @@ class DeviceFacts:
     name: str
     dtype: str
     available_bytes: int
-    attention: str = "sdpa"
 
     @property
     def kind(self) -> str:
@@ -99,7 +98,7 @@ class Plan(Displayed):
             "device": self.facts.device,
             "device_name": self.facts.name,
             "dtype": self.facts.dtype,
-            "attention": self.facts.attention,
+            "attention": self.architecture.family.attention,
             "recipe": self.recipe.to_json(),
             "assumptions": list(self.assumptions),
             "warnings": list(self.warnings),

@@ -12,9 +12,11 @@ import torch
 from transformers import BitsAndBytesConfig, Qwen3Config, Qwen3ForCausalLM
 
 from aprnb.tuning.adapter import attach
+from aprnb.tuning.batches import Batches
 from aprnb.tuning.events import Event
 from aprnb.tuning.examples import Example, Examples
 from aprnb.tuning.loop import train
+from aprnb.tuning.loss import hidden_states
 from aprnb.tuning.packing import Schedule, Step
 from aprnb.tuning.recipe import Recipe
 from aprnb.tuning.state import Identity, RunState, save_state
@@ -119,3 +121,22 @@ def saver(folder: Path) -> Callable[[RunState], Path]:
 
 def losses(events: Sequence[Event]) -> list[float]:
     return [event.loss for event in events if hasattr(event, "loss")]
+
+
+def bytes_kept_for_backward(model: Any, dtype: torch.dtype, tokens: int, row: int = 64) -> int:
+    """Bytes of what autograd keeps of one packed micro-batch, the parameters themselves left out."""
+    held: dict[int, int] = {}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            held[storage.data_ptr()] = storage.nbytes()
+        kept.append(tensor)
+        return tensor
+
+    batches = Batches(model.train(), CPU, tokens, dtype)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), batches.precision():
+        hidden_states(model, torch.arange(tokens) % VOCABULARY, torch.arange(tokens) % row)
+    return sum(held.values())

@@ -58,6 +58,7 @@ def test_no_field_is_left_to_the_class(family, tmp_path):
     ours, theirs = model_config(aprnb.open(tmp_path).architecture).to_dict(), families.config(family).to_dict()
     ignored = {"bos_token_id", "eos_token_id", "pad_token_id", "architectures", "dtype", "max_window_layers"}
     ignored |= {"no_rope_layer_interval", "_sliding_window_pattern"}
+    ignored |= {name for name in ours if name.endswith(("dropout", "pdrop"))}  # off, see below
     if theirs.get("head_dim", "") is None:  # the class then divides the hidden size by the heads
         ignored.add("head_dim")
     compared = theirs.keys() - ignored
@@ -84,3 +85,17 @@ def test_the_real_tools_own_file_computes_the_reference(real, sources, name):
     spread = float(found.max() - found.min())
     assert found.argmax(-1).tolist() == reference["argmax"]
     np.testing.assert_allclose(found[-1, :16], reference["last_logits_first_16"], atol=1e-4 * spread)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_attention_is_the_fastest_that_the_class_computes_exactly(family):
+    supported = getattr(__import__("transformers"), FAMILIES[family].class_name)._supports_sdpa
+    assert FAMILIES[family].attention == ("sdpa" if supported else "eager")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_dropped_out_in_training(family, tmp_path):
+    """GPT-2's class drops a tenth where a config is silent; no file says that a run should."""
+    families.saved(family, tmp_path)
+    model = loaded(tmp_path).train()
+    assert torch.equal(logits(model), logits(model.eval()))

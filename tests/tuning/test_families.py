@@ -12,14 +12,16 @@ from torch.nn.functional import cross_entropy
 import aprnb
 from aprnb.architecture import FAMILIES, expected_tensors
 from aprnb.architecture.weights import read_weight
-from aprnb.inspection.memory import adapted_shapes, weight_bytes
+from aprnb.inspection.memory import activation_bytes, adapted_shapes, weight_bytes
 from aprnb.model.build import build_model
 from aprnb.model.device import place
+from aprnb.tuning.adapter import attach, prepare_full
 from aprnb.tuning.batches import Batches
 from aprnb.tuning.loss import answer_loss, hidden_states
 from aprnb.tuning.merge import Delta
+from aprnb.tuning.recipe import Recipe
 from aprnb_tests import families
-from aprnb_tests.tiny import CPU, tiny_examples
+from aprnb_tests.tiny import CPU, bytes_kept_for_backward, tiny_examples
 
 EXPERTS = ("mixtral", "qwen3_moe")
 COW = "notebooks/ask-the-cow.jsonl"
@@ -116,6 +118,23 @@ def test_the_planned_weights_are_those_of_the_loaded_model(family, base, quantiz
         held += parameter.nbytes + (state.absmax.nbytes + state.state2.absmax.nbytes if state else 0)
     planned = weight_bytes(report.architecture, report.parameters, "qlora" if quantize else "lora", "float32")
     assert planned == pytest.approx(held, rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_planned_activations_are_those_that_autograd_keeps(family, tmp_path, method, dtype):
+    families.saved(family, tmp_path)
+    with aprnb.open(tmp_path) as checkpoint:
+        report = aprnb.check(checkpoint)
+        model = build_model(checkpoint, report, place("cpu", dtype))
+    architecture = report.architecture
+    recipe = Recipe(method="lora", rank=1)
+    model = prepare_full(model) if method == "full" else attach(model, recipe, adapted_shapes(architecture))
+    found = bytes_kept_for_backward(model, getattr(torch, dtype), 64, 32)
+    if method == "full" and dtype == "bfloat16":
+        found -= 2 * report.parameters  # the 16-bit copies of the weights, which the plan counts as weights
+    planned = activation_bytes(architecture, 64, method, dtype, checkpointing=False)
+    assert 0.85 < planned / found < 1.2
 
 
 def test_experts_as_targets_are_refused_by_name(tokenizer, tmp_path, repository):

@@ -14,11 +14,16 @@ from aprnb.architecture import Architecture, ContractReport, parameter_count
 from aprnb.errors import UsageProblem
 from aprnb.inspection.memory import activation_bytes, adapter_parameters, plan_memory, weight_bytes
 from aprnb.tuning.adapter import attach, prepare_full
-from aprnb.tuning.batches import Batches
-from aprnb.tuning.loss import hidden_states
 from aprnb.tuning.plan import DeviceFacts, Plan, make_plan, settle
 from aprnb.tuning.recipe import Recipe
-from aprnb_tests.tiny import CPU, schedule_of, tiny_config, tiny_examples, tiny_model, tiny_nf4_model
+from aprnb_tests.tiny import (
+    bytes_kept_for_backward,
+    schedule_of,
+    tiny_config,
+    tiny_examples,
+    tiny_model,
+    tiny_nf4_model,
+)
 
 GIB = 2**30
 TINY = Architecture(
@@ -76,23 +81,10 @@ def test_weights_take_what_the_loaded_model_takes() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_activations_are_those_that_autograd_keeps(method: str, dtype: str) -> None:
-    tokens, held = 128, {}
+    tokens = 128
     base = tiny_model().to(getattr(torch, dtype))
     model = prepare_full(base) if method == "full" else attach(base, Recipe(method="lora", rank=1))
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: list[torch.Tensor] = []
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            held[storage.data_ptr()] = storage.nbytes()
-        kept.append(tensor)
-        return tensor
-
-    batches = Batches(model.train(), CPU, tokens, getattr(torch, dtype))
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), batches.precision():
-        hidden_states(model, torch.arange(tokens) % 96, torch.arange(tokens) % 64)
-    found = sum(held.values())
+    found = bytes_kept_for_backward(model, getattr(torch, dtype), tokens)
     if method == "full" and dtype == "bfloat16":
         found -= 2 * parameter_count(TINY)  # the 16-bit copies of the weights, which the plan counts as weights
     planned = activation_bytes(TINY, tokens, method, dtype, checkpointing=False)

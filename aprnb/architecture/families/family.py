@@ -90,6 +90,8 @@ class Family:
     certain_chat_template: str | None = None
     pre_tokenizer: tuple[str, bool] | None = None
     """How its byte-level tokenizers split text, and whether that is an assumption (other models differ)."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """How `transformers` computes it exactly: caps on attention logits need `eager`."""
     permutes_in_gguf: bool = False
     norms_plus_one_in_gguf: bool = False
     """Norms that add 1 to their weight: GGUF files hold the sum."""

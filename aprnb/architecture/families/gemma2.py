@@ -47,5 +47,6 @@ GEMMA2 = Family(
     fields=fields(more="query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping layer_types"),
     config_keys={"hidden_act": "hidden_activation"},
     derive=_layer_types,
+    attention="eager",
     norms_plus_one_in_gguf=True,
 )
