@@ -24,8 +24,9 @@ def seconds(value: float) -> str:
 
 
 def row(work: str, peer: str, ours: float, its: float | None, limit: str, least: float) -> list[str]:
-    beside = [seconds(its), f"{ours / its:.2g}"] if its else ["", ""]
-    return [work, peer, seconds(ours), *beside, f"{limit} {seconds(least)}", f"{ours / least:.2g}"]
+    beside = [seconds(its), f"{ours / its:.2f}"] if its else ["writes none", ""]
+    times = ours / least
+    return [work, peer, seconds(ours), *beside, f"{limit}: {seconds(least)}", f"{times:,.{0 if times >= 10 else 1}f}"]
 
 
 def opening() -> list[list[str]]:

@@ -77,3 +77,11 @@ def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     run = subprocess.run(build, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert "--learning-rate" in (tmp_path / "commands.html").read_text(encoding="utf-8")
+
+
+def test_the_page_of_benchmarks_shows_the_stored_results() -> None:
+    command = [sys.executable, "-c", "import table; print(table.MARK + table.table())"]
+    found = subprocess.run(command, cwd=ROOT / "benchmarks", capture_output=True, text=True, check=True).stdout
+    mark, _, rows = found.rstrip("\n").partition("\n")
+    shown = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").split(mark)[1]
+    assert shown.strip() == rows.strip()

@@ -33,27 +33,32 @@ def in_parts(work: Callable[[slice], None], count: int, elements_each: int) -> N
     NaN and infinite scales are the file's own: statistics and loading name them, numpy need not remark on them.
     """
 
-    def quietly(part: slice) -> None:
+    waiting = iter(list(parts(count, elements_each)))
+
+    def run() -> None:
         with np.errstate(all="ignore"):
-            work(part)
+            for part in waiting:
+                work(part)
 
     try:
         if _THREADS == 1 or count * elements_each < _WORTH_A_THREAD:
-            for part in parts(count, elements_each):
-                quietly(part)
+            run()
             return
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for _ in pool.map(quietly, parts(count, elements_each)):
-                pass
+        with ThreadPoolExecutor(_THREADS - 1) as pool:
+            others = [pool.submit(run) for _ in range(_THREADS - 1)]
+            run()
+        for other in others:
+            other.result()
     finally:
-        _ROOM.__dict__.clear()
+        for name in [name for name, held in vars(_ROOM).items() if held.size > PART_ELEMENTS]:
+            delattr(_ROOM, name)
 
 
 _ROOM = threading.local()
 
 
 def room(name: str, shape: tuple[int, ...]) -> Floats:
-    """This thread's own float32 memory until `in_parts` ends: new pages for each part cost as much as the work."""
+    """This thread's own float32 memory, kept for the next part: new pages for each would cost as much as the work."""
     size = prod(shape)
     held: Floats | None = getattr(_ROOM, name, None)
     if held is None or held.size < size:
