@@ -1,18 +1,36 @@
-"""Under which name each tensor of a GGUF file goes into an `.apr`: as `apr import` has it."""
+"""Under which names the tensors of another format go into an `.apr`: as `apr import` has them."""
 
 from __future__ import annotations
 
 from aprnb.architecture.contract import ContractReport
-from aprnb.architecture.names import canonical_name
+from aprnb.architecture.families import Family
+from aprnb.architecture.names import canonical_name, layer_of, pattern_of
 from aprnb.formats import Checkpoint
 
 
-def apr_names(checkpoint: Checkpoint, report: ContractReport) -> dict[str, str]:
-    """The checkpoint's tensor name → its name in an `.apr`; only names change, never shapes or bytes.
+def apr_names(checkpoint: Checkpoint, report: ContractReport) -> dict[str, tuple[str, ...]]:
+    """The checkpoint's tensor name → its name in an `.apr`, or those of the parts that it is split into by columns.
 
-    Tensors that are the model's as they lie take their Hugging Face names. Where rows are permuted or norms carry the
-    added 1, GGUF's names stay, since they tell readers so.
+    Of GGUF files only names change, never shapes or bytes: tensors that are the model's as they lie take their Hugging
+    Face names; where rows are permuted or norms carry the added 1, GGUF's names stay, since they tell readers so.
+    GPT-2's take Llama's names, q, k and v apart. An `.apr` keeps its names.
     """
-    if checkpoint.format != "gguf" or report.readings:
-        return {name: name for name in checkpoint.tensors}
-    return {name: canonical_name(name, report.architecture.family) for name in checkpoint.tensors}
+    family = report.architecture.family
+    if checkpoint.format == "gguf" and not report.readings:
+        return {name: (canonical_name(name, family),) for name in checkpoint.tensors}
+    if checkpoint.format not in ("huggingface", "safetensors"):
+        return {name: (name,) for name in checkpoint.tensors}
+    return {name: written_names(name, family) for name in checkpoint.tensors}
+
+
+def written_names(name: str, family: Family) -> tuple[str, ...]:
+    """Llama's names for a tensor of a family whose own do not begin with `model.`; any other name as it is.
+
+    Several are those of its parts, side by side along the last axis.
+    """
+    pattern = pattern_of(canonical_name(name, family))
+    rule = next((rule for rule in family.tensors if rule.name == pattern), None)
+    if rule is None or rule.name.startswith("model."):
+        return (name,)
+    written = rule.parts or tuple(other for other in rule.other if other.startswith("model."))
+    return tuple(part.format(layer=layer_of(name)) for part in written) or (name,)

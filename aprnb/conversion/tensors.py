@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from aprnb.errors import ContractError, OutputError
-from aprnb.formats import Checkpoint
-from aprnb.formats.codecs import can_encode, encode_parts, stays_float32
+from aprnb.formats import Checkpoint, TensorEntry
+from aprnb.formats.codecs import can_encode, encode, encode_parts, stays_float32
 from aprnb.formats.codecs.arrays import Floats
 from aprnb.formats.dtypes import BY_NAME, F16, F32, DType
 from aprnb.formats.values import raw_parts, value_parts
@@ -45,11 +46,38 @@ def target_dtype(name: str, stored: DType, shape: tuple[int, ...], wanted: DType
     return stored if stored.is_float else F16
 
 
-def tensor_bytes(checkpoint: Checkpoint, name: str, dtype: DType) -> Iterable[bytes | bytearray]:
-    """The file's tensor `name` in `dtype`: its own bytes where it has that type, else decoded and encoded in parts."""
-    if checkpoint.tensors[name].dtype.name == dtype.name:
-        return raw_parts(checkpoint, name)
-    return encode_parts(lambda: checked(value_parts(checkpoint, name), name, dtype), dtype)
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A tensor of the source; or of its columns, cut into `parts` of one width, those of number `part`."""
+
+    tensor: str
+    part: int = 0
+    parts: int = 1
+
+    def shape(self, checkpoint: Checkpoint) -> tuple[int, ...]:
+        *rows, columns = checkpoint.tensors[self.tensor].shape
+        return (*rows, columns // self.parts)
+
+
+def tensor_bytes(checkpoint: Checkpoint, origin: Origin, dtype: DType) -> Iterable[bytes | bytearray]:
+    """The origin in `dtype`: its own bytes where it has that type, else decoded and encoded in parts."""
+    entry = checkpoint.tensors[origin.tensor]
+    if origin.parts > 1:
+        return _columns(checkpoint, origin, entry, dtype)
+    if entry.dtype.name == dtype.name:
+        return raw_parts(checkpoint, origin.tensor)
+    return encode_parts(lambda: checked(value_parts(checkpoint, origin.tensor), origin.tensor, dtype), dtype)
+
+
+def _columns(checkpoint: Checkpoint, origin: Origin, entry: TensorEntry, dtype: DType) -> Iterable[bytes]:
+    shape = origin.shape(checkpoint)
+    chosen = slice(origin.part * shape[-1], (origin.part + 1) * shape[-1])
+    if entry.dtype.name == dtype.name and entry.dtype.block_elements == 1:
+        raw = checkpoint.read_part(origin.tensor, 0, entry.size_bytes)
+        elements = np.frombuffer(raw, f"V{entry.dtype.block_bytes}").reshape(entry.shape)
+        return [elements[..., chosen].tobytes()]
+    values = np.ascontiguousarray(checkpoint[origin.tensor][..., chosen])
+    return [encode(next(checked([values], origin.tensor, dtype)), dtype)]
 
 
 def checked(parts: Iterable[Floats], name: str, dtype: DType) -> Iterator[Floats]:

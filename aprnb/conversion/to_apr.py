@@ -8,7 +8,15 @@ from aprnb.architecture import ContractReport, check
 from aprnb.architecture.apr_names import apr_names
 from aprnb.conversion.apr_metadata import apr_metadata
 from aprnb.conversion.convert import Written
-from aprnb.conversion.tensors import TARGET_DTYPES, Counter, Progress, counted, target_dtype, tensor_bytes
+from aprnb.conversion.tensors import (
+    TARGET_DTYPES,
+    Counter,
+    Origin,
+    Progress,
+    counted,
+    target_dtype,
+    tensor_bytes,
+)
 from aprnb.formats import Checkpoint, TensorSource, write_apr
 from aprnb.formats.atomic import staged
 from aprnb.formats.contents import HEAD_NAME
@@ -24,7 +32,7 @@ def write(
     wanted = TARGET_DTYPES[dtype] if dtype else None
     origins = _origins(checkpoint, report)
     dtypes = {name: _dtype(checkpoint, name, origin, wanted) for name, origin in origins.items()}
-    shapes = {name: checkpoint.tensors[origin].shape for name, origin in origins.items()}
+    shapes = {name: origin.shape(checkpoint) for name, origin in origins.items()}
     sizes = {name: _size(checkpoint, origin, dtypes[name]) for name, origin in origins.items()}
     count = Counter(sum(sizes.values()), progress)
 
@@ -44,8 +52,8 @@ def write(
     return Written(len(origins), _notes(dtypes, wanted))
 
 
-def _origins(checkpoint: Checkpoint, report: ContractReport) -> dict[str, str]:
-    """Name to write → the source's tensor; a tied head becomes a copy of the embedding."""
+def _origins(checkpoint: Checkpoint, report: ContractReport) -> dict[str, Origin]:
+    """Name to write → where it comes from; a tied head becomes a copy of the embedding."""
     architecture = report.architecture
     kept = [
         name
@@ -53,25 +61,28 @@ def _origins(checkpoint: Checkpoint, report: ContractReport) -> dict[str, str]:
         if not entry.is_tied_placeholder and name not in architecture.superseded
     ]
     names = apr_names(checkpoint, report)
-    origins = {names[name]: name for name in kept}
+    origins = {
+        written: Origin(name, part, len(names[name])) for name in kept for part, written in enumerate(names[name])
+    }
     if architecture.tie_word_embeddings and HEAD_NAME not in origins:
         embedding = next((name for name in _EMBEDDINGS if name in checkpoint.tensors), None)
         if embedding is not None:
-            origins[HEAD_NAME] = embedding
+            origins[HEAD_NAME] = Origin(embedding)
     return origins
 
 
-def _dtype(checkpoint: Checkpoint, name: str, origin: str, wanted: DType | None) -> DType:
-    entry = checkpoint.tensors[origin]
+def _dtype(checkpoint: Checkpoint, name: str, origin: Origin, wanted: DType | None) -> DType:
+    entry = checkpoint.tensors[origin.tensor]
     if wanted is not None:
-        return target_dtype(name, entry.dtype, entry.shape, wanted)
+        return target_dtype(name, entry.dtype, origin.shape(checkpoint), wanted)
     return entry.dtype if entry.dtype.name in CODES else F32
 
 
-def _size(checkpoint: Checkpoint, origin: str, dtype: DType) -> int:
+def _size(checkpoint: Checkpoint, origin: Origin, dtype: DType) -> int:
     """Bytes to write: as stored where the tensor is copied (K-quants have two layouts), else as encoded."""
-    entry = checkpoint.tensors[origin]
-    return entry.size_bytes if entry.dtype.name == dtype.name else dtype.sizes_bytes(entry.shape)[0]
+    entry = checkpoint.tensors[origin.tensor]
+    copied = entry.dtype.name == dtype.name and origin.parts == 1
+    return entry.size_bytes if copied else dtype.sizes_bytes(origin.shape(checkpoint))[0]
 
 
 def _notes(dtypes: dict[str, DType], wanted: DType | None) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from typing import Any
 from aprnb.architecture import ContractReport, expected_tensors
 from aprnb.architecture.weights import read_weight
 from aprnb.conversion.convert import Written
-from aprnb.conversion.tensors import TARGET_DTYPES, Counter, Progress, checked, counted, tensor_bytes
+from aprnb.conversion.tensors import TARGET_DTYPES, Counter, Origin, Progress, checked, counted, tensor_bytes
 from aprnb.errors import FileMissing, OutputExists, UsageProblem
 from aprnb.formats import Checkpoint
 from aprnb.formats.atomic import atomic_file, failed_to_write, write_text
@@ -68,7 +68,7 @@ class _Weights:
 
     def parts(self, tensor: _Tensor) -> Iterable[bytes | bytearray]:
         if self._lies_there(tensor.name):
-            return tensor_bytes(self._checkpoint, self._origin(tensor.name), tensor.dtype)
+            return tensor_bytes(self._checkpoint, Origin(self._origin(tensor.name)), tensor.dtype)
         values = read_weight(self._checkpoint, self._report, tensor.name)
         return (encode(part, tensor.dtype) for part in checked((values,), tensor.name, tensor.dtype))
 

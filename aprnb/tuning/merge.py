@@ -22,6 +22,7 @@ from aprnb.architecture import (
     expected_tensors,
     resolve,
 )
+from aprnb.architecture.apr_names import written_names
 from aprnb.architecture.weights import read_weight
 from aprnb.errors import FileMissing, GateError, OutputError, UsageProblem
 from aprnb.formats import Checkpoint, TensorSource, open, write_apr
@@ -164,7 +165,8 @@ class _Merging:
     ) -> Merged:
         """Writes beside `output`, checks what was written, and only then lets it take its name."""
         architecture = self.report.architecture
-        sources = [self._source(tensor, output_dtype) for tensor in expected_tensors(architecture).values()]
+        tensors = expected_tensors(architecture).values()
+        sources = [source for tensor in tensors for source in self._sources(tensor, output_dtype)]
         if architecture.tie_word_embeddings:
             embedding = sources[0]  # every family's table begins with it
             sources.append(TensorSource(HEAD_NAME, embedding.dtype, embedding.shape, embedding.load))
@@ -181,10 +183,25 @@ class _Merging:
             found = verify(beside) if verify else None
         return Merged(output, len(sources), len(self.changed), found)
 
-    def _source(self, tensor: ExpectedTensor, output_dtype: str | None) -> TensorSource:
+    def _sources(self, tensor: ExpectedTensor, output_dtype: str | None) -> list[TensorSource]:
+        """The tensor under the name that readers of the format know, or the parts that they know."""
         entry = self.checkpoint.tensors[self.report.weights[tensor.name]]
         dtype = _output_dtype(entry.dtype, tensor, output_dtype)
-        return TensorSource(tensor.name, dtype, tensor.shape, lambda: self._bytes(tensor.name, entry.dtype, dtype))
+        names = written_names(tensor.name, self.report.architecture.family)
+        *rows, columns = tensor.shape
+        width = columns // len(names)
+
+        def part(number: int) -> bytes:
+            data = self._bytes(tensor.name, entry.dtype, dtype)
+            if len(names) == 1:
+                return data
+            elements = np.frombuffer(data, f"V{dtype.block_bytes}").reshape(tensor.shape)
+            return elements[..., number * width : (number + 1) * width].tobytes()
+
+        return [
+            TensorSource(name, dtype, (*rows, width), lambda number=number: part(number))  # type: ignore[misc]
+            for number, name in enumerate(names)
+        ]
 
     def _bytes(self, name: str, stored: DType, dtype: DType) -> bytes:
         untouched = stored == dtype and name not in self.report.readings

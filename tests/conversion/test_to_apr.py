@@ -25,6 +25,8 @@ HF: dict[str, tuple[str, str | None, set[str]]] = {
     "llama-q4k": ("llama", "q4_k", ROTATION),
     "mistral": ("mistral", None, ROTATION),
     "gemma": ("gemma", None, ROTATION),
+    # A model without rotation; and the end token is config.json's, not the one that tokenizer_config.json names.
+    "gpt2": ("gpt2", None, {"rope_theta", "rope_type", "tokenizer.eos_token_id"}),
     "qwen3-untied": ("qwen3-untied", None, TIED),
     "qwen3-untied-sharded": ("qwen3-untied", None, {"model_type", "param_count"}),  # named after the class, and 0
 }
@@ -70,6 +72,20 @@ def test_a_gguf_becomes_what_the_tool_imports(real, fixtures_folder, name, tmp_p
     converted = aprnb.convert(fixtures_folder / "gguf" / f"{source}.gguf", tmp_path / f"{name}.apr")
     theirs = aprnb.open(real(name))
     compared(aprnb.open(converted.path), theirs, defects | {"name"}, mirrors=("model.",))
+
+
+@pytest.mark.parametrize("dtype", [None, "f16", "q8"])
+def test_gpt2s_fused_projection_is_written_apart_in_any_dtype(fixtures_folder, dtype, tmp_path):
+    source = aprnb.open(fixtures_folder / "sources" / "gpt2")
+    ours = aprnb.open(aprnb.convert(source, tmp_path / "x.apr", dtype=dtype).path)
+    fused = source["transformer.h.1.attn.c_attn.weight"]
+    for number, part in enumerate("qkv"):
+        expected, found = (
+            fused[:, 128 * number : 128 * (number + 1)],
+            ours[f"model.layers.1.self_attn.{part}_proj.weight"],
+        )
+        assert np.abs(found - expected).max() <= {None: 0, "f16": 2**-11, "q8": 1 / 250}[dtype] * np.abs(expected).max()
+    assert aprnb.check(ours).ok
 
 
 def test_a_matrix_whose_rows_are_no_whole_blocks_keeps_floats_and_is_counted(pocket_qwen3, tmp_path):
