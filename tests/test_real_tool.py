@@ -111,6 +111,15 @@ def test_the_tool_generates_the_same_tokens_from_a_converted_gguf(apr_binary, fi
     same_tokens(apr_binary, converted, wrapped_by_the_tool=True)
 
 
+def test_the_tool_runs_gpt2_converted_and_tuned(apr_binary, fixtures_folder, repository, tmp_path):
+    """It knows Llama's names only. Its tokens are not compared: for its own file too they are not the reference's."""
+    base = aprnb.convert(fixtures_folder / "sources" / "gpt2", tmp_path / "base.apr").path
+    data, tuned = repository / "notebooks" / "ask-the-cow.jsonl", tmp_path / "tuned.apr"
+    aprnb.finetune(base, data=data, output=str(tuned), method="lora", max_steps=1, learning_rate=1e-2)
+    for path in (base, tuned):
+        assert len(tool(apr_binary, "run", path, "--prompt", "Once", "--max-tokens", 4, "--no-gpu")["tokens"]) == 4
+
+
 @pytest.mark.slow
 def test_the_tool_runs_what_the_training_script_makes(apr_binary, repository, pocket_qwen3, tmp_path):
     """Two of its eighty epochs: no sense in the answers, the same kind of file otherwise."""
