@@ -55,6 +55,8 @@ _WINDOWED = ("gemma2", "gemma3", "phi3")
 
 _LAYER_NORM = ("gpt2", "starcoder2")
 _ALWAYS_TIED = ("gemma", "gemma2")
+_NEVER_TIED = ("olmo2",)
+"""llama.cpp takes the embedding for a head that is not there, in every graph but these (llama-model.cpp)."""
 _OPTIONAL_BIASES = ("llama", "granite")
 _ALWAYS_BIASED = ("qwen2", "starcoder2", "gpt2")
 _YARN = {"beta_fast": "rope.scaling.yarn_beta_fast", "beta_slow": "rope.scaling.yarn_beta_slow"}
@@ -83,6 +85,8 @@ def _require_tensors(slug: str, fields: Mapping[str, Any]) -> None:
     """llama.cpp refuses a file with tensors that its graph has not."""
     if slug in _ALWAYS_TIED and not fields["tie_word_embeddings"]:
         raise OutputError(f"a head of its own cannot be expressed in GGUF: llama.cpp's graph of {slug} ties it")
+    if slug in _NEVER_TIED and fields["tie_word_embeddings"]:
+        raise OutputError(f"a tied head cannot be expressed in GGUF: llama.cpp's graph of {slug} has its own")
     for name in ("attention_bias", "mlp_bias"):
         if fields.get(name) and slug not in (*_OPTIONAL_BIASES, *_ALWAYS_BIASED):
             raise OutputError(f"{name} of {slug} cannot be expressed in GGUF: llama.cpp's graph of it has none")
