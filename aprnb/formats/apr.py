@@ -12,7 +12,7 @@ from aprnb.formats.contents import Contents, DataFile, shown_name
 from aprnb.formats.extents import check_extents
 from aprnb.formats.header import COMPRESSED, HEADER_BYTES, SHARDED, Header, header_warnings, read_header
 from aprnb.formats.index import read_index
-from aprnb.formats.metadata import bound_values, read_metadata
+from aprnb.formats.metadata import read_metadata
 from aprnb.formats.metadata_checks import check_metadata
 from aprnb.formats.source import ByteSource
 
@@ -66,10 +66,12 @@ def _read_metadata(source: ByteSource, header: Header) -> tuple[dict[str, Any], 
     at, path = header.metadata_offset, source.path
     if header.metadata_size == 0:
         return {}, ["there are no metadata: their size is 0 (byte 20)"]
-    raw = source.read(at, header.metadata_size, "the metadata")
-    bound_values(raw, path, at, source.size_bytes)
-    metadata, repeated = read_metadata(raw, path, at)
-    return metadata, check_metadata(metadata, repeated, raw, path, at)
+
+    def read() -> bytearray:
+        return source.read(at, header.metadata_size, "the metadata")
+
+    metadata, repeated = read_metadata(read, path, at, source.size_bytes)
+    return metadata, check_metadata(metadata, repeated, read, path, at)
 
 
 def _model_type(metadata: Mapping[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.errors import CheckpointError, FileMissing
-from aprnb.formats.metadata import MAX_VALUES, bound_values, read_metadata
+from aprnb.formats.metadata import MAX_VALUES, read_metadata
 
 MAX_JSON_BYTES = 64 << 20
 """The largest published tokenizer.json has some 35 MB."""
@@ -40,9 +40,8 @@ def read_object(path: Path, limit: int = MAX_JSON_BYTES, most: int = MAX_VALUES)
 
     Raises FileMissing, or CheckpointError that names the file and its byte: also for a key with two values.
     """
-    raw = _read(path, limit)
-    bound_values(raw, path, 0, len(raw), most)
-    parsed, repeated = read_metadata(raw, path, 0)
+    size = path.stat().st_size if path.is_file() else 0
+    parsed, repeated = read_metadata(lambda: _read(path, limit), path, 0, size, most)
     twice = next((key for key, disagree in repeated if disagree), None)
     if twice is not None:
         raise CheckpointError(f"{path} gives {twice[:80]!r} two values", expected="one value")

@@ -11,24 +11,28 @@ from typing import Any
 
 from aprnb.errors import CheckpointError
 from aprnb.formats.contents import shown_name
-from aprnb.formats.metadata import ALIASES, same
+from aprnb.formats.metadata import ALIASES, Read, same
 from aprnb.formats.metadata_text import ALWAYS_WRITTEN, KINDS
 
 _SHOWN = 10
+_SEARCHED_BYTES = 16 << 20
 _BLANKS = re.compile(r"[ \t\n\r]*")
 
 
 class _Places:
     """Where the keys of the outermost object stand, found only when somebody asks."""
 
-    def __init__(self, raw: bytes | bytearray, offset: int) -> None:
-        self._raw, self._offset = raw, offset
+    def __init__(self, read: Read, offset: int) -> None:
+        self._read, self._offset = read, offset
 
     @cached_property
     def _keys(self) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
+        raw = self._read()
+        if len(raw) > _SEARCHED_BYTES:
+            return found
         try:
-            for key, place in _outermost_keys(self._raw.decode("utf-8")):
+            for key, place in _outermost_keys(raw.decode("utf-8")):
                 found.setdefault(key, []).append(self._offset + place)
         except RecursionError:
             # Nested to the very limit: the keys so far have their places, the others that of the metadata.
@@ -36,7 +40,7 @@ class _Places:
         return found
 
     def of(self, key: str, which: int = 0) -> int:
-        """The byte where the key starts (its last one for −1); that of the metadata where it is nested."""
+        """The byte where the key starts (its last one for −1); that of the metadata for a nested key, or huge ones."""
         places = self._keys.get(key)
         return places[which] if places else self._offset
 
@@ -65,12 +69,12 @@ def _skip(text: str, position: int) -> int:
 def check_metadata(
     metadata: Mapping[str, Any],
     repeated: list[tuple[str, bool]],
-    raw: bytes | bytearray,
+    read: Read,
     path: object,
     offset: int,
 ) -> list[str]:
     """Warnings with their bytes; raises CheckpointError for a fact that is stated twice and differently."""
-    places = _Places(raw, offset)
+    places = _Places(read, offset)
     return [
         *_repeated_keys(repeated, places, path),
         *_spellings(metadata, places, path),

@@ -15,7 +15,7 @@ from typing import Any
 from aprnb.errors import CheckpointError
 from aprnb.formats.apr import read_apr
 from aprnb.formats.contents import Contents, TensorEntry, shown_name
-from aprnb.formats.metadata import bound_values, read_metadata, same
+from aprnb.formats.metadata import read_metadata, same
 from aprnb.formats.source import ByteSource
 
 MAX_MANIFEST_BYTES = 64 << 20
@@ -68,9 +68,9 @@ def _read_shards(source: ByteSource) -> list[_Shard]:
     path = source.path
     if source.size_bytes > MAX_MANIFEST_BYTES:
         raise _wrong(path, f"takes {source.size_bytes:,} bytes", f"at most {MAX_MANIFEST_BYTES:,}")
-    raw = source.read(0, source.size_bytes, "the shard manifest")
-    bound_values(raw, path, 0, source.size_bytes)
-    manifest, repeated = read_metadata(raw, path, 0)
+    manifest, repeated = read_metadata(
+        lambda: source.read(0, source.size_bytes, "the shard manifest"), path, 0, source.size_bytes
+    )
     if repeated:
         raise _wrong(path, f"lists {repeated[0][0]} twice", "each key once")
     if str(manifest.get("version", ""))[:2] != "2.":

@@ -20,6 +20,17 @@ def _(folder: Path) -> bytes:
     return file_of(ENTRY, metadata=b'{"a":[' + b"[]," * 3_000_000 + b"1]}")
 
 
+@attack("an emoji in 40 MiB of ASCII", None)
+def _(folder: Path) -> bytes:
+    return file_of(ENTRY, metadata=b'{"a":"' + b"x" * (40 << 20) + '","b":"\U0001f600"}'.encode())
+
+
+@attack("700,000 texts and an emoji", None)
+def _(folder: Path) -> bytes:
+    texts = b",".join(b'"%020d"' % number for number in range(700_000))
+    return file_of(ENTRY, metadata='{"a":["\U0001f600",'.encode() + texts + b"]}")
+
+
 @attack("whole numbers of thousands of digits", CheckpointError, "metadata")
 def _(folder: Path) -> bytes:
     return file_of(ENTRY, metadata=b'{"hidden_size":' + b"9" * 100_000 + b"}")
