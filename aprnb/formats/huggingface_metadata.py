@@ -15,7 +15,7 @@ from aprnb.errors import CheckpointError
 from aprnb.formats.contents import HEAD_NAME, TensorEntry
 from aprnb.formats.inside import require_inside
 from aprnb.formats.json_files import MAX_TOKENIZER_VALUES, read_object, read_text
-from aprnb.formats.metadata import MAX_VALUES
+from aprnb.formats.json_text import MAX_VALUES
 from aprnb.formats.tokenizer_json import special_ids, tokenizer_metadata
 
 SPLIT_HALVES = 2

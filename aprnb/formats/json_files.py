@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.errors import CheckpointError, FileMissing
-from aprnb.formats.metadata import MAX_VALUES, read_metadata
+from aprnb.formats.json_text import MAX_VALUES
+from aprnb.formats.metadata import read_metadata
 
 MAX_JSON_BYTES = 64 << 20
 """The largest published tokenizer.json has some 35 MB."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from aprnb.errors import CheckpointError
 from aprnb.formats.contents import shown_name
-from aprnb.formats.metadata import ALIASES, Read, same
+from aprnb.formats.json_text import Read
+from aprnb.formats.metadata import ALIASES, same
 from aprnb.formats.metadata_text import ALWAYS_WRITTEN, KINDS
 
 _SHOWN = 10

@@ -7,7 +7,6 @@ shapes, offsets that start at 0, touch each other and end with the file.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -16,19 +15,16 @@ from typing import Any
 from aprnb.errors import CheckpointError, TruncatedFile
 from aprnb.formats.contents import MAX_DIMS, MAX_ELEMENTS, TensorEntry
 from aprnb.formats.dtypes import BY_NAME, DType
-from aprnb.formats.metadata import bound_values
+from aprnb.formats.json_text import read_json
 from aprnb.formats.source import ByteSource
 
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
-_MAX_VALUES = 1 << 20
-"""About 40,000 tensors, each of which counts as 25 values, in a file however small."""
 
 LENGTH_BYTES = 8
 DTYPE_NAMES = "F64 F32 F16 BF16 F8_E4M3 F8_E5M2 I64 I32 I16 I8 U64 U32 U16 U8 BOOL".split()
 _DTYPES: Mapping[str, DType] = {name: BY_NAME[name] for name in DTYPE_NAMES if name in BY_NAME}
 _ABOUT = "__metadata__"
-_HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -58,8 +54,7 @@ def read_shard(source: ByteSource, number: int = 0) -> Shard:
             f"{source.path} claims a header of {length:,} bytes", expected=f"at most {MAX_HEADER_BYTES:,}",
             where="byte 0",
         )  # fmt: skip
-    raw = bytes(source.read(LENGTH_BYTES, length, "the header"))
-    header = _Header(source, raw)
+    header = _Header(source, length)
     parsed = header.parse()
     about = header.about(parsed.pop(_ABOUT, {}))
     tensors = {name: header.entry(name, info, number) for name, info in parsed.items()}
@@ -70,30 +65,21 @@ def read_shard(source: ByteSource, number: int = 0) -> Shard:
 @dataclass(frozen=True)
 class _Header:
     source: ByteSource
-    raw: bytes
+    length: int
+
+    def read(self) -> bytearray:
+        return self.source.read(LENGTH_BYTES, self.length, "the header")
 
     def parse(self) -> dict[str, Any]:
-        if self.raw[:1] != b"{":
+        if self.source.read(LENGTH_BYTES, 1, "the header") != b"{":
             raise self._error("the safetensors header does not start with a JSON object", at=LENGTH_BYTES)
-        bound_values(self.raw, self.source.path, LENGTH_BYTES, self.source.size_bytes, _MAX_VALUES)
+        what = f"the safetensors header of {self.source.path}"
         try:
-            parsed = json.loads(self.raw.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refuse)
-        except UnicodeDecodeError as error:
-            raise self._error("the safetensors header is not UTF-8", at=LENGTH_BYTES + error.start) from None
-        except json.JSONDecodeError as error:
-            at = LENGTH_BYTES + len(error.doc[: error.pos].encode())
-            raise self._error(f"the safetensors header is not JSON ({error.msg})", at=at) from None
+            return read_json(self.read, what, LENGTH_BYTES, self.source.size_bytes, pairs=_without_repeats)
         except _Repeated as error:
             raise self._error(
                 f"the safetensors header names {error.args[0][:80]!r} twice", name=error.args[0]
             ) from None
-        except (ValueError, RecursionError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            raise self._error(f"the safetensors header is not JSON ({reason})", at=LENGTH_BYTES) from None
-        if _HALF_A_PAIR.search(self.raw):
-            _require_encodable(parsed, self)
-        assert isinstance(parsed, dict)
-        return parsed
 
     def about(self, found: Any) -> dict[str, str]:
         if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
@@ -131,7 +117,7 @@ class _Header:
 
     def check_extents(self, tensors: Mapping[str, TensorEntry]) -> None:
         """The tensors fill the rest of the file, one after the other."""
-        start = LENGTH_BYTES + len(self.raw)
+        start = LENGTH_BYTES + self.length
         reached, before = 0, ""
         for entry in sorted(tensors.values(), key=lambda entry: (entry.offset, entry.size_bytes)):
             if entry.offset != reached:
@@ -157,7 +143,7 @@ class _Header:
     ) -> CheckpointError:
         """The error at byte `at`, or where the header speaks of `name`."""
         if at is None:
-            place = self.raw.rfind(json.dumps(name or "", ensure_ascii=False).encode("utf-8", "surrogatepass"))
+            place = self.read().rfind(json.dumps(name or "", ensure_ascii=False).encode("utf-8", "surrogatepass"))
             at = LENGTH_BYTES + max(0, place)
         return CheckpointError(f"{self.source.path}: {found}", expected=expected, where=f"byte {at:,}")
 
@@ -172,17 +158,6 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise _Repeated(next(name for name in names if names.count(name) > 1))
     return found
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _require_encodable(parsed: Any, header: _Header) -> None:
-    try:
-        json.dumps(parsed, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        raise header._error("the safetensors header holds half of a surrogate pair", at=LENGTH_BYTES) from None
 
 
 def _are_counts(values: Any) -> bool:
