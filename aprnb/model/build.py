@@ -6,6 +6,7 @@ alive. Nothing is left to chance: a key that is missing, unexpected or mismatche
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -137,6 +138,7 @@ class _LazyWeight:
         self._checkpoint, self._report, self._name, self._placement = checkpoint, report, name, placement
 
     def __getitem__(self, _: Any) -> torch.Tensor:
+        return_freed_memory()  # of the tensor before
         tensor = read_tensor(self._checkpoint, self._report, self._name, self._placement)
         if not all(map(torch.isfinite, torch.aminmax(tensor))):  # both are NaN where an element is
             raise ContractError(
@@ -165,6 +167,13 @@ def read_tensor(checkpoint: Checkpoint, report: ContractReport, name: str, place
     if dtype == torch.bfloat16:
         return torch.from_numpy(decode(raw, entry.dtype, entry.shape, to="BF16")).view(dtype)
     return torch.from_numpy(decode(raw, entry.dtype, entry.shape)).to(dtype)
+
+
+def return_freed_memory() -> None:
+    """glibc keeps what lies freed between small tensors that stay: a fifth of a model that goes to NF4."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def _quantization(placement: Placement) -> transformers.BitsAndBytesConfig:

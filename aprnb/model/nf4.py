@@ -63,8 +63,9 @@ def quantize_4bit(
         codes[rest.stop :] = (midpoints < 0).sum()  # bitsandbytes pads with the code of 0
     if quant_type != "nf4":
         codes = order[codes]
-    packed = torch.from_numpy(codes[::2] << 4 | codes[1::2])
-    return packed.view(quant_storage).unsqueeze(1), torch.from_numpy(largest)
+    packed = codes[::2] << 4
+    packed |= codes[1::2]
+    return torch.from_numpy(packed).view(quant_storage).unsqueeze(1), torch.from_numpy(largest)
 
 
 def _float32(values: torch.Tensor) -> Floats:
