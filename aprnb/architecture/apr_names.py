@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aprnb.architecture.contract import ContractReport
 from aprnb.architecture.families import Family
-from aprnb.architecture.names import canonical_name, layer_of, pattern_of
+from aprnb.architecture.names import canonical_name, canonical_pattern, layer_of
 from aprnb.formats import Checkpoint
 
 
@@ -28,7 +28,7 @@ def written_names(name: str, family: Family) -> tuple[str, ...]:
 
     Several are those of its parts, side by side along the last axis.
     """
-    pattern = pattern_of(canonical_name(name, family))
+    pattern = canonical_pattern(name, family)
     rule = next((rule for rule in family.tensors if rule.name == pattern), None)
     if rule is None or rule.name.startswith("model."):
         return (name,)

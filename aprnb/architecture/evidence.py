@@ -14,7 +14,7 @@ from typing import Any
 
 from aprnb.architecture.families import Family
 from aprnb.architecture.fields import checked, known_fields
-from aprnb.architecture.names import canonical_name, layer_of, pattern_of
+from aprnb.architecture.names import canonical_pattern, layer_of
 from aprnb.errors import UsageProblem, closest
 from aprnb.formats import TensorEntry
 from aprnb.formats.metadata import lookup
@@ -98,7 +98,7 @@ def from_shapes(tensors: Mapping[str, TensorEntry], family: Family) -> tuple[Evi
     """
     found: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
     for name, entry in tensors.items():
-        found.setdefault(pattern_of(canonical_name(name, family)), []).append((name, entry.shape))
+        found.setdefault(canonical_pattern(name, family), []).append((name, entry.shape))
     says: dict[str, tuple[Any, str]] = {}
     for rule in sorted(family.tensors, key=lambda rule: len(rule.shape)):
         for axis, field_name in enumerate(rule.shape):

@@ -35,6 +35,12 @@ def pattern_of(name: str) -> str:
     return _EXPERT.sub("{expert}", name, count=1)
 
 
+def canonical_pattern(name: str, family: Family) -> str:
+    """The pattern of the family's name for a tensor, of its own name where the family knows no other."""
+    pattern = pattern_of(name)
+    return _spellings(family.model_type).get(pattern, pattern)
+
+
 def canonical_name(name: str, family: Family) -> str:
     """The family's name for a tensor that a file calls otherwise; any other name is returned unchanged."""
     canonical = _spellings(family.model_type).get(pattern_of(name))

@@ -19,6 +19,7 @@ MAX_VALUES = 3 << 18
 _WIDE_BYTES = 24 << 20
 """A character of Python text takes as much as its widest: one emoji makes four bytes of each letter of a large JSON."""
 _CHUNK_BYTES = 1 << 20
+_CACHED_BYTES = 1 << 17
 _BEYOND_ASCII = re.compile("[^\x00-\x7f]+")
 
 Read = Callable[[], bytes | bytearray]
@@ -141,10 +142,14 @@ def _escapes_surrogates(raw: bytes | bytearray) -> bool:
     if b"\\u" not in raw:
         return False
     letters = np.frombuffer(raw, np.uint8)
-    found = letters[:-2] == ord("\\")
-    found &= letters[1:-1] == ord("u")
-    found &= (letters[2:] | 0x20) == ord("d")
-    return bool(found.any())
+    for start in range(0, len(letters), _CACHED_BYTES):  # masks that stay in a core's cache
+        part = letters[start : start + _CACHED_BYTES + 2]
+        found = part[:-2] == ord("\\")
+        found &= part[1:-1] == ord("u")
+        found &= (part[2:] | 0x20) == ord("d")
+        if found.any():
+            return True
+    return False
 
 
 def _encodable(parsed: Any) -> bool:
