@@ -25,10 +25,14 @@ _ALWAYS_FLOAT32 = ("ffn_gate_inp.weight", "position_embd.weight")
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """A tensor to write; `instead_of` is the type asked for or stored where another one was taken."""
+    """A tensor to write; `instead_of` is the type asked for or stored where another one was taken.
+
+    `again` says that blocks are decoded and quantised a second time.
+    """
 
     tensor: GgufTensor
     instead_of: DType | None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,8 @@ def _planned(
             yield from _parts(checkpoint, report, expected, target)
 
     stacked = (len(group), *shape) if first.rule.per_expert else shape
-    return PlannedTensor(GgufTensor(name, target, stacked, parts), instead_of)
+    again = entry.dtype.is_quantized and target.is_quantized and not _keeps_blocks(report, first, entry, target)
+    return PlannedTensor(GgufTensor(name, target, stacked, parts), instead_of, again)
 
 
 def _target(name: str, entry: TensorEntry, shape: tuple[int, ...], wanted: DType | None) -> tuple[DType, DType | None]:
@@ -85,6 +90,13 @@ def _layout(family: Family, expected: ExpectedTensor, report: ContractReport) ->
     heads = report.architecture[rule.rotated_heads] if family.permutes_in_gguf and rule.rotated_heads else None
     shift = 1.0 if family.norms_plus_one_in_gguf and rule.role == "norm" else 0.0
     return _Layout(heads, shift, rule.role == "conv1d")
+
+
+def _keeps_blocks(report: ContractReport, expected: ExpectedTensor, entry: TensorEntry, target: DType) -> bool:
+    """Whether the stored bytes are written, in their order or with whole rows in another."""
+    layout, reading = _layout(report.architecture.family, expected, report), report.readings.get(expected.name)
+    rows_only = reading is None and not layout.shift and not layout.transposed
+    return entry.dtype == target and (layout.undoes(reading) or rows_only)
 
 
 def _parts(

@@ -142,6 +142,9 @@ def _warnings(plans: list[PlannedTensor], values: Mapping[str, GgufValue]) -> tu
     for missed in sorted({plan.instead_of.name for plan in others if plan.instead_of}):
         count = sum(plan.instead_of is not None and plan.instead_of.name == missed for plan in others)
         warnings.append(f"{count} of {len(plans)} tensors are F16 in place of {missed}, which cannot hold them in GGUF")
+    again = sum(plan.again for plan in plans)
+    if again:
+        warnings.append(f"{again} of {len(plans)} tensors are quantised a second time, which loses a little each time")
     if "tokenizer.ggml.tokens" not in values:
         warnings.append("the file carries no tokenizer: the source has none that GGUF has a form for")
     return tuple(warnings)

@@ -242,3 +242,13 @@ def test_writing_holds_a_few_rows_and_reports_its_way(tmp_path, pocket_qwen3):
         seen == sorted(seen) and seen[-1][0] <= result.size_bytes == seen[-1][1] == (tmp_path / "x.gguf").stat().st_size
     )
     assert result.warnings == ("the file carries no tokenizer: the source has none that GGUF has a form for",)
+
+
+def test_blocks_that_are_quantised_a_second_time_are_counted(real, tmp_path):
+    """AprQ8 is no GGUF type; Q4_K goes over as it lies, and into an `.apr` of another block type it does not."""
+    said = "quantised a second time"
+    q4_k, int8 = real("pocket-qwen2-q4k"), real("pocket-qwen2-int8")
+    assert not any(said in warning for warning in aprnb.convert(q4_k, tmp_path / "a.gguf").warnings)
+    assert any(said in warning for warning in aprnb.convert(int8, tmp_path / "b.gguf", dtype="q8").warnings)
+    assert any(said in warning for warning in aprnb.convert(int8, tmp_path / "c.apr", dtype="q4").warnings)
+    assert not any(said in warning for warning in aprnb.convert(int8, tmp_path / "d.apr").warnings)
