@@ -8,11 +8,15 @@ from typing import Any
 
 from aprnb.architecture.evidence import Evidence
 from aprnb.architecture.families import Family
-from aprnb.architecture.fields import NULLABLE, WITHOUT_EFFECT, checked, known_fields, scaling
-from aprnb.errors import CheckpointError, FileMissing, UsageProblem
+from aprnb.architecture.fields import NULLABLE, WITHOUT_EFFECT, checked, known_fields, scaling, short
+from aprnb.errors import CheckpointError, FileMissing, UnsupportedFamily, UsageProblem
 from aprnb.formats.json_files import read_object
 
 MAX_CONFIG_BYTES = 16 << 20
+_NULL_SAYS_NONE = frozenset(NULLABLE) - {"layer_types"}
+"""Of the kinds of layers a null says nothing: config classes then derive them from other keys."""
+_BOTH_WAYS = {"use_bidirectional_attention": True, "is_causal": False}
+"""Keys and values with which a class attends to what comes later: an encoder under a decoder's name."""
 
 
 def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
@@ -34,6 +38,7 @@ def from_config(config: Mapping[str, Any], name: str, given_by_person: bool, fam
     """A config's statements about the fields that the family has; what its class derives from them too."""
     says: dict[str, tuple[Any, str]] = {}
     rope = _rope(config)
+    _require_honoured(config, rope, name, family)
 
     def say(field: str, value: Any, key: str) -> None:
         where = f"{name} {key}"
@@ -41,7 +46,7 @@ def from_config(config: Mapping[str, Any], name: str, given_by_person: bool, fam
 
     for field in family.fields:
         for key in (family.config_keys.get(field, field), field):
-            if key in config and (config[key] is not None or field in NULLABLE):
+            if key in config and (config[key] is not None or field in _NULL_SAYS_NONE):
                 say(field, config[key], key)
                 break
     if "sliding_window" in says and not config.get("use_sliding_window", True):
@@ -55,6 +60,19 @@ def from_config(config: Mapping[str, Any], name: str, given_by_person: bool, fam
     if window is None and kinds is not None and set(kinds) <= {"full_attention"}:
         say("layer_types", None, "layer_types")  # spelled out by newer configs where there is no window
     return Evidence(says, given_by_person)
+
+
+def _require_honoured(
+    config: Mapping[str, Any], rope: Mapping[str, Mapping[str, Any]], name: str, family: Family
+) -> None:
+    """Raises UnsupportedFamily for what changes the forward pass in a way that no field of the family holds."""
+    for key, value in _BOTH_WAYS.items():
+        if config.get(key) is value:
+            raise UnsupportedFamily(f"{name} {key} is {value}: an encoder, attending both ways", expected="a decoder")
+    share = config.get("partial_rotary_factor", rope["full"].get("partial_rotary_factor"))
+    if "partial_rotary_factor" not in family.fields and share not in (None, 1):
+        raise UnsupportedFamily(f"{name} partial_rotary_factor is {short(share)}",
+                                expected=f"none: {family.model_type} rotates whole heads")  # fmt: skip
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

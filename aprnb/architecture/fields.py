@@ -43,7 +43,7 @@ WITHOUT_EFFECT = frozenset(
     " attn_implementation _attn_implementation _attn_implementation_autoset torchscript use_bfloat16 hidden_activation"
     " gradient_checkpointing reorder_and_upcast_attn unsloth_version unsloth_fixed _commit_hash language"
     " mlp_type norm_type original_num_hidden_layers embd_layer_norm quantization_config num_nextn_predict_layers"
-    " use_bidirectional_attention vocab_size_per_layer_input text_config vision_config".split()
+    " use_bidirectional_attention is_causal vocab_size_per_layer_input text_config vision_config".split()
 )
 """Keys of published configs that change nothing of inference, or that only lead to fields that stand on their own."""
 

@@ -55,6 +55,7 @@ def resolve(
     settlement.superseded += (*factors, *training_state(checkpoint))
     settlement.settle_all(rows)
     _bound_size(settlement.values, checkpoint.path)
+    _require_sense(settlement.values, checkpoint.path)
     return settlement.architecture(checkpoint.path)
 
 
@@ -87,6 +88,23 @@ def _bound_size(values: Mapping[str, Any], path: Path) -> None:
         raise ArchitectureError(
             f"num_hidden_layers × num_experts is {blocks:,}", expected=f"at most {MAX_BLOCKS:,}", where=str(path)
         )
+
+
+def _require_sense(values: Mapping[str, Any], path: Path) -> None:
+    """Raises for fields that are each well formed and cannot be true together."""
+    experts, chosen = values.get("num_experts"), values.get("num_experts_per_tok")
+    if experts is not None and chosen is not None and chosen > experts:
+        raise ArchitectureError(f"num_experts_per_tok is {chosen} of {experts} experts", where=str(path))
+    kinds, layers = values.get("layer_types"), values.get("num_hidden_layers")
+    if kinds is not None and layers is not None:
+        strange = sorted(set(kinds) - {"full_attention", "sliding_attention"})
+        if strange or len(kinds) != layers:
+            found = f"layer_types has {short(strange[0])}" if strange else f"layer_types lists {len(kinds)} layers"
+            expected = f"full_attention or sliding_attention for each of {layers} layers"
+            raise ArchitectureError(found, expected=expected, where=str(path))
+        if "sliding_attention" in kinds and "sliding_window" in values and values["sliding_window"] is None:
+            raise ArchitectureError("layer_types names sliding_attention, and sliding_window is null",
+                                    where=str(path), action=_way_out(["sliding_window"], False))  # fmt: skip
 
 
 class _Settlement:
@@ -277,6 +295,8 @@ def _sibling_config(checkpoint: Checkpoint, proven: Evidence, family: Family) ->
             if isinstance(kind, str) and family_named(kind) is not family:
                 return [], [f"{name} beside the file is not used, it is of another model: model_type {kind}"]
             evidence = from_config(config, name, False, family)
+        except UnsupportedFamily:
+            raise
         except (ArchitectureError, UsageProblem) as error:
             return [], [f"{candidate.name} beside the file is not used: {error.found}"]
         misfit = [

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from aprnb.architecture import Architecture, ContractReport, check_contract, expected_tensors, resolve
 from aprnb.architecture.weights import read_weight
-from aprnb.errors import ContractError
+from aprnb.errors import ArchitectureError, ContractError
 from aprnb.formats import Checkpoint, open
 from aprnb.formats.codecs import decode
 from aprnb.model.device import Placement, place
@@ -118,8 +118,16 @@ def _rope_parameters(fields: dict[str, Any]) -> dict[str, Any]:
 
 def compare_with_class(architecture: Architecture) -> None:
     """Holds the family's table against the class itself, built without memory; raises ContractError on a difference."""
-    with torch.device("meta"):
-        skeleton = model_class(architecture)(model_config(architecture))
+    try:
+        with torch.device("meta"):
+            skeleton = model_class(architecture)(model_config(architecture))
+    except Exception as error:  # of whatever kind the class raises for values that it does not know
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ArchitectureError(
+            f"{architecture.family.class_name} of transformers {transformers.__version__} does not take this "
+            f"architecture: {lines[-1].strip()[:300]}",
+            expected="values that the class knows, of hidden_act, rope_scaling and the like",
+        ) from None
     built = {name: tuple(value.shape) for name, value in skeleton.named_parameters()}
     expected = module_shapes({name: tensor.shape for name, tensor in expected_tensors(architecture).items()})
     if built != expected:

@@ -1,0 +1,98 @@
+"""What configs say beyond the usual: computed as transformers does, or refused by name; never lost without a word."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import transformers
+
+import aprnb
+from aprnb.architecture import FAMILIES
+from aprnb.model.build import build_model
+from aprnb.model.device import place
+from aprnb_tests import families
+
+IDS = torch.arange(20)[None]
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """A folder of the family whose config says something else."""
+
+    def make(family, **changes):
+        families.saved(family, tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+        return tmp_path
+
+    return make
+
+
+def loaded(path):
+    with aprnb.open(path) as checkpoint:
+        return build_model(checkpoint, aprnb.check(checkpoint).raise_for_violations(), place("cpu", "float32"))
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS, use_cache=False).logits
+
+
+SAME = [
+    ("llama", {"rope_parameters": YARN}),
+    ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}),
+    ("llama", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 1e4}),
+    ("llama", {"sliding_window": 4}),  # its class has no window
+    ("qwen2", {"max_window_layers": 3, "layer_types": None}),
+    ("qwen3", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    ("qwen3_moe", {"norm_topk_prob": False}),
+    ("mistral", {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}),
+    ("gemma", {"hidden_activation": "gelu"}),
+    ("gemma2", {"layer_types": None, "sliding_window_pattern": 3}),
+    ("gemma3_text", {"layer_types": None, "sliding_window_pattern": 2}),
+    ("gemma3_text", {"final_logit_softcapping": 2.0}),
+    ("gpt2", {"scale_attn_weights": False, "activation_function": "relu"}),
+    ("smollm3", {"no_rope_layers": None, "no_rope_layer_interval": 2}),
+]
+
+
+@pytest.mark.parametrize(("family", "changes"), SAME, ids=str)
+def test_the_logits_are_those_of_transformers(changed, family, changes):
+    folder = changed(family, **changes)
+    theirs = getattr(transformers, FAMILIES[family].class_name).from_pretrained(folder, dtype=torch.float32)
+    expected = logits(theirs)
+    torch.testing.assert_close(logits(loaded(folder)), expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
+
+
+REFUSED = [
+    ("llama", {"is_causal": False}, "is_causal is False: an encoder"),
+    ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True: an encoder"),
+    ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True: an encoder"),
+    ("llama", {"partial_rotary_factor": 0.5}, "llama rotates whole heads"),
+    ("llama", {"hidden_act": "foo"}, "does not take this architecture.*foo"),
+    ("llama", {"rope_parameters": {"rope_type": "foo", "rope_theta": 1e4}}, "does not take this architecture.*foo"),
+    ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "does not take this architecture.*factor"),
+    ("gemma2", {"layer_types": ["x"] * 3}, "layer_types has 'x'"),
+    ("gemma2", {"layer_types": ["full_attention"]}, "layer_types lists 1 layers"),
+    ("gemma2", {"sliding_window": None}, "sliding_window is null"),
+    ("qwen2", {"use_sliding_window": False}, "sliding_window is null"),  # beside layer_types that name windows
+    ("mixtral", {"num_experts_per_tok": 9}, "num_experts_per_tok is 9 of 4 experts"),
+]
+
+
+@pytest.mark.parametrize(("family", "changes", "message"), REFUSED, ids=str)
+def test_what_cannot_be_honoured_is_refused_by_name(changed, family, changes, message):
+    with pytest.raises(aprnb.errors.ArchitectureError, match=message):
+        loaded(changed(family, **changes))
+
+
+def test_an_encoder_is_refused_for_the_config_beside_an_apr_too(changed, tmp_path):
+    folder = changed("gemma3_text")
+    aprnb.convert(folder, tmp_path / "x.apr")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "use_bidirectional_attention": True}))
+    with pytest.raises(aprnb.errors.UnsupportedFamily, match="an encoder"):
+        aprnb.check(tmp_path / "x.apr")
