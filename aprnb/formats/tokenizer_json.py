@@ -1,7 +1,8 @@
 """A `tokenizer.json` in the vocabulary of `.apr` metadata: lists as `apr import` writes them, and the rest of it.
 
-`hf_tokenizer` keeps everything but vocabulary and merges (normaliser, splitting, added tokens, post-processing), so
-that the very tokenizer can be put together again; without it readers fall back on rules.
+`hf_tokenizer` keeps everything but vocabulary and merges (normaliser, splitting, added tokens, post-processing), and
+which ids are the vocabulary's own though a list of texts cannot tell, so that the very tokenizer can be put together
+again; without it readers fall back on rules.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ MAX_TOKENS = 1 << 20
 HOLE = "<unk>"
 """What importers write for an id that no token has."""
 REST = "hf_tokenizer"
+_OWN = "ids_in_vocabulary"
+"""In `hf_tokenizer`: ids of added tokens that the model's vocabulary holds too, and of its own `<unk>`."""
 
 
 def tokenizer_metadata(parsed: Mapping[str, Any], config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -29,7 +32,8 @@ def tokenizer_metadata(parsed: Mapping[str, Any], config: Mapping[str, Any], whe
         or not isinstance(model.get("vocab"), Mapping)
     ):
         return {REST: dict(parsed)}
-    ids = {**model["vocab"], **_added(parsed)}
+    added = _added(parsed)
+    ids = {**model["vocab"], **added}
     for text, number in ids.items():
         if not isinstance(text, str) or type(number) is not int or not 0 <= number < MAX_TOKENS:
             raise CheckpointError(f"{where} gives token {str(text)[:60]!r} the id {str(number)[:40]}")
@@ -43,6 +47,9 @@ def tokenizer_metadata(parsed: Mapping[str, Any], config: Mapping[str, Any], whe
         raise CheckpointError(f"the merges of {where} are no list of merges", expected='"a b" or ["a", "b"] each')
     rest = {key: value for key, value in parsed.items() if key != "model"}
     rest["model"] = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
+    rest[_OWN] = sorted(ids[text] for text in model["vocab"] if text == HOLE or text in added)
+    if any(" " in part for merge in merges if isinstance(merge, list) for part in map(str, merge)):
+        rest["model"]["merges"] = merges  # "a b" would not say which space is the one between
     return {
         "tokenizer.vocabulary": vocabulary,
         "tokenizer.vocab_size": len(vocabulary),
@@ -93,12 +100,14 @@ def reassembled(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     vocabulary, merges = metadata.get("tokenizer.vocabulary"), metadata.get("tokenizer.merges")
     if not isinstance(vocabulary, list) or not isinstance(merges, list):
         return None
-    outside = _added(rest)
+    outside, own = {HOLE, *_added(rest)}, rest.get(_OWN)
     ids: dict[str, int] = {}
     for number, text in enumerate(vocabulary):
         if text not in outside:
             ids.setdefault(text, number)
-    in_merges = {part for merge in merges if isinstance(merge, str) for part in merge.split(" ")}
-    if HOLE in ids and HOLE not in in_merges and vocabulary.count(HOLE) > 1:
-        del ids[HOLE]
-    return {**rest, "model": {**rest["model"], "vocab": ids, "merges": merges}}
+    for number in own if isinstance(own, list) else ():
+        if type(number) is not int or not 0 <= number < len(vocabulary):
+            return None
+        ids[vocabulary[number]] = number
+    model = {"merges": merges, **rest["model"], "vocab": ids}
+    return {**{key: value for key, value in rest.items() if key != _OWN}, "model": model}

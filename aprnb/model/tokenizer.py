@@ -180,7 +180,9 @@ def _from_whole(whole: Mapping[str, Any], metadata: Mapping[str, Any]) -> Tokeni
 
 def _parsed(text: str, where: object) -> Tokenizer:
     try:
-        return Tokenizer.from_str(text)
+        backend = Tokenizer.from_str(text)
+        backend.encode("a \u2603")  # an unknown token that is none would show at the first rare character only
+        return backend
     except Exception as problem:  # the library raises bare Exception for text that is no tokenizer
         raise TokenizerError(f"{where} is no tokenizer: {problem}") from None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from aprnb.architecture import Architecture
 from aprnb.formats.metadata import ALIASES
+from aprnb.formats.tokenizer_json import tokenizer_metadata
 from aprnb.inspection.tokenizer_facts import has_tokenizer
 
 _SPLIT_HALVES = 2
@@ -63,20 +64,8 @@ def _rotation(architecture: Architecture) -> dict[str, Any]:
 
 
 def _tokenizer_metadata(tokenizer: Any) -> dict[str, Any]:
-    """Vocabulary and merges of a tokenizer that lay beside the base, for a file that stands on its own."""
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    if model.get("type") != "BPE":
-        return {}
-    ids = tokenizer.get_vocab()
-    vocabulary = ["<unk>"] * (max(ids.values()) + 1)
-    for token, number in ids.items():
-        vocabulary[number] = token
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    """A tokenizer that lay beside the base, for a file that stands on its own."""
+    parsed = json.loads(tokenizer.backend_tokenizer.to_str())
     named = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "padding": tokenizer.pad_token_id}
-    return {
-        "tokenizer.vocabulary": vocabulary,
-        "tokenizer.vocab_size": len(vocabulary),
-        "tokenizer.merges": merges,
-        "tokenizer.model_type": "BPE",
-        **{f"tokenizer.{name}_token_id": number for name, number in named.items() if number is not None},
-    }
+    ids = {f"tokenizer.{name}_token_id": number for name, number in named.items() if number is not None}
+    return tokenizer_metadata(parsed, {}, "the tokenizer beside the base") | ids
