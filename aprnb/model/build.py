@@ -44,8 +44,8 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The model and its tokenizer, from the file alone.
 
-    `quantize` is None, "nf4" or "int8" (bitsandbytes; the linear layers, not embeddings or head). Raises
-    ArchitectureError or ContractError before a weight is read, TokenizerError, ContractError for NaN weights.
+    `quantize` is None, "nf4" or "int8" (bitsandbytes; the linear layers, not embedding, head or stacked experts).
+    Raises ArchitectureError or ContractError before a weight is read, TokenizerError, ContractError for NaN weights.
     """
     checkpoint = path if isinstance(path, Checkpoint) else open(path)
     report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
