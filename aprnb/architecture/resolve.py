@@ -224,7 +224,8 @@ def _settle_family(
     name, where = stated or (claims[0] if claims else ("", ""))
     if not name:
         kind = checkpoint.metadata.get("model_type") or "none"
-        raise _refusal(f"no transformer is named in the metadata (model_type {short(kind)})", checkpoint.path)
+        found = f"no transformer is named in the metadata (model_type {short(kind)})"
+        raise _refusal(found, checkpoint.path, "give the model's own config with --config config.json")
     family = family_named(name)
     if family is None:
         raise _refusal(f"family {short(name)} ({where}) is not supported{what_it_is(name)}", checkpoint.path)
@@ -272,10 +273,8 @@ def _claims(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(str(name), where) for name, where in claims if str(name).lower() not in _NOT_A_NAME]
 
 
-def _refusal(found: str, path: Path) -> UnsupportedFamily:
-    return UnsupportedFamily(
-        found, expected=f"one of {', '.join(FAMILIES)}", where=str(path), action="inspection still shows its tensors"
-    )
+def _refusal(found: str, path: Path, action: str = "inspection still shows its tensors") -> UnsupportedFamily:
+    return UnsupportedFamily(found, expected=f"one of {', '.join(FAMILIES)}", where=str(path), action=action)
 
 
 def _sibling_config(checkpoint: Checkpoint, proven: Evidence, family: Family) -> tuple[list[Evidence], list[str]]:

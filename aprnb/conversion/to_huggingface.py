@@ -92,7 +92,9 @@ def write_file(
     """One safetensors file with the weights alone."""
     weights = _Weights(checkpoint, report, dtype)
     _write_shard(path, weights, weights.tensors, Counter(weights.size_bytes, progress), force)
-    return Written(len(weights.tensors))
+    return Written(
+        len(weights.tensors), ("weights alone, without config and tokenizer: a folder as target keeps both",)
+    )
 
 
 def write_folder(

@@ -171,3 +171,13 @@ def test_a_target_that_cannot_be_is_an_error_of_ours(pocket_qwen3, tmp_path, tar
     with pytest.raises(aprnb.AprnbError, match="no name for a target|could not be written"):
         aprnb.convert(pocket_qwen3, tmp_path / target, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["taken.apr"]
+
+
+def test_a_single_file_says_what_it_leaves_behind_and_how_to_read_it_again(pocket_qwen3, tmp_path):
+    converted = aprnb.convert(pocket_qwen3, tmp_path / "x.safetensors")
+    assert any("without config and tokenizer" in warning for warning in converted.warnings)
+    with pytest.raises(aprnb.AprnbError, match="--config config.json"):
+        aprnb.check(tmp_path / "x.safetensors")
+    folder = aprnb.convert(pocket_qwen3, tmp_path / "folder").path
+    with aprnb.open(tmp_path / "x.safetensors") as checkpoint:
+        assert aprnb.check(checkpoint, config=folder / "config.json").ok
