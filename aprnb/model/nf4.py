@@ -19,9 +19,15 @@ _TINY = np.float32(1e-38)
 
 @contextmanager
 def quick_4bit() -> Iterator[None]:
-    """Registers the kernel below for bitsandbytes' 4-bit quantisation of CPU tensors, and takes it back at the end."""
+    """Registers the kernel below for bitsandbytes' 4-bit quantisation of CPU tensors, and takes it back at the end.
+
+    Where there is a kernel for CPUs already, of another load or of bitsandbytes itself, that one serves.
+    """
     import bitsandbytes  # noqa: F401  defines the operator
 
+    if torch._C._dispatch_has_kernel_for_dispatch_key("bitsandbytes::quantize_4bit", "CPU"):
+        yield
+        return
     library = torch.library.Library("bitsandbytes", "IMPL")
     library.impl("quantize_4bit", quantize_4bit, "CPU")
     try:

@@ -46,3 +46,13 @@ def test_the_kernel_serves_only_while_it_is_asked_for():
         values = torch.randn(4096)
         assert torch.equal(theirs(values, 64, "nf4", torch.uint8)[0], quantize_4bit(values, 64, "nf4", torch.uint8)[0])
     assert kernels() == before
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_load_inside_another_overrides_nothing():
+    values = torch.randn(4096)
+    expected = theirs(values, 64, "nf4", torch.uint8)[0]
+    with quick_4bit():
+        with quick_4bit():
+            assert torch.equal(theirs(values, 64, "nf4", torch.uint8)[0], expected)
+        assert "\nCPU:" in torch._C._dispatch_dump("bitsandbytes::quantize_4bit")
