@@ -56,6 +56,11 @@ class Architecture:
             return (self.num_attention_heads + 2 * self.num_key_value_heads) * self.head_dim
         return getattr(self, name) if name in STANDARD_FIELDS else self.extra.get(name)
 
+    @property
+    def attention(self) -> str:
+        """How `transformers` computes it exactly: `eager` where its logits are capped, else the family's way."""
+        return "eager" if self["attn_logit_softcapping"] is not None else self.family.attention
+
     def fields(self) -> dict[str, Any]:
         """Field → value of what the family has, without sources."""
         return {"model_type": self.model_type, **{name: self[name] for name in self.family.fields}}

@@ -157,11 +157,7 @@ def layer_activation_elements(architecture: Architecture, tokens: int, method: s
         + (kept * (queries + keys) if any("q_norm" in rule.name for rule in norms) else 0)
         + _mlp_elements(architecture, full)
         + tokens
-        + (
-            architecture.num_attention_heads * tokens * (2 if single else 4)
-            if architecture.family.attention == "eager"
-            else 0
-        )
+        + (architecture.num_attention_heads * tokens * (2 if single else 4) if architecture.attention == "eager" else 0)
     )
 
 

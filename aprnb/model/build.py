@@ -69,7 +69,7 @@ def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Place
             state_dict=weights,
             dtype=placement.dtype,
             device_map={"": placement.device},
-            attn_implementation=architecture.family.attention,
+            attn_implementation=architecture.attention,
             output_loading_info=True,
             **options,
         )

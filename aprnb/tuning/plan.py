@@ -98,7 +98,7 @@ class Plan(Displayed):
             "device": self.facts.device,
             "device_name": self.facts.name,
             "dtype": self.facts.dtype,
-            "attention": self.architecture.family.attention,
+            "attention": self.architecture.attention,
             "recipe": self.recipe.to_json(),
             "assumptions": list(self.assumptions),
             "warnings": list(self.warnings),

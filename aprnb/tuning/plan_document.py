@@ -52,9 +52,7 @@ def _model_rows(plan: Plan) -> tuple[tuple[str, Cell, str], ...]:
 
 def _training_rows(plan: Plan) -> tuple[tuple[str, Cell, str], ...]:
     recipe, facts, largest = plan.recipe, plan.facts, plan.largest_micro_batch
-    attention = (
-        f"attention {plan.architecture.family.attention}, gradient checkpointing {recipe.gradient_checkpointing}"
-    )
+    attention = f"attention {plan.architecture.attention}, gradient checkpointing {recipe.gradient_checkpointing}"
     adapters = f"rank {recipe.rank}, alpha {recipe.scale:g}" if recipe.trains_adapter else "all weights"
     rate = f"{recipe.learning_rate:g}, warm-up {recipe.warmup_ratio:.0%}, cosine"
     return (

@@ -81,6 +81,7 @@ def config(family: str, size: int = 1, vocabulary: int = 128) -> Any:
     special = dict(SPECIAL[family])
     if family == "phi3" and size == 2:
         special["rope_parameters"] = {**LONGROPE, "long_factor": [2.0] * 8, "short_factor": [1.5] * 8}
+    special["attn_implementation"] = table.attention  # some versions offer one that leaves soft caps out
     return getattr(transformers, table.config_name)(**{**common, **special})
 
 

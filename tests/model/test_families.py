@@ -88,9 +88,11 @@ def test_the_real_tools_own_file_computes_the_reference(real, sources, name):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_attention_is_the_fastest_that_the_class_computes_exactly(family):
-    supported = getattr(__import__("transformers"), FAMILIES[family].class_name)._supports_sdpa
-    assert FAMILIES[family].attention == ("sdpa" if supported else "eager")
+def test_the_attention_is_the_fastest_that_computes_the_family_exactly(family):
+    """Soft caps on attention logits need `eager`, whatever the class offers in this version."""
+    capped = "attn_logit_softcapping" in FAMILIES[family].fields and family != "gemma3_text"  # always null there
+    assert FAMILIES[family].attention == ("eager" if capped else "sdpa")
+    assert capped or getattr(__import__("transformers"), FAMILIES[family].class_name)._supports_sdpa
 
 
 @pytest.mark.parametrize("family", FAMILIES)

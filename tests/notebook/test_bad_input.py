@@ -67,7 +67,7 @@ CASES = [
     ("%apr_inspect short.apr", 4, r"byte 400,000 is the first one missing of model\."),
     ("%apr_inspect old.apr", 4, "APRN"),
     ("%apr_inspect gguf.apr", 4, "GGUF version 9"),
-    ("%apr_inspect safe.apr", 4, "safetensors header is not JSON"),
+    ("%apr_inspect safe.apr", 4, "safetensors header of safe.apr is not JSON"),
     ("%apr_inspect zip.apr", 4, "zip"),
     ("%apr_inspect pickle.apr", 4, "pickle"),
     ("%apr_inspect checksum.apr", 4, "header checksum"),
