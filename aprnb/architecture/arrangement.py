@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from aprnb.architecture.architecture import Architecture, ExpectedTensor
 from aprnb.architecture.names import canonical_name
-from aprnb.architecture.orientation import has_reversed_shapes, has_transposed_projections, is_projection
+from aprnb.architecture.orientation import (
+    came_from_gguf,
+    has_reversed_shapes,
+    has_transposed_projections,
+    is_projection,
+)
 from aprnb.architecture.weights import Piece, Reading
 from aprnb.formats import Checkpoint
 
@@ -50,6 +55,7 @@ class _Arrangement:
         for name in checkpoint.tensors:
             if name not in architecture.superseded:
                 self._slots.setdefault(canonical_name(name, architecture.family), name)
+        self._from_gguf = came_from_gguf(checkpoint)
         self._reversed = has_reversed_shapes(checkpoint)
         self._transposed = has_transposed_projections(checkpoint)
         self._fused = self._rows_of_fused()
@@ -73,7 +79,8 @@ class _Arrangement:
     def _whole(self, tensor: ExpectedTensor, name: str) -> Placement:
         matrix = len(tensor.shape) == 2
         family, rule = self._architecture.family, tensor.rule
-        converted = name == rule.gguf.format(layer=tensor.layer)  # llama.cpp's conversion goes by its names
+        # llama.cpp's conversion goes by its names, or by the origin of a file whose names only were changed
+        converted = self._from_gguf or name == rule.gguf.format(layer=tensor.layer)
         permuted = converted and family.permutes_in_gguf and rule.rotated_heads
         heads = self._architecture[rule.rotated_heads] if permuted and rule.rotated_heads else None
         shift = -1.0 if converted and family.norms_plus_one_in_gguf and rule.role == "norm" else 0.0

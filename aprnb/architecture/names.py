@@ -23,10 +23,6 @@ def expert_of(name: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def uses_gguf_names(names: Iterable[str]) -> bool:
-    return any(name.startswith("blk.") or name == "token_embd.weight" for name in names)
-
-
 def pattern_of(name: str) -> str:
     """A name with the numbers of its layer and expert taken out, to compare with a table."""
     match = _LAYER.search(name)

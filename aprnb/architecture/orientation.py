@@ -71,3 +71,12 @@ def odd_layout(checkpoint: Checkpoint) -> list[str]:
     if state:
         notes.append(f"{len(state)} tensors hold a training state ({state[0]} …); they are no weights")
     return notes
+
+
+def came_from_gguf(checkpoint: Checkpoint) -> bool:
+    """Whether an `.apr` holds GGUF's bytes under any names: `apr import` renames tensors and changes none.
+
+    It says so with the origin and `rope_type` 0, the rotation of neighbours; what is written anew here says 2.
+    """
+    metadata = checkpoint.metadata
+    return checkpoint.format == "apr" and metadata.get("original_format") == "gguf" and metadata.get("rope_type") == 0

@@ -7,7 +7,6 @@ from math import prod
 from typing import Any
 
 from aprnb.architecture import ContractReport
-from aprnb.architecture.names import uses_gguf_names
 from aprnb.formats import Checkpoint
 from aprnb.formats.metadata import ALIASES
 
@@ -48,12 +47,12 @@ def apr_metadata(
     kept.setdefault("hf_model_type", architecture.model_type)
     kept.setdefault("hf_architecture", architecture.family.class_name)
     kept.setdefault("hf_config", {**architecture.fields(), "architectures": [architecture.family.class_name]})
-    permuted = architecture.family.permutes_in_gguf and uses_gguf_names(shapes)
+    as_in_gguf = any(reading.heads or reading.shift for reading in report.readings.values())  # they are copied so
     return kept | {
         "name": name,
         "total_size": 0,
         "param_count": sum(prod(shape) for shape in shapes.values()),
-        **({"rope_type": INTERLEAVED if permuted else SPLIT_HALVES} if architecture.rope_theta is not None else {}),
+        **({"rope_type": INTERLEAVED if as_in_gguf else SPLIT_HALVES} if architecture.rope_theta is not None else {}),
         "tied_embeddings": architecture.tie_word_embeddings,
         "tensor_shapes": {tensor: list(shapes[tensor]) for tensor in sorted(shapes)},
     }

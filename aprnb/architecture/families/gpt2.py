@@ -53,7 +53,7 @@ GPT2 = Family(
     model_type="gpt2",
     class_name="GPT2LMHeadModel",
     config_name="GPT2Config",
-    other_names=(),
+    other_names=("gpt2forcausallm",),
     tensors=(
         _outside(
             "wte.weight", "token_embd.weight", ("vocab_size", "hidden_size"), "embedding", "model.embed_tokens.weight"
