@@ -89,6 +89,10 @@ def scaling(rope: Any) -> dict[str, Any] | None:
     if not isinstance(rope, Mapping):
         raise ArchitectureError(f"rope_scaling is {short(rope)}", expected="an object or null")
     kept = {key: value for key, value in rope.items() if key not in ("rope_theta", "type", "partial_rotary_factor")}
+    for key, value in kept.items():
+        numbers = value if isinstance(value, list) else [value]
+        if key.endswith("factor") and not all(type(one) in (int, float) for one in numbers) and value is not None:
+            raise ArchitectureError(f"rope_scaling {key} is {short(value)}", expected="a number, or a list of them")
     kind = kept.get("rope_type", rope.get("type", "default"))
     return None if kind == "default" else {**kept, "rope_type": kind}
 

@@ -77,6 +77,9 @@ def came_from_gguf(checkpoint: Checkpoint) -> bool:
     """Whether an `.apr` holds GGUF's bytes under any names: `apr import` renames tensors and changes none.
 
     It says so with the origin and `rope_type` 0, the rotation of neighbours; what is written anew here says 2.
+    `apr convert` of a safetensors file lies about both, but names the class, and mirrors nothing under `model.` keys.
     """
     metadata = checkpoint.metadata
-    return checkpoint.format == "apr" and metadata.get("original_format") == "gguf" and metadata.get("rope_type") == 0
+    stated = metadata.get("original_format") == "gguf" and metadata.get("rope_type") == 0
+    mirrored = any(key.startswith("model.") for key in metadata)
+    return checkpoint.format == "apr" and stated and (mirrored or not metadata.get("hf_architecture"))

@@ -182,7 +182,11 @@ class _Settlement:
             self.open.append(name)
             return
         certain = rule.certainty == "certain"
-        value = rule.answer(self.values)
+        try:
+            value = rule.answer(self.values)
+        except KeyError:  # it follows from a field that is open itself
+            self.open.append(name)
+            return
         self.values[name] = value
         self.sources[name] = f"rule of the {self.family.model_type} family{'' if certain else ' (assumed)'}"
         if not certain:

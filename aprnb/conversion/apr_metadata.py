@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from aprnb.architecture import ContractReport
+from aprnb.architecture.orientation import came_from_gguf
 from aprnb.formats import Checkpoint
 from aprnb.formats.metadata import ALIASES
 
@@ -48,6 +49,8 @@ def apr_metadata(
     kept.setdefault("hf_architecture", architecture.family.class_name)
     kept.setdefault("hf_config", {**architecture.fields(), "architectures": [architecture.family.class_name]})
     as_in_gguf = any(reading.heads or reading.shift for reading in report.readings.values())  # they are copied so
+    if came_from_gguf(checkpoint):
+        kept["model.rope_type"] = INTERLEAVED  # the mirror by which its origin is known
     return kept | {
         "name": name,
         "total_size": 0,

@@ -7,6 +7,7 @@ shapes, offsets that start at 0, touch each other and end with the file.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -155,8 +156,8 @@ class _Repeated(Exception):
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _Repeated(next(name for name in names if names.count(name) > 1))
+        counts = Counter(name for name, _ in pairs)
+        raise _Repeated(next(name for name, count in counts.items() if count > 1))
     return found
 
 

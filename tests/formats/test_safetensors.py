@@ -151,3 +151,13 @@ def test_a_large_file_from_git_without_its_content_is_named(tmp_path):
 def test_the_header_may_end_in_blanks(tmp_path):
     text = json.dumps({"a": info("F32", [1], 0, 4)}).encode() + b"     "
     assert opened(tmp_path, file_of(text, b"\0\0\x80?"))["a"].tolist() == [1.0]
+
+
+def test_a_repeated_last_key_is_found_at_once(tmp_path):
+    """Counting each name anew took 74 seconds for 800 kB."""
+    keys = b",".join(b'"k%d":0' % number for number in range(60_000))
+    (tmp_path / "x.safetensors").write_bytes(file_of(b"{" + keys + b',"k59999":0}'))
+    began = time.process_time()
+    with pytest.raises(CheckpointError, match="k59999' twice"):
+        aprnb.open(tmp_path / "x.safetensors")
+    assert time.process_time() - began < 1

@@ -78,6 +78,12 @@ REFUSED = [
     ("llama", {"hidden_act": "foo"}, "does not take this architecture.*foo"),
     ("llama", {"rope_parameters": {"rope_type": "foo", "rope_theta": 1e4}}, "does not take this architecture.*foo"),
     ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "does not take this architecture.*factor"),
+    (
+        "llama",
+        {"rope_parameters": {**families.LLAMA3, "low_freq_factor": True}},
+        "rope_scaling low_freq_factor is True",
+    ),
+    ("gpt2", {"n_head": None}, "num_attention_heads.*unsettled"),
     ("gemma2", {"layer_types": ["x"] * 3}, "layer_types has 'x'"),
     ("gemma2", {"layer_types": ["full_attention"]}, "layer_types lists 1 layers"),
     ("gemma2", {"sliding_window": None}, "sliding_window is null"),

@@ -42,6 +42,21 @@ def pair(request, tmp_path, monkeypatch):
     return request.param, expected, tmp_path / "x.gguf"
 
 
+def test_a_safetensors_file_that_the_tool_calls_gguf_is_read_as_it_lies(tmp_path, monkeypatch):
+    """`apr convert` writes that origin and rope_type 0 for safetensors too, beside the class's name."""
+    monkeypatch.setitem(families.SPECIAL, "llama", {})
+    expected = logits(families.saved("llama", tmp_path / "hf", 2))
+    with aprnb.open(tmp_path / "hf") as source:
+        tensors = [TensorSource(n, e.dtype, e.shape, lambda n=n: source.raw(n)) for n, e in source.tensors.items()]
+        metadata = {"architecture": "llama", "hf_config": source.architecture.fields(), "original_format": "gguf"}
+        metadata |= {"model_type": "llama", "hf_architecture": "LlamaForCausalLM", "rope_type": 0}
+        write_apr(tmp_path / "x.apr", metadata, tensors)
+    for target in ("x.apr", "again.apr", "folder"):
+        if target != "x.apr":
+            aprnb.convert(tmp_path / "x.apr", tmp_path / target)
+        same(tmp_path / target, expected)
+
+
 def renamed(gguf, path, **stated):
     with aprnb.open(gguf) as source:
         family = source.architecture.family
