@@ -107,7 +107,7 @@ def _parts(
     entry, reading = checkpoint.tensors[report.weights[expected.name]], report.readings.get(expected.name)
     if layout.undoes(reading):
         yield from _copied(checkpoint, entry) if entry.dtype == target else _converted(checkpoint, entry, target)
-    elif reading is None and layout == _Layout(layout.heads, 0.0, False) and entry.dtype == target and layout.heads:
+    elif layout.heads and _keeps_blocks(report, expected, entry, target):
         raw = np.frombuffer(checkpoint.raw(entry.name), np.uint8).reshape(entry.shape[0], -1)
         yield permute(raw, layout.heads).tobytes()
     else:

@@ -108,3 +108,8 @@ class Counter:
     def __call__(self, size_bytes: int) -> None:
         self._done += size_bytes
         self._progress(self._done, self._total)
+
+
+def quantised_again(count: int, total: int) -> tuple[str, ...]:
+    """The warning about `count` tensors whose blocks are decoded and quantised a second time; none for 0."""
+    return (f"{count} of {total} tensors are quantised a second time, which loses a little each time",) if count else ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from aprnb.architecture import ContractReport, check
@@ -15,6 +14,7 @@ from aprnb.conversion.tensors import (
     Origin,
     Progress,
     counted,
+    quantised_again,
     target_dtype,
     tensor_bytes,
 )
@@ -50,7 +50,13 @@ def write(
     with staged(path, force) as beside:
         write_apr(beside, metadata, map(source, origins), force=True)
         check(beside).raise_for_violations()
-    return Written(len(origins), (*_notes(dtypes, wanted), *_quantised_again(checkpoint, origins, dtypes)))
+    changed = [
+        (stored, dtypes[name])
+        for name, origin in origins.items()
+        if (stored := checkpoint.tensors[origin.tensor].dtype).name != dtypes[name].name
+    ]
+    again = sum(stored.is_quantized and dtype.is_quantized for stored, dtype in changed)
+    return Written(len(origins), (*_notes(dtypes, wanted), *quantised_again(again, len(origins))))
 
 
 def _origins(checkpoint: Checkpoint, report: ContractReport) -> dict[str, Origin]:
@@ -94,14 +100,3 @@ def _notes(dtypes: dict[str, DType], wanted: DType | None) -> tuple[str, ...]:
         return ()
     why = f"their rows are not whole blocks of {wanted.block_elements}"
     return (f"{len(left)} matrices are not in {wanted.name}, first {left[0]}: {why}",)
-
-
-def _quantised_again(
-    checkpoint: Checkpoint, origins: Mapping[str, Origin], dtypes: Mapping[str, DType]
-) -> tuple[str, ...]:
-    stored = {name: checkpoint.tensors[origin.tensor].dtype for name, origin in origins.items()}
-    again = [name for name, dtype in dtypes.items() if stored[name].is_quantized and dtype.is_quantized]
-    count = sum(stored[name].name != dtypes[name].name for name in again)
-    if not count:
-        return ()
-    return (f"{count} of {len(origins)} tensors are quantised a second time, which loses a little each time",)

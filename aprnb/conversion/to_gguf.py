@@ -17,6 +17,7 @@ from aprnb.conversion.convert import Written
 from aprnb.conversion.gguf_header import SLUGS, architecture_values, rope_tensors
 from aprnb.conversion.gguf_tensors import PlannedTensor, plan_tensors
 from aprnb.conversion.gguf_tokenizer import tokenizer_values
+from aprnb.conversion.tensors import quantised_again
 from aprnb.errors import ArchitectureError, OutputError
 from aprnb.formats import Checkpoint, open
 from aprnb.formats.atomic import failed_to_write
@@ -142,9 +143,7 @@ def _warnings(plans: list[PlannedTensor], values: Mapping[str, GgufValue]) -> tu
     for missed in sorted({plan.instead_of.name for plan in others if plan.instead_of}):
         count = sum(plan.instead_of is not None and plan.instead_of.name == missed for plan in others)
         warnings.append(f"{count} of {len(plans)} tensors are F16 in place of {missed}, which cannot hold them in GGUF")
-    again = sum(plan.again for plan in plans)
-    if again:
-        warnings.append(f"{again} of {len(plans)} tensors are quantised a second time, which loses a little each time")
+    warnings += quantised_again(sum(plan.again for plan in plans), len(plans))
     if "tokenizer.ggml.tokens" not in values:
         warnings.append("the file carries no tokenizer: the source has none that GGUF has a form for")
     return tuple(warnings)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import library as operators
 
 from aprnb.formats.codecs.arrays import Bytes, Floats, in_parts
 
@@ -28,12 +29,12 @@ def quick_4bit() -> Iterator[None]:
     if torch._C._dispatch_has_kernel_for_dispatch_key("bitsandbytes::quantize_4bit", "CPU"):
         yield
         return
-    library = torch.library.Library("bitsandbytes", "IMPL")
-    library.impl("quantize_4bit", quantize_4bit, "CPU")
+    kernels = operators.Library("bitsandbytes", "IMPL")
+    kernels.impl("quantize_4bit", quantize_4bit, "CPU")
     try:
         yield
     finally:
-        del library  # its kernels go with it
+        del kernels  # they go with it
 
 
 def quantize_4bit(

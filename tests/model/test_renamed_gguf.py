@@ -86,7 +86,7 @@ def test_every_conversion_of_such_a_file_keeps_its_meaning(pair, tmp_path, targe
 
 
 def test_what_says_split_halves_is_read_as_it_lies(pair, tmp_path):
-    """A file that we merged from such a base keeps its origin; its rows are the model's."""
+    """rope_type 2 is the rotation of halves: rows that say so are the model's own, whatever the origin."""
     _, expected, gguf = pair
     renamed(gguf, tmp_path / "renamed.apr", rope_type=2)
     assert (logits(loaded(tmp_path / "renamed.apr")) - expected).abs().max() > 0.01 * expected.abs().max()
