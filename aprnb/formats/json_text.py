@@ -6,6 +6,7 @@ import codecs
 import json
 import math
 import re
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -50,18 +51,28 @@ def read_json(
     except json.JSONDecodeError as error:
         place = _byte_of(read(), error.pos) if wide else len(error.doc[: error.pos].encode())
         raise _unreadable(what, f"not JSON ({error.msg})", offset + place) from None
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise _unreadable(what, reason, offset) from None
+    except _BeyondJson as error:
+        raise _unreadable(what, f"not JSON ({error})", offset) from None
+    except RecursionError:
+        raise _unreadable(what, "nested too deeply", offset) from None
+    except ValueError:  # Python's bound on integers, whose message speaks to programmers
+        raise _unreadable(
+            what, f"beyond use: an integer in it has over {sys.get_int_max_str_digits():,} digits", offset
+        ) from None
     if surrogates and not _encodable(parsed):
         raise _unreadable(what, "not Unicode: it holds half of a surrogate pair", offset)
     if not isinstance(parsed, dict):
-        raise _unreadable(what, f"a JSON {type(parsed).__name__}", offset, expected="an object")
+        kind = "JSON's null" if parsed is None else f"a JSON {type(parsed).__name__}"
+        raise _unreadable(what, kind, offset, expected="an object")
     return parsed
 
 
+class _BeyondJson(ValueError):
+    """A number that Python's reader takes and JSON does not have."""
+
+
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
+    raise _BeyondJson(f"it has no {constant}")
 
 
 def bound_values(raw: bytes | bytearray, what: str, offset: int, size_bytes: int, values: int) -> None:
@@ -129,7 +140,7 @@ def _finite(text: str) -> float:
     """The number, unless it is one that only Python's reader takes for infinity (1e999)."""
     value = float(text)
     if math.isinf(value):
-        raise ValueError(f"{text[:20]} is beyond every floating-point number")
+        raise _BeyondJson(f"{text[:20]} is beyond every floating-point number")
     return value
 
 

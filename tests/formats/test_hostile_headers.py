@@ -131,10 +131,12 @@ def test_an_index_that_lies_is_refused(tmp_path, entries, message):
         (b"[1]", "a JSON list"),
         (b'{"a":}', "not JSON.*byte 69"),
         (b'{"a":"\xff"}', "not UTF-8.*byte 70"),
-        (b'{"a":NaN}', "NaN is not JSON"),
+        (b'{"a":NaN}', r"not JSON \(it has no NaN\)"),
+        (b'{"a":' + b"9" * 5_000 + b"}", "integer in it has over 4,300 digits"),
+        (b"null", "JSON's null"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
     ],
-    ids=["list", "broken", "bad-utf8", "nan", "deep"],
+    ids=["list", "broken", "bad-utf8", "nan", "digits", "null", "deep"],
 )
 def test_metadata_that_is_no_object_is_refused(tmp_path, metadata, message):
     refused(tmp_path, file_with([b.entry("a", 0, (4,), 0, 16)], metadata=metadata), message.replace(".*", r"(?s:.*)"))
