@@ -8,10 +8,13 @@ missing, 4 not a readable checkpoint, 5 contract or validation failed, 130 inter
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aprnb.arguments import help_text, parse, with_recipe
@@ -46,12 +49,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run(words, as_json)
     except AprnbError as error:
         return _report(error, as_json)
     except KeyboardInterrupt:
         return _report(Interrupted("stopped"), as_json)
+
+
+def _terminate(_number: int, frame: FrameType | None) -> None:
+    """What a container or a batch queue sends before it kills: means the same as Ctrl-C, at this place."""
+    interrupt = signal.getsignal(signal.SIGINT)
+    if callable(interrupt):
+        interrupt(signal.SIGINT, frame)
+    else:
+        raise KeyboardInterrupt
 
 
 def _run(words: Sequence[str], as_json: bool) -> int:

@@ -291,8 +291,11 @@ def test_generate_raw_leaves_the_prompt_as_it_is(pocket_qwen3: Path) -> None:
     assert len(document(run)["ids"]) <= 3
 
 
-@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
-def test_an_interrupted_run_answers_130_and_resume_finishes_it(pocket_qwen3: Path, rows: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="sends signals")
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_answers_130_and_resume_finishes_it(
+    pocket_qwen3: Path, rows: Path, tmp_path: Path, stop: signal.Signals
+) -> None:
     words = ["finetune", pocket_qwen3, "--data", rows, "--batch-size", "2", "--epochs", "6", "--output", "tuned.apr"]
     command = [sys.executable, "-m", "aprnb", *map(str, words), "--verbose", "--json"]
     with subprocess.Popen(
@@ -301,7 +304,7 @@ def test_an_interrupted_run_answers_130_and_resume_finishes_it(pocket_qwen3: Pat
         assert process.stderr is not None
         while not process.stderr.readline().startswith("step "):
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        process.send_signal(stop)
         printed, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert json.loads(printed)["status"] == "interrupted"

@@ -64,10 +64,11 @@ def started(large, target, dtype):
 TARGETS = [("x.apr", "q4_k"), ("x.safetensors", "f32"), ("hf", "f32")]
 
 
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(("target", "dtype"), TARGETS)
-def test_an_interrupt_leaves_nothing(large, tmp_path, target, dtype):
+def test_an_interrupt_and_a_termination_leave_nothing(large, tmp_path, target, dtype, stop):
     run = started(large, tmp_path / target, dtype)
-    run.send_signal(signal.SIGINT)
+    run.send_signal(stop)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 130, said
     assert said == "Interrupted: stopped\n"
