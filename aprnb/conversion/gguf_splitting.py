@@ -50,10 +50,10 @@ def settle_splitting(metadata: Mapping[str, Any], facts: TokenizerFacts, model_t
 
 def _found_by_trying(whole: Mapping[str, Any], facts: TokenizerFacts, names: list[str]) -> Splitting:
     try:
-        from tokenizers import Tokenizer
+        from aprnb.model.bpe import parsed_tokenizer
     except ImportError:
         raise MissingExtra("train", "tokenizers") from None
-    source = Tokenizer.from_str(json.dumps(whole, ensure_ascii=False))
+    source = parsed_tokenizer(json.dumps(whole, ensure_ascii=False), "the source's tokenizer.json")
     expected = [source.encode(text, add_special_tokens=False).ids for text in PROBES]
     plain = replace(facts, add_bos=False)
     for splitting, tokenizer in _ways(plain, names):

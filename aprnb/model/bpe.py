@@ -1,4 +1,4 @@
-"""`tokenizers.Tokenizer` objects out of the vocabulary and merges that a checkpoint carries."""
+"""`tokenizers.Tokenizer` objects out of vocabulary and merges that a checkpoint carries, or of a tokenizer.json."""
 
 from __future__ import annotations
 
@@ -46,6 +46,16 @@ def sentencepiece_tokenizer(facts: TokenizerFacts) -> Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()] + [decoders.Strip(" ", 1, 0)] * front
     )
     return _finished(tokenizer, facts)
+
+
+def parsed_tokenizer(text: str, where: object) -> Tokenizer:
+    """The tokenizer that this tokenizer.json describes; raises TokenizerError where it describes none that encodes."""
+    try:
+        tokenizer = Tokenizer.from_str(text)
+        tokenizer.encode("a \u2603")  # an unknown token that is none would show at the first rare character only
+        return tokenizer
+    except Exception as problem:  # the library raises bare Exception for text that is no tokenizer
+        raise TokenizerError(f"{where} is no tokenizer: {problem}") from None
 
 
 def _bpe(facts: TokenizerFacts, **options: object) -> Tokenizer:

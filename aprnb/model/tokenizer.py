@@ -15,7 +15,7 @@ from aprnb.errors import TokenizerError
 from aprnb.formats.tokenizer_json import reassembled
 from aprnb.inspection.tokenizer_facts import TokenizerFacts, has_tokenizer, read_facts
 from aprnb.inspection.tokenizer_rules import choose_pre_tokenizer
-from aprnb.model.bpe import byte_level_tokenizer, sentencepiece_tokenizer
+from aprnb.model.bpe import byte_level_tokenizer, parsed_tokenizer, sentencepiece_tokenizer
 from aprnb.model.chat import choose_template
 from aprnb.model.plain import NAMES, PlainTokenizer
 from aprnb.model.siblings import Siblings, find_siblings, read_object, read_text
@@ -165,7 +165,7 @@ def _sentencepiece(facts: TokenizerFacts) -> tuple[Tokenizer, tuple[str, ...], b
 def _from_whole(whole: Mapping[str, Any], metadata: Mapping[str, Any]) -> TokenizerChoice:
     """The source's own tokenizer.json, put together from the metadata."""
     where = "metadata hf_tokenizer"
-    backend = _parsed(json.dumps(whole, ensure_ascii=False), where)
+    backend = parsed_tokenizer(json.dumps(whole, ensure_ascii=False), where)
     typed = metadata.get("special_tokens")
     named = {}
     for name in NAMES:
@@ -178,19 +178,10 @@ def _from_whole(whole: Mapping[str, Any], metadata: Mapping[str, Any]) -> Tokeni
     return TokenizerChoice(PlainTokenizer(backend, **named), where, (), "")
 
 
-def _parsed(text: str, where: object) -> Tokenizer:
-    try:
-        backend = Tokenizer.from_str(text)
-        backend.encode("a \u2603")  # an unknown token that is none would show at the first rare character only
-        return backend
-    except Exception as problem:  # the library raises bare Exception for text that is no tokenizer
-        raise TokenizerError(f"{where} is no tokenizer: {problem}") from None
-
-
 def _from_siblings(siblings: Siblings) -> TokenizerChoice:
     path = siblings.tokenizer
     assert path is not None
-    backend = _parsed(read_text(path), path)
+    backend = parsed_tokenizer(read_text(path), path)
     named, warnings = _named_tokens(siblings, backend)
     source = f"{path.name} beside the file"
     return TokenizerChoice(PlainTokenizer(backend, **named), source, (), "", warnings)

@@ -92,6 +92,13 @@ def test_a_splitting_that_gguf_has_no_name_for_is_refused(sources):
         tokenizer_values(metadata_of(source, eos_token="<|im_end|>"), "qwen2", 1024)
 
 
+def test_a_tokenizer_json_that_the_library_refuses_is_our_error(sources):
+    metadata = metadata_of(Tokenizer.from_file(str(sources / "qwen2" / "tokenizer.json")), eos_token="<|im_end|>")
+    metadata["hf_tokenizer"] = {**metadata["hf_tokenizer"], "pre_tokenizer": 7}
+    with pytest.raises(aprnb.errors.TokenizerError, match="source's tokenizer.json is no tokenizer"):
+        tokenizer_values(metadata, "qwen2", 1024)
+
+
 def test_an_end_token_behind_every_text_is_refused(sources):
     source = Tokenizer.from_file(str(sources / "qwen2" / "tokenizer.json"))
     source.post_processor = processors.TemplateProcessing(

@@ -78,6 +78,7 @@ REFUSED = [
     ("llama", {"hidden_act": "foo"}, "does not take this architecture.*foo"),
     ("llama", {"rope_parameters": {"rope_type": "foo", "rope_theta": 1e4}}, "does not take this architecture.*foo"),
     ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "does not take this architecture.*factor"),
+    ("llama", {"rope_parameters": {"rope_type": [None], "rope_theta": 1e4}}, r"rope_scaling rope_type is \[None\]"),
     (
         "llama",
         {"rope_parameters": {**families.LLAMA3, "low_freq_factor": True}},
