@@ -9,7 +9,7 @@ from typing import Any
 from aprnb.architecture.evidence import Evidence
 from aprnb.architecture.families import Family
 from aprnb.architecture.fields import NULLABLE, WITHOUT_EFFECT, checked, known_fields, scaling, short
-from aprnb.errors import CheckpointError, FileMissing, UnsupportedFamily, UsageProblem
+from aprnb.errors import ArchitectureError, CheckpointError, FileMissing, UnsupportedFamily, UsageProblem
 from aprnb.formats.json_files import read_object
 
 MAX_CONFIG_BYTES = 16 << 20
@@ -49,15 +49,17 @@ def from_config(config: Mapping[str, Any], name: str, given_by_person: bool, fam
             if key in config and (config[key] is not None or field in _NULL_SAYS_NONE):
                 say(field, config[key], key)
                 break
-    if "sliding_window" in says and not config.get("use_sliding_window", True):
+    switch = family.window_switch
+    if "sliding_window" in says and switch is not None and not config.get("use_sliding_window", switch):
         say("sliding_window", None, "use_sliding_window")
-    _say_rope(config, rope, family, say, says)
     derived = family.derive(config) if config.get("num_hidden_layers", config.get("n_layer")) is not None else {}
+    _say_rope(config, rope, derived, family, say, says)
     for field, value in derived.items():
         if field not in says or (field == "sliding_window" and value is None):
             say(field, value, f"by the rule of {family.config_name} for {field}")
     kinds, window = says.get("layer_types", (None, ""))[0], says.get("sliding_window", ("unsaid", ""))[0]
-    if window is None and kinds is not None and set(kinds) <= {"full_attention"}:
+    optional = any(rule.field == "layer_types" for rule in family.rules)
+    if optional and window is None and kinds is not None and set(kinds) <= {"full_attention"}:
         say("layer_types", None, "layer_types")  # spelled out by newer configs where there is no window
     return Evidence(says, given_by_person)
 
@@ -76,33 +78,61 @@ def _require_honoured(
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """`full` and, for families with two bases, `local` rotation parameters."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(rope, Mapping):
-        return {"full": {"rope_scaling": rope}}
+    """`full` and, for families with two bases, `local` rotation parameters; raises where two objects disagree."""
+    stated = [config[key] for key in ("rope_parameters", "rope_scaling") if config.get(key)]
+    if not all(isinstance(rope, Mapping) for rope in stated):
+        return {"full": {"rope_scaling": next(rope for rope in stated if not isinstance(rope, Mapping))}}
+    new, *old = [_by_kind(rope) for rope in stated] or [{"full": {}}]
+    if not old:
+        return new
+    first, second = scaling(new["full"]) or {"rope_type": None}, scaling(old[0]["full"]) or {"rope_type": None}
+    if any(first[key] != second[key] for key in first.keys() & second.keys()):
+        raise ArchitectureError(
+            f"RoPE is {short(stated[0])} by rope_parameters, {short(stated[1])} by rope_scaling",
+            expected="one of the two, or the same in both", action="take out what the weights were not trained with",
+        )  # fmt: skip
+    return new | {"full": {**old[0]["full"], **new["full"]}}
+
+
+def _by_kind(rope: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     if isinstance(rope.get("full_attention"), Mapping):
         local = rope.get("sliding_attention")
         return {"full": rope["full_attention"], "local": local if isinstance(local, Mapping) else {}}
     return {"full": rope}
 
 
+_ORIGINAL, _GO_BY_ORIGINAL = "original_max_position_embeddings", ("llama3", "yarn", "longrope")
+_ROPE_FIELDS = (
+    ("rope_theta", "rope_theta", "full"),
+    ("rope_local_base_freq", "rope_theta", "local"),
+    ("partial_rotary_factor", "partial_rotary_factor", "full"),
+    (_ORIGINAL, _ORIGINAL, "full"),
+)
+"""Facts of the rotation that configs state beside `rope_parameters`, inside, or both: field, key inside, object."""
+
+
 def _say_rope(
-    config: Mapping[str, Any], rope: Mapping[str, Mapping[str, Any]], family: Family, say: Any, says: Mapping[str, Any]
-) -> None:
-    full = rope["full"]
+    config: Mapping[str, Any], rope: Mapping[str, Mapping[str, Any]], derived: Mapping[str, Any],
+    family: Family, say: Any, says: Mapping[str, Any],
+) -> None:  # fmt: skip
+    full, original = rope["full"], config.get(_ORIGINAL)
+    if original is None:
+        original = derived.get(_ORIGINAL)
+    elif _ORIGINAL not in family.fields and full.get("rope_type", full.get("type")) in _GO_BY_ORIGINAL:
+        full = {_ORIGINAL: original, **full}
     if "rope_scaling" in family.fields and ("rope_scaling" in config or "rope_parameters" in config):
         old = config.get("rope_scaling")
         stated = old if old is not None and not isinstance(old, Mapping) else scaling(full)
         say("rope_scaling", stated, "rope_scaling" if "rope_scaling" in config else "rope_parameters")
-    for field, key, where in (
-        ("rope_theta", "rope_theta", "full"),
-        ("rope_local_base_freq", "rope_theta", "local"),
-        ("partial_rotary_factor", "partial_rotary_factor", "full"),
-        ("original_max_position_embeddings", "original_max_position_embeddings", "full"),
-    ):
-        value = rope.get(where, {}).get(key)
-        if field in family.fields and field not in says and value is not None:
-            say(field, value, f"rope_parameters.{key}")
+    for field, key, where in _ROPE_FIELDS:
+        beside, inside = original if field == _ORIGINAL else config.get(field), rope.get(where, {}).get(key)
+        if beside is not None and inside is not None and beside != inside:
+            raise ArchitectureError(
+                f"{field} is {short(beside)}, and {short(inside)} inside the RoPE parameters", expected="one value",
+                action="take out the one that the weights were not trained with",
+            )  # fmt: skip
+        if field in family.fields and field not in says and inside is not None:
+            say(field, inside, f"rope_parameters.{key}")
 
 
 def unknown_keys(config: Mapping[str, Any], family: Family) -> list[str]:

@@ -102,9 +102,14 @@ def _require_sense(values: Mapping[str, Any], path: Path) -> None:
             found = f"layer_types has {short(strange[0])}" if strange else f"layer_types lists {len(kinds)} layers"
             expected = f"full_attention or sliding_attention for each of {layers} layers"
             raise ArchitectureError(found, expected=expected, where=str(path))
-        if "sliding_attention" in kinds and "sliding_window" in values and values["sliding_window"] is None:
-            raise ArchitectureError("layer_types names sliding_attention, and sliding_window is null",
+        if "sliding_window" in values and values["sliding_window"] is None:
+            raise ArchitectureError("layer_types tells windowed layers from others, and sliding_window is null",
                                     where=str(path), action=_way_out(["sliding_window"], False))  # fmt: skip
+    rotated = values.get("no_rope_layers")
+    if rotated is not None and layers is not None and len(rotated) != layers:
+        raise ArchitectureError(
+            f"no_rope_layers lists {len(rotated)} layers", expected=f"each of {layers} layers", where=str(path)
+        )
 
 
 class _Settlement:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,8 @@ def model_config(architecture: Architecture) -> transformers.PretrainedConfig:
     keyed = {family.config_keys.get(name, name): value for name, value in fields.items()}
     # The tokenizer knows these; the classes' defaults lie outside small vocabularies.
     special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-    config = getattr(transformers, family.config_name)(**keyed, **special, use_cache=True)
+    with _taken_by_the_class(architecture):
+        config = getattr(transformers, family.config_name)(**keyed, **special, use_cache=True)
     for name in vars(config):
         if name.endswith(("dropout", "pdrop")):
             setattr(config, name, 0.0)  # no file states it; what is trained has a dropout of its own (--lora-dropout)
@@ -116,18 +117,26 @@ def _rope_parameters(fields: dict[str, Any]) -> dict[str, Any]:
     return {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
 
 
-def compare_with_class(architecture: Architecture) -> None:
-    """Holds the family's table against the class itself, built without memory; raises ContractError on a difference."""
+@contextmanager
+def _taken_by_the_class(architecture: Architecture) -> Iterator[None]:
+    """Turns what the class raises for values that it does not know, of whatever kind, into ArchitectureError."""
     try:
-        with torch.device("meta"):
-            skeleton = model_class(architecture)(model_config(architecture))
-    except Exception as error:  # of whatever kind the class raises for values that it does not know
+        yield
+    except ArchitectureError:
+        raise
+    except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ArchitectureError(
             f"{architecture.family.class_name} of transformers {transformers.__version__} does not take this "
             f"architecture: {lines[-1].strip()[:300]}",
             expected="values that the class knows, of hidden_act, rope_scaling and the like",
         ) from None
+
+
+def compare_with_class(architecture: Architecture) -> None:
+    """Holds the family's table against the class itself, built without memory; raises ContractError on a difference."""
+    with _taken_by_the_class(architecture), torch.device("meta"):
+        skeleton = model_class(architecture)(model_config(architecture))
     built = {name: tuple(value.shape) for name, value in skeleton.named_parameters()}
     expected = module_shapes({name: tensor.shape for name, tensor in expected_tensors(architecture).items()})
     if built != expected:

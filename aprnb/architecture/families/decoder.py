@@ -111,7 +111,7 @@ HEAD_DIM = FieldRule(
 
 def windowed_layers(config: Mapping[str, Any]) -> dict[str, Any]:
     """Qwen's classes: layers from `max_window_layers` on attend to the window, where there is one."""
-    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    window = config.get("sliding_window") if config.get("use_sliding_window") else None
     layers, first = config.get("num_hidden_layers"), config.get("max_window_layers")
     if window is None:
         return {"layer_types": None}

@@ -23,10 +23,9 @@ from aprnb.architecture.families.decoder import (
 from aprnb.architecture.families.family import Family, fields
 
 
-def _from_class(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Phi3Config rotates whole heads and knows no earlier context length where a config does not say otherwise."""
-    positions = config.get("max_position_embeddings")
-    return {"partial_rotary_factor": 1.0, "original_max_position_embeddings": positions}
+def _from_class(_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Phi3Config rotates whole heads and takes 4,096 for the earlier context length where a config is silent."""
+    return {"partial_rotary_factor": 1.0, "original_max_position_embeddings": 4096}
 
 
 PHI3 = Family(

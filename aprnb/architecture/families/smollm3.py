@@ -17,7 +17,7 @@ from aprnb.architecture.families.family import Family, fields
 
 
 def _from_class(config: Mapping[str, Any]) -> dict[str, Any]:
-    """SmolLM3Config: every `no_rope_layer_interval`-th layer is not rotated, and with a window attends to all."""
+    """SmolLM3Config: every `no_rope_layer_interval`-th layer is not rotated; a window is for those."""
     layers, interval = config.get("num_hidden_layers"), config.get("no_rope_layer_interval", 4)
     if not isinstance(layers, int) or not isinstance(interval, int) or interval < 1:
         return {}
@@ -27,7 +27,7 @@ def _from_class(config: Mapping[str, Any]) -> dict[str, Any]:
     )
     if not config.get("use_sliding_window") or config.get("sliding_window") is None:
         return {"no_rope_layers": rotated, "sliding_window": None, "layer_types": None}
-    kinds = ["full_attention" if not turns else "sliding_attention" for turns in rotated]
+    kinds = ["full_attention" if turns else "sliding_attention" for turns in rotated]
     return {"no_rope_layers": rotated, "layer_types": kinds}
 
 
@@ -40,5 +40,6 @@ SMOLLM3 = Family(
     rules=(NO_SLIDING_WINDOW, NO_LAYER_TYPES, NO_ROPE_SCALING, POSITIONS, SILU),
     fields=fields(more="no_rope_layers layer_types"),
     derive=_from_class,
+    window_switch=False,
     permutes_in_gguf=True,
 )
