@@ -20,12 +20,13 @@ YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_pos
 
 @pytest.fixture
 def changed(tmp_path):
-    """A folder of the family whose config says something else."""
+    """A folder of the family whose config says something else, or (`...`) nothing."""
 
     def make(family, **changes):
         families.saved(family, tmp_path)
         config = json.loads((tmp_path / "config.json").read_text())
-        (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+        kept = {key: value for key, value in {**config, **changes}.items() if value is not ...}
+        (tmp_path / "config.json").write_text(json.dumps(kept))
         return tmp_path
 
     return make
@@ -45,7 +46,17 @@ SAME = [
     ("llama", {"rope_parameters": YARN}),
     ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}),
     ("llama", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 1e4}),
+    (
+        "llama",
+        {
+            "rope_parameters": {k: v for k, v in YARN.items() if "original" not in k},
+            "original_max_position_embeddings": 16,
+        },
+    ),
     ("llama", {"sliding_window": 4}),  # its class has no window
+    ("mistral", {"use_sliding_window": False}),  # its class has no such key
+    ("mixtral", {"use_sliding_window": False}),
+    ("qwen2", {"use_sliding_window": ..., "layer_types": ...}),  # its class takes false for it
     ("qwen2", {"max_window_layers": 3, "layer_types": None}),
     ("qwen3", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
     ("qwen3_moe", {"norm_topk_prob": False}),
@@ -56,6 +67,7 @@ SAME = [
     ("gemma3_text", {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 1.5}),
     ("gpt2", {"scale_attn_weights": False, "activation_function": "relu"}),
     ("smollm3", {"no_rope_layers": None, "no_rope_layer_interval": 2}),
+    ("smollm3", {"use_sliding_window": True, "sliding_window": 4, "layer_types": ...}),
 ]
 
 
@@ -84,6 +96,17 @@ REFUSED = [
         {"rope_parameters": {**families.LLAMA3, "low_freq_factor": True}},
         "rope_scaling low_freq_factor is True",
     ),
+    ("llama", {"rope_theta": 1e4}, "rope_theta is 10000.0, and 50000.0 inside the RoPE parameters"),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "by rope_parameters.*by rope_scaling"),
+    ("llama", {"original_max_position_embeddings": 16}, "original_max_position_embeddings is 16, and 32 inside"),
+    ("gemma3_text", {"rope_local_base_freq": 1e4}, "rope_local_base_freq is 10000.0, and 5000.0 inside"),
+    (
+        "phi3",
+        {"original_max_position_embeddings": ...},
+        "is 4096, and 16 inside",
+    ),  # its class's own, against the file's
+    ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers lists 2 layers"),
+    ("gemma2", {"layer_types": ["full_attention"] * 3, "sliding_window": None}, "sliding_window is null"),
     ("gpt2", {"n_head": None}, "num_attention_heads.*unsettled"),
     ("gemma2", {"layer_types": ["x"] * 3}, "layer_types has 'x'"),
     ("gemma2", {"layer_types": ["full_attention"]}, "layer_types lists 1 layers"),
@@ -97,6 +120,13 @@ REFUSED = [
 def test_what_cannot_be_honoured_is_refused_by_name(changed, family, changes, message):
     with pytest.raises(aprnb.errors.ArchitectureError, match=message):
         loaded(changed(family, **changes))
+
+
+def test_what_a_class_does_not_take_is_our_error_on_the_way_to_a_folder_too(changed, tmp_path):
+    """Phi3Config's own check knows long factors only."""
+    folder = changed("phi3", rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0})
+    with pytest.raises(aprnb.errors.ArchitectureError, match="does not take this architecture"):
+        aprnb.convert(folder, tmp_path / "out")
 
 
 def test_an_encoder_is_refused_for_the_config_beside_an_apr_too(changed, tmp_path):
