@@ -65,6 +65,13 @@ class Architecture:
         """Field → value of what the family has, without sources."""
         return {"model_type": self.model_type, **{name: self[name] for name in self.family.fields}}
 
+    def as_config(self) -> dict[str, Any]:
+        """The fields as a Hugging Face config, with what the class needs beside them: its name, its window's switch."""
+        config = {**self.fields(), "architectures": [self.family.class_name]}
+        if self.family.window_switch is not None:
+            config["use_sliding_window"] = self.sliding_window is not None
+        return config
+
     def to_json(self) -> dict[str, dict[str, Any]]:
         return {name: {"value": value, "source": self.sources.get(name, "")} for name, value in self.fields().items()}
 

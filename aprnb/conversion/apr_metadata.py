@@ -47,7 +47,7 @@ def apr_metadata(
     kept.setdefault("architecture", architecture.model_type)
     kept.setdefault("hf_model_type", architecture.model_type)
     kept.setdefault("hf_architecture", architecture.family.class_name)
-    kept.setdefault("hf_config", {**architecture.fields(), "architectures": [architecture.family.class_name]})
+    kept.setdefault("hf_config", architecture.as_config())
     as_in_gguf = any(reading.heads or reading.shift for reading in report.readings.values())  # they are copied so
     if came_from_gguf(checkpoint):
         kept["model.rope_type"] = INTERLEAVED  # the mirror by which its origin is known

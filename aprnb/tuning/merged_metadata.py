@@ -53,7 +53,7 @@ def merged_metadata(
         **_rotation(architecture),
         "rms_norm_eps": architecture.rms_norm_eps,
         "tied_embeddings": architecture.tie_word_embeddings,
-        "hf_config": {**architecture.fields(), "architectures": [architecture.family.class_name]},
+        "hf_config": architecture.as_config(),
     }
 
 
