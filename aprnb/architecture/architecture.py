@@ -68,7 +68,7 @@ class Architecture:
     def as_config(self) -> dict[str, Any]:
         """The fields as a Hugging Face config, with what the class needs beside them: its name, its window's switch."""
         config = {**self.fields(), "architectures": [self.family.class_name]}
-        if self.family.window_switch is not None:
+        if self.family.window_switch:
             config["use_sliding_window"] = self.sliding_window is not None
         return config
 

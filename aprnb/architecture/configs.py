@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from aprnb.architecture.evidence import Evidence
 from aprnb.architecture.families import Family
-from aprnb.architecture.fields import NULLABLE, WITHOUT_EFFECT, checked, known_fields, scaling, short
+from aprnb.architecture.fields import NULLABLE, WITHOUT_EFFECT, checked, known_fields, short
 from aprnb.errors import ArchitectureError, CheckpointError, FileMissing, UnsupportedFamily, UsageProblem
 from aprnb.formats.json_files import read_object
 
@@ -37,7 +37,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, An
 def from_config(config: Mapping[str, Any], name: str, given_by_person: bool, family: Family) -> Evidence:
     """A config's statements about the fields that the family has; what its class derives from them too."""
     says: dict[str, tuple[Any, str]] = {}
-    rope = _rope(config)
+    rope = _rope(config, name)
     _require_honoured(config, rope, name, family)
 
     def say(field: str, value: Any, key: str) -> None:
@@ -49,11 +49,10 @@ def from_config(config: Mapping[str, Any], name: str, given_by_person: bool, fam
             if key in config and (config[key] is not None or field in _NULL_SAYS_NONE):
                 say(field, config[key], key)
                 break
-    switch = family.window_switch
-    if "sliding_window" in says and switch is not None and not config.get("use_sliding_window", switch):
+    if "sliding_window" in says and family.window_switch and not config.get("use_sliding_window"):
         say("sliding_window", None, "use_sliding_window")
     derived = family.derive(config) if config.get("num_hidden_layers", config.get("n_layer")) is not None else {}
-    _say_rope(config, rope, derived, family, say, says)
+    _say_rope(config, name, rope, derived, family, say, says)
     for field, value in derived.items():
         if field not in says or (field == "sliding_window" and value is None):
             say(field, value, f"by the rule of {family.config_name} for {field}")
@@ -77,62 +76,72 @@ def _require_honoured(
                                 expected=f"none: {family.model_type} rotates whole heads")  # fmt: skip
 
 
-def _rope(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+_ORIGINAL, _GO_BY_ORIGINAL = "original_max_position_embeddings", ("llama3", "yarn", "longrope")
+
+
+def _rope(config: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
     """`full` and, for families with two bases, `local` rotation parameters; raises where two objects disagree."""
-    stated = [config[key] for key in ("rope_parameters", "rope_scaling") if config.get(key)]
-    if not all(isinstance(rope, Mapping) for rope in stated):
-        return {"full": {"rope_scaling": next(rope for rope in stated if not isinstance(rope, Mapping))}}
-    new, *old = [_by_kind(rope) for rope in stated] or [{"full": {}}]
-    if not old:
-        return new
-    first, second = scaling(new["full"]) or {"rope_type": None}, scaling(old[0]["full"]) or {"rope_type": None}
-    if any(first[key] != second[key] for key in first.keys() & second.keys()):
-        raise ArchitectureError(
-            f"RoPE is {short(stated[0])} by rope_parameters, {short(stated[1])} by rope_scaling",
-            expected="one of the two, or the same in both", action="take out what the weights were not trained with",
-        )  # fmt: skip
-    return new | {"full": {**old[0]["full"], **new["full"]}}
+    merged: dict[str, dict[str, Any]] = {"full": {}}
+    for key in ("rope_parameters", "rope_scaling"):
+        stated = config.get(key) or {}
+        if not isinstance(stated, Mapping):
+            raise ArchitectureError(f"{name} {key} is {short(stated)}", expected="an object or null")
+        for kind, values in _by_kind(stated).items():
+            before = merged.setdefault(kind, {})
+            for fact in before.keys() & values.keys():
+                _require_one(fact, before[fact], "rope_parameters", values[fact], key, name)
+            before |= values
+    return merged
 
 
-def _by_kind(rope: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _by_kind(rope: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The objects for each kind of layer, with their type under its newer key."""
     if isinstance(rope.get("full_attention"), Mapping):
         local = rope.get("sliding_attention")
-        return {"full": rope["full_attention"], "local": local if isinstance(local, Mapping) else {}}
-    return {"full": rope}
-
-
-_ORIGINAL, _GO_BY_ORIGINAL = "original_max_position_embeddings", ("llama3", "yarn", "longrope")
-_ROPE_FIELDS = (
-    ("rope_theta", "rope_theta", "full"),
-    ("rope_local_base_freq", "rope_theta", "local"),
-    ("partial_rotary_factor", "partial_rotary_factor", "full"),
-    (_ORIGINAL, _ORIGINAL, "full"),
-)
-"""Facts of the rotation that configs state beside `rope_parameters`, inside, or both: field, key inside, object."""
+        kinds = {"full": rope["full_attention"], "local": local if isinstance(local, Mapping) else {}}
+    else:
+        kinds = {"full": rope}
+    return {
+        kind: {"rope_type": values.get("type", "default"), **{k: v for k, v in values.items() if k != "type"}}
+        for kind, values in kinds.items() if values
+    }  # fmt: skip
 
 
 def _say_rope(
-    config: Mapping[str, Any], rope: Mapping[str, Mapping[str, Any]], derived: Mapping[str, Any],
-    family: Family, say: Any, says: Mapping[str, Any],
+    config: Mapping[str, Any], name: str, rope: Mapping[str, dict[str, Any]], derived: Mapping[str, Any],
+    family: Family, say: Callable[[str, Any, str], None], says: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    full, original = rope["full"], config.get(_ORIGINAL)
-    if original is None:
-        original = derived.get(_ORIGINAL)
-    elif _ORIGINAL not in family.fields and full.get("rope_type", full.get("type")) in _GO_BY_ORIGINAL:
-        full = {_ORIGINAL: original, **full}
-    if "rope_scaling" in family.fields and ("rope_scaling" in config or "rope_parameters" in config):
-        old = config.get("rope_scaling")
-        stated = old if old is not None and not isinstance(old, Mapping) else scaling(full)
-        say("rope_scaling", stated, "rope_scaling" if "rope_scaling" in config else "rope_parameters")
-    for field, key, where in _ROPE_FIELDS:
-        beside, inside = original if field == _ORIGINAL else config.get(field), rope.get(where, {}).get(key)
-        if beside is not None and inside is not None and beside != inside:
-            raise ArchitectureError(
-                f"{field} is {short(beside)}, and {short(inside)} inside the RoPE parameters", expected="one value",
-                action="take out the one that the weights were not trained with",
-            )  # fmt: skip
+    """What the rotation's objects say; raises where a key beside them says otherwise.
+
+    Of the earlier context length a class's own default counts as said beside them (Phi3Config prefers it).
+    """
+    for field, key, kind in (
+        ("rope_theta", "rope_theta", "full"),
+        ("rope_local_base_freq", "rope_theta", "local"),
+        ("partial_rotary_factor", "partial_rotary_factor", "full"),
+        (_ORIGINAL, _ORIGINAL, "full"),
+    ):
+        beside, where = config.get(field), "a key of its own"
+        if beside is None and field == _ORIGINAL:
+            beside, where = derived.get(field), family.config_name
+        inside = rope.get(kind, {}).get(key)
+        if beside is not None and inside is not None:
+            _require_one(field, beside, where, inside, "the RoPE parameters", name)
         if field in family.fields and field not in says and inside is not None:
             say(field, inside, f"rope_parameters.{key}")
+    if "rope_scaling" in family.fields and ("rope_scaling" in config or "rope_parameters" in config):
+        full, original = rope["full"], config.get(_ORIGINAL)
+        if original is not None and _ORIGINAL not in family.fields and full.get("rope_type") in _GO_BY_ORIGINAL:
+            full = {**full, _ORIGINAL: original}
+        say("rope_scaling", full, "rope_scaling" if "rope_scaling" in config else "rope_parameters")
+
+
+def _require_one(fact: str, first: Any, first_where: str, second: Any, second_where: str, name: str) -> None:
+    if first != second:
+        raise ArchitectureError(
+            f"{fact} is {short(first)} by {first_where}, {short(second)} by {second_where}", expected="one value",
+            where=name, action="state the one that the weights were trained with, once",
+        )  # fmt: skip
 
 
 def unknown_keys(config: Mapping[str, Any], family: Family) -> list[str]:

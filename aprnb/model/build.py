@@ -85,12 +85,10 @@ def model_class(architecture: Architecture) -> type[PreTrainedModel]:
 
 def model_config(architecture: Architecture) -> transformers.PretrainedConfig:
     """The architecture as a `transformers` config, every field set and none left to the class's defaults."""
-    family, fields = architecture.family, architecture.fields()
-    fields.pop("model_type")
+    family, fields = architecture.family, architecture.as_config()
+    del fields["model_type"], fields["architectures"]
     if "rope_theta" in fields:
         fields["rope_parameters"] = _rope_parameters(fields)
-    if "sliding_window" in fields:
-        fields["use_sliding_window"] = fields["sliding_window"] is not None
     if fields.get("layer_types", "") is None:
         del fields["layer_types"]
     keyed = {family.config_keys.get(name, name): value for name, value in fields.items()}
@@ -122,8 +120,6 @@ def _taken_by_the_class(architecture: Architecture) -> Iterator[None]:
     """Turns what the class raises for values that it does not know, of whatever kind, into ArchitectureError."""
     try:
         yield
-    except ArchitectureError:
-        raise
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ArchitectureError(
@@ -135,8 +131,9 @@ def _taken_by_the_class(architecture: Architecture) -> Iterator[None]:
 
 def compare_with_class(architecture: Architecture) -> None:
     """Holds the family's table against the class itself, built without memory; raises ContractError on a difference."""
+    config = model_config(architecture)
     with _taken_by_the_class(architecture), torch.device("meta"):
-        skeleton = model_class(architecture)(model_config(architecture))
+        skeleton = model_class(architecture)(config)
     built = {name: tuple(value.shape) for name, value in skeleton.named_parameters()}
     expected = module_shapes({name: tensor.shape for name, tensor in expected_tensors(architecture).items()})
     if built != expected:

@@ -16,6 +16,7 @@ from aprnb_tests import families
 
 IDS = torch.arange(20)[None]
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+SHORT_YARN = {key: value for key, value in YARN.items() if key != "original_max_position_embeddings"}
 
 
 @pytest.fixture
@@ -46,13 +47,7 @@ SAME = [
     ("llama", {"rope_parameters": YARN}),
     ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}),
     ("llama", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 1e4}),
-    (
-        "llama",
-        {
-            "rope_parameters": {k: v for k, v in YARN.items() if "original" not in k},
-            "original_max_position_embeddings": 16,
-        },
-    ),
+    ("llama", {"rope_parameters": SHORT_YARN, "original_max_position_embeddings": 16}),
     ("llama", {"sliding_window": 4}),  # its class has no window
     ("mistral", {"use_sliding_window": False}),  # its class has no such key
     ("mixtral", {"use_sliding_window": False}),
@@ -96,15 +91,17 @@ REFUSED = [
         {"rope_parameters": {**families.LLAMA3, "low_freq_factor": True}},
         "rope_scaling low_freq_factor is True",
     ),
-    ("llama", {"rope_theta": 1e4}, "rope_theta is 10000.0, and 50000.0 inside the RoPE parameters"),
-    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "by rope_parameters.*by rope_scaling"),
-    ("llama", {"original_max_position_embeddings": 16}, "original_max_position_embeddings is 16, and 32 inside"),
-    ("gemma3_text", {"rope_local_base_freq": 1e4}, "rope_local_base_freq is 10000.0, and 5000.0 inside"),
+    ("llama", {"rope_theta": 1e4}, "rope_theta is 10000.0 by a key of its own, 50000.0 by the RoPE parameters"),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "is .* by rope_parameters, .* by rope_scaling"),
     (
-        "phi3",
-        {"original_max_position_embeddings": ...},
-        "is 4096, and 16 inside",
-    ),  # its class's own, against the file's
+        "llama",
+        {"original_max_position_embeddings": 16},
+        "original_max_position_embeddings is 16 by a key of its own, 32 by",
+    ),
+    ("gemma3_text", {"rope_local_base_freq": 1e4}, "rope_local_base_freq is 10000.0 by a key of its own, 5000.0 by"),
+    ("phi3", {"original_max_position_embeddings": ...}, "is 4096 by Phi3Config, 16 by the RoPE parameters"),
+    ("llama", {"rope_scaling": {**families.LLAMA3, "rope_theta": 1e4}}, "rope_theta is 50000.0 by rope_parameters, 1"),
+    ("llama", {"rope_parameters": 5}, "config.json rope_parameters is 5; expected an object or null"),
     ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers lists 2 layers"),
     ("gemma2", {"layer_types": ["full_attention"] * 3, "sliding_window": None}, "sliding_window is null"),
     ("gpt2", {"n_head": None}, "num_attention_heads.*unsettled"),

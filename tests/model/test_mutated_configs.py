@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from typing import Any
 
 import pytest
@@ -66,13 +65,6 @@ VALUES: dict[str, tuple[Any, ...]] = {
 }
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
-def source(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param) / "hf"
-    families.saved(request.param, folder, 2)
-    return request.param, folder
-
-
 def mutated(config: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     """One to three keys with other values or gone, mostly those that the config has."""
     config, stated = dict(config), sorted(VALUES.keys() & config.keys())
@@ -118,20 +110,23 @@ def converted(folder, target):
         return None
 
 
-@pytest.mark.parametrize("number", range(CASES))
-def test_a_changed_config_is_computed_as_transformers_does_or_refused(source, tmp_path, number):
-    name, folder = source
-    rng = random.Random(f"{name}/{number}")
-    shutil.copytree(folder, tmp_path / "hf")
-    config = mutated(json.loads((folder / "config.json").read_text()), rng)
-    (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
-    family = FAMILIES[name]
-    expected = theirs(tmp_path / "hf", family, "eager" if config.get("attn_logit_softcapping") else family.attention)
-    target = rng.choice(("x.apr", "folder", "x.gguf"))
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_changed_config_is_computed_as_transformers_does_or_refused(name, tmp_path):
+    family, compared = FAMILIES[name], 0
+    families.saved(name, tmp_path / "hf", 2)
+    original = json.loads((tmp_path / "hf" / "config.json").read_text())
     (tmp_path / "there").mkdir()  # away from the config, which would be found beside
-    for path in (tmp_path / "hf", converted(tmp_path / "hf", tmp_path / "there" / target)):
-        found = None if path is None else ours(path)
-        if found is not None and expected is not None:
-            torch.testing.assert_close(
-                found, expected, rtol=0, atol=3e-5 * float(expected.abs().max()), msg=str(config)
-            )
+    for number in range(CASES):
+        rng = random.Random(f"{name}/{number}")
+        config = mutated(original, rng)
+        (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+        exact = "eager" if config.get("attn_logit_softcapping") else family.attention
+        expected = theirs(tmp_path / "hf", family, exact)
+        target = tmp_path / "there" / rng.choice(("x.apr", "folder", "x.gguf"))
+        for path in (tmp_path / "hf", converted(tmp_path / "hf", target)):
+            found = None if path is None else ours(path)
+            if found is not None and expected is not None:
+                bound, said = 3e-5 * float(expected.abs().max()), f"case {number}, {path.name}: {config}"
+                torch.testing.assert_close(found, expected, rtol=0, atol=bound, msg=said)
+                compared += 1
+    assert compared >= CASES // 4  # the rest is refused, here or there

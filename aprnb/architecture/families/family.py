@@ -92,8 +92,8 @@ class Family:
     """How its byte-level tokenizers split text, and whether that is an assumption (other models differ)."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """How `transformers` computes it exactly: caps on attention logits need `eager`."""
-    window_switch: bool | None = None
-    """What its config class takes for `use_sliding_window` where a config is silent; None: it knows no such key."""
+    window_switch: bool = False
+    """Its config class looks at `use_sliding_window`, without which there is no window; others know no such key."""
     permutes_in_gguf: bool = False
     norms_plus_one_in_gguf: bool = False
     """Norms that add 1 to their weight: GGUF files hold the sum."""

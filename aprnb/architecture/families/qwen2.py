@@ -30,7 +30,7 @@ QWEN2 = Family(
     ),
     fields=fields(more="layer_types"),
     derive=windowed_layers,
-    window_switch=False,
+    window_switch=True,
     certain_chat_template="chatml",
     pre_tokenizer=("qwen2", False),
 )

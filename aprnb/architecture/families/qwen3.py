@@ -23,7 +23,7 @@ QWEN3 = Family(
     rules=(NO_MLP_BIAS, NO_SLIDING_WINDOW, NO_LAYER_TYPES, NO_ROPE_SCALING, POSITIONS, SILU),
     fields=fields(more="layer_types"),
     derive=windowed_layers,
-    window_switch=False,
+    window_switch=True,
     certain_chat_template="chatml",
     pre_tokenizer=("qwen2", False),
 )

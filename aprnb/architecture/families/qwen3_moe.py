@@ -53,11 +53,11 @@ QWEN3_MOE = Family(
         *(FINAL_NORM, HEAD),
     ),
     rules=(NO_MLP_BIAS, NO_SLIDING_WINDOW, NO_ROPE_SCALING, POSITIONS, SILU),
-    window_switch=False,
     fields=fields(
         more="num_experts num_experts_per_tok moe_intermediate_size norm_topk_prob decoder_sparse_step mlp_only_layers"
     ),
     config_keys={"num_experts": "num_local_experts"},
+    window_switch=True,
     certain_chat_template="chatml",
     pre_tokenizer=("qwen2", False),
 )

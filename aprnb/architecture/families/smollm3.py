@@ -40,6 +40,6 @@ SMOLLM3 = Family(
     rules=(NO_SLIDING_WINDOW, NO_LAYER_TYPES, NO_ROPE_SCALING, POSITIONS, SILU),
     fields=fields(more="no_rope_layers layer_types"),
     derive=_from_class,
-    window_switch=False,
+    window_switch=True,
     permutes_in_gguf=True,
 )
