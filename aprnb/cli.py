@@ -7,23 +7,20 @@ missing, 4 not a readable checkpoint, 5 contract or validation failed, 130 inter
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from aprnb.arguments import help_text, parse, with_recipe
 from aprnb.commands import SUMMARIES, arguments_of
 from aprnb.errors import AprnbError, Interrupted
-
-if TYPE_CHECKING:
-    from aprnb.tuning.events import Event
-    from aprnb.tuning.plan import Plan
+from aprnb.printable import json_text
+from aprnb.terminal import Bar, Progress, Terminal
 
 
 class Answer(Protocol):
@@ -51,12 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in words
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
-    try:
-        return _run(words, as_json)
-    except AprnbError as error:
-        return _report(error, as_json)
-    except KeyboardInterrupt:
-        return _report(Interrupted("stopped"), as_json)
+    with redirect_stdout(Terminal(sys.stdout)), redirect_stderr(Terminal(sys.stderr)):
+        try:
+            return _run(words, as_json)
+        except AprnbError as error:
+            return _report(error, as_json)
+        except KeyboardInterrupt:
+            return _report(Interrupted("stopped"), as_json)
 
 
 def _terminate(_number: int, frame: FrameType | None) -> None:
@@ -87,14 +85,14 @@ def _run(words: Sequence[str], as_json: bool) -> int:
     # Libraries print as they like; what they say must not break the document.
     with redirect_stdout(sys.stderr):
         outcome = _COMMANDS[command](given)
-    print(json.dumps(outcome.document, ensure_ascii=False) if as_json else outcome.text)
+    print(json_text(outcome.document) if as_json else outcome.text)
     return outcome.exit_code
 
 
 def _report(error: AprnbError, as_json: bool) -> int:
     print("\n".join(error._render_traceback_()), file=sys.stderr)
     if as_json:
-        print(json.dumps({"error": error.to_json()}, ensure_ascii=False))
+        print(json_text({"error": error.to_json()}))
     return error.exit_code
 
 
@@ -134,7 +132,7 @@ def _finetune(given: dict[str, Any]) -> Outcome:
     from aprnb.tuning.run import Run, finetune
 
     options = with_recipe(given)
-    progress = _Progress(every_step=bool(options.get("verbose")))
+    progress = Progress(every_step=bool(options.get("verbose")))
     result = finetune(options.pop("checkpoint", None), listener=progress, **options)
     interrupted = isinstance(result, Run) and result.status == "interrupted"
     return _said(result, Interrupted.exit_code if interrupted else 0)
@@ -143,7 +141,7 @@ def _finetune(given: dict[str, Any]) -> Outcome:
 def _convert(given: dict[str, Any]) -> Outcome:
     from aprnb.conversion import convert
 
-    bar = _Bar()
+    bar = Bar()
     try:
         return _said(convert(given.pop("checkpoint"), given.pop("target"), progress=bar, **given))
     finally:
@@ -177,61 +175,3 @@ _COMMANDS: Mapping[str, Callable[[dict[str, Any]], Outcome]] = {
     "merge": _merge,
     "generate": _generate,
 }
-
-
-class _Bar:
-    """Tells a terminal how far a conversion has come; a log is told nothing."""
-
-    def __init__(self) -> None:
-        self._shown = ""
-
-    def __call__(self, done: int, total: int) -> None:
-        text = f"{100 * done // max(1, total)} %"
-        if sys.stderr.isatty() and text != self._shown:
-            print(f"\r{text}", end="", file=sys.stderr, flush=True)
-            self._shown = text
-
-    def clear(self) -> None:
-        if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-class _Progress:
-    """Listens to a run and tells standard error: each step on a terminal, about twenty in a log."""
-
-    def __init__(self, *, every_step: bool) -> None:
-        self.every_step = every_step
-        self.in_place = sys.stderr.isatty() and not every_step
-        self.open_line = False
-
-    def __call__(self, event: Plan | Event) -> None:
-        from aprnb.tuning import events
-
-        if isinstance(event, events.StepEvent):
-            if self.in_place or self.every_step or event.step % max(1, event.steps // 20) == 0 or event.step == 1:
-                self._say(_step_text(event), in_place=self.in_place)
-        elif isinstance(event, events.EvalEvent):
-            self._say(f"step {event.step}: eval loss {event.eval_loss:.4f}")
-        elif isinstance(event, events.Notice):
-            self._say(f"{event.kind}: {event.text}")
-        elif isinstance(event, events.Saved):
-            self._say(f"step {event.step}: state saved in {event.path}")
-        elif isinstance(event, events.Finished):
-            self._say(f"{event.status} after step {event.step}")
-        else:
-            self._say(f"{event}\n")
-
-    def _say(self, text: str, *, in_place: bool = False) -> None:
-        start = "\r\x1b[K" if self.open_line else ""
-        print(f"{start}{text}", end="" if in_place else "\n", file=sys.stderr, flush=True)
-        self.open_line = in_place
-
-
-def _step_text(event: Any) -> str:
-    from aprnb.units import duration_text
-
-    left = f", {duration_text(event.remaining_s)} left" if event.remaining_s is not None else ""
-    return (
-        f"step {event.step}/{event.steps}: loss {event.loss:.4f}, gradient norm {event.grad_norm:.3f}, "
-        f"{event.tokens_per_s:,.0f} tokens/s{left}"
-    )

@@ -29,16 +29,22 @@ import difflib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+from aprnb.printable import message
+
 
 class AprnbError(Exception):
-    """Base of all errors raised on purpose; `exit_code` is what the command line returns."""
+    """Base of all errors raised on purpose; `exit_code` is what the command line returns.
+
+    Its parts may hold text from files: control characters are made visible, and long names and messages are cut.
+    """
 
     exit_code = 1
 
     def __init__(
         self, found: str, *, expected: str | None = None, where: str | None = None, action: str | None = None
     ) -> None:
-        self.found, self.expected, self.where, self.action = found, expected, where, action
+        self.found = message(found)
+        self.expected, self.where, self.action = (part and message(part) for part in (expected, where, action))
         super().__init__(self._message())
 
     def _message(self) -> str:

@@ -14,12 +14,13 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "aprnb"
 
-FOUNDATION = {"errors", "units"}
+FOUNDATION = {"errors", "printable", "units"}
 CORE = FOUNDATION | {"formats", "architecture", "inspection"}
 TRAINING = CORE | {"model", "tuning"}
 # Rooms of the package that a room may import; itself is always allowed, and `display` is a leaf open to every room.
 MAY_IMPORT = {
-    "errors": set(),
+    "printable": set(),
+    "errors": {"printable"},
     "units": set(),
     "display": FOUNDATION,
     "formats": FOUNDATION,
@@ -30,7 +31,8 @@ MAY_IMPORT = {
     "tuning": TRAINING,
     "commands": FOUNDATION | {"tuning"},
     "arguments": FOUNDATION | {"tuning", "commands"},
-    "cli": TRAINING | {"conversion", "commands", "arguments", "__init__"},
+    "terminal": TRAINING,
+    "cli": TRAINING | {"conversion", "commands", "arguments", "terminal", "__init__"},
     "notebook": TRAINING | {"conversion", "commands", "arguments", "__init__"},
     "__main__": {"cli"},
     "__init__": TRAINING | {"conversion", "notebook"},
@@ -70,7 +72,7 @@ INSIDE_FUNCTIONS = {
     "tuning": {"pandas", "psutil"},
 }
 # Parts of tuning/ that plan without torch.
-WITHOUT_TORCH = ("recipe", "options", "plan", "data", "packing", "events")
+WITHOUT_TORCH = ("recipe", "recipe_file", "options", "plan", "data", "packing", "events")
 
 
 When = Literal["at import", "when called", "never"]

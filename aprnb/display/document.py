@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 from typing import Literal
+
+from aprnb.printable import MAX_NAME, visible
 
 Align = Literal["left", "right"]
 Cell = str | int | float | None
 Status = Literal["ok", "warning", "failed"]
 
 STATUS_WORDS: dict[Status, str] = {"ok": "✓ ok", "warning": "⚠ warning", "failed": "✗ failed"}
+_MOST_MESSAGES = 50
 MESSAGE_SIGNS = {"warning": "⚠", "error": "✗", "assumption": "≈"}
-
-# Cc: control, Cf: direction marks and zero-width signs, Cs: lone surrogates, Zl/Zp: line and paragraph separators.
-_INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
-_LONGEST = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +95,15 @@ def cell_text(value: Cell) -> str:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def visible(text: str) -> str:
-    """`text` on one line, its control characters, direction marks and lone surrogates as `⟨U+202E⟩`.
-
-    Names and metadata come from files: an escape sequence must not reach a terminal, a direction mark must not
-    turn a name round. Of longer text than anybody reads only the beginning is shown, and how much is missing.
-    """
-    if len(text) > _LONGEST:
-        return f"{visible(text[:_LONGEST])}… ({len(text) - _LONGEST:,} more characters)"
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(f"⟨U+{ord(sign):04X}⟩" if unicodedata.category(sign) in _INVISIBLE else sign for sign in text)
+def table_cell(value: Cell) -> str:
+    """`cell_text` on one line, cut at the length of a name: a table of them stays readable."""
+    return visible(cell_text(value), MAX_NAME)
 
 
-def visible_lines(text: str) -> list[str]:
-    """The lines of `text`, each made visible."""
-    return [visible(line) for line in text.split("\n")]
+def messages_shown(messages: Messages) -> tuple[str, ...]:
+    """The first fifty messages; the rest is counted."""
+    hidden = len(messages.items) - _MOST_MESSAGES
+    return (*messages.items[:_MOST_MESSAGES], f"and {hidden:,} more") if hidden > 0 else messages.items
 
 
 def rows_shown(table: Table, row_limit: int | None) -> tuple[tuple[tuple[Cell, ...], ...], int]:

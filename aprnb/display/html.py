@@ -25,9 +25,11 @@ from aprnb.display.document import (
     Status,
     Table,
     cell_text,
+    messages_shown,
     rows_shown,
-    visible_lines,
+    table_cell,
 )
+from aprnb.printable import visible_lines
 
 _ROW_LIMIT = 400
 # Middle tones: at least 3 : 1 on white and on the dark theme's #111, as signs need; words keep the page's own colour.
@@ -71,8 +73,8 @@ def _block_html(block: Block, table_html: Callable[[Table], str]) -> str:
         case Picture(png, alt):
             source = b64encode(png).decode("ascii")
             return f'<img class="aprnb-picture" src="data:image/png;base64,{source}" alt="{escaped(alt)}">'
-        case Messages(kind, items):
-            return _messages_html(kind, items)
+        case Messages(kind):
+            return _messages_html(kind, messages_shown(block))
         case Details(title, blocks):
             inner = "\n".join(_block_html(part, table_html) for part in blocks)
             summary = f'<summary style="cursor: pointer; padding: 2px 0">{escaped(title)}</summary>'
@@ -123,7 +125,7 @@ def static_table(table: Table, row_limit: int | None = _ROW_LIMIT, table_id: str
 
 def _row_html(columns: tuple[Column, ...], numeric: list[bool], row: tuple[Cell, ...]) -> str:
     return "".join(
-        f'<td{_sort_key(value) if number else ""} style="{_cell_style(column)}">{escaped(cell_text(value))}</td>'
+        f'<td{_sort_key(value) if number else ""} style="{_cell_style(column)}">{escaped(table_cell(value))}</td>'
         for column, number, value in zip(columns, numeric, row, strict=True)
     )
 

@@ -17,10 +17,11 @@ from aprnb.display.document import (
     Picture,
     Table,
     cell_text,
+    messages_shown,
     rows_shown,
-    visible,
-    visible_lines,
+    table_cell,
 )
+from aprnb.printable import visible, visible_lines
 
 _ROW_LIMIT = 40
 
@@ -45,8 +46,8 @@ def _block_lines(block: Block, row_limit: int | None) -> list[str]:
             return _table_lines(block, row_limit)
         case Picture(_, alt):
             return [f"[picture: {visible(alt)}]"]
-        case Messages(kind, items):
-            return [f"{MESSAGE_SIGNS[kind]} {kind}: {visible(item)}" for item in items]
+        case Messages(kind):
+            return [f"{MESSAGE_SIGNS[kind]} {kind}: {visible(item)}" for item in messages_shown(block)]
         case Details(title, blocks):
             inner = [line for part in blocks for line in _block_lines(part, row_limit)]
             return [visible(title), *(f"  {line}" for line in inner)]
@@ -55,7 +56,7 @@ def _block_lines(block: Block, row_limit: int | None) -> list[str]:
 def _table_lines(table: Table, row_limit: int | None) -> list[str]:
     rows, hidden = rows_shown(table, row_limit)
     names = tuple(column.name for column in table.columns)
-    cells = [names, *(tuple(cell_text(value) for value in row) for row in rows)]
+    cells = [names, *(tuple(table_cell(value) for value in row) for row in rows)]
     lines = _aligned(cells, tuple(column.align for column in table.columns))
     rule = "─" * max(_width(line) for line in lines)
     more = [f"… {hidden:,} more rows"] if hidden else []

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from aprnb.errors import AprnbError
 from aprnb_tests import apr_bytes as b
@@ -25,6 +26,20 @@ class Attack:
 
 
 ATTACKS: list[Attack] = []
+TESTED_WAYS: set[str] = set()
+"""Ways that need more than a file to open, each with tests of its own."""
+
+Test = TypeVar("Test", bound=Callable[..., None])
+
+
+def way(text: str) -> Callable[[Test], Test]:
+    """Marks a test with the row of docs/threats.md that it stands for; several tests may stand for one."""
+
+    def register(test: Test) -> Test:
+        TESTED_WAYS.add(text)
+        return test
+
+    return register
 
 
 def attack(

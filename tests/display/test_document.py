@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from aprnb.display.document import Column, Table, cell_text, rows_shown, visible
+from aprnb.display.document import Column, Table, cell_text, rows_shown
+from aprnb.printable import visible
 
 
 @pytest.mark.parametrize(

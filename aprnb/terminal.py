@@ -1,0 +1,114 @@
+"""What the command line shows on a terminal: results, the bar of a conversion, the progress of a run."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+from aprnb.printable import running_text
+
+if TYPE_CHECKING:
+    from aprnb.tuning.events import Event
+    from aprnb.tuning.plan import Plan
+
+_CLEAR_LINE = "\r\x1b[K"
+
+
+class Terminal(io.TextIOBase):
+    """A stream that makes control characters visible: names in files and generated text reach it, libraries' too.
+
+    Characters that the stream's encoding lacks are written as escapes.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream: TextIO = stream._stream if isinstance(stream, Terminal) else stream
+
+    def write(self, text: str) -> int:
+        shown = running_text(text)
+        encoding = self._stream.encoding or "utf-8"
+        self._stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def start_of_line(self) -> None:
+        """Moves to the start of the line, so that what follows is written over it."""
+        self._stream.write("\r")
+
+    def clear_line(self) -> None:
+        """Moves to the start of the line and erases it."""
+        self._stream.write(_CLEAR_LINE)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # the base declares an attribute
+        return self._stream.encoding
+
+
+class Bar:
+    """Shows how far a conversion has come; silent when standard error is not a terminal."""
+
+    def __init__(self) -> None:
+        self._terminal, self._shown = Terminal(sys.stderr), ""
+
+    def __call__(self, done: int, total: int) -> None:
+        text = f"{100 * done // max(1, total)} %"
+        if self._terminal.isatty() and text != self._shown:
+            self._terminal.start_of_line()
+            print(text, end="", file=self._terminal, flush=True)
+            self._shown = text
+
+    def clear(self) -> None:
+        if self._shown:
+            self._terminal.clear_line()
+            self._terminal.flush()
+
+
+class Progress:
+    """Listens to a run and tells standard error: each step on a terminal, about twenty in a log."""
+
+    def __init__(self, *, every_step: bool) -> None:
+        self._terminal = Terminal(sys.stderr)
+        self.every_step = every_step
+        self.in_place = self._terminal.isatty() and not every_step
+        self.open_line = False
+
+    def __call__(self, event: Plan | Event) -> None:
+        from aprnb.tuning import events
+
+        if isinstance(event, events.StepEvent):
+            if self.in_place or self.every_step or event.step % max(1, event.steps // 20) == 0 or event.step == 1:
+                self._say(_step_text(event), in_place=self.in_place)
+        elif isinstance(event, events.EvalEvent):
+            self._say(f"step {event.step}: eval loss {event.eval_loss:.4f}")
+        elif isinstance(event, events.Notice):
+            self._say(f"{event.kind}: {event.text}")
+        elif isinstance(event, events.Saved):
+            self._say(f"step {event.step}: state saved in {event.path}")
+        elif isinstance(event, events.Finished):
+            self._say(f"{event.status} after step {event.step}")
+        else:
+            self._say(f"{event}\n")
+
+    def _say(self, text: str, *, in_place: bool = False) -> None:
+        if self.open_line:
+            self._terminal.clear_line()
+        print(text, end="" if in_place else "\n", file=self._terminal, flush=True)
+        self.open_line = in_place
+
+
+def _step_text(event: Any) -> str:
+    from aprnb.units import duration_text
+
+    left = f", {duration_text(event.remaining_s)} left" if event.remaining_s is not None else ""
+    return (
+        f"step {event.step}/{event.steps}: loss {event.loss:.4f}, gradient norm {event.grad_norm:.3f}, "
+        f"{event.tokens_per_s:,.0f} tokens/s{left}"
+    )
