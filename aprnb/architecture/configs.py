@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from aprnb.architecture.families import Family
 from aprnb.architecture.fields import NULLABLE, WITHOUT_EFFECT, checked, known_fields, short
 from aprnb.errors import ArchitectureError, CheckpointError, FileMissing, UnsupportedFamily, UsageProblem
 from aprnb.formats.json_files import read_object
+from aprnb.formats.sidecar_files import safe_path
+from aprnb.formats.source import is_folder
 
 MAX_CONFIG_BYTES = 16 << 20
 _NULL_SAYS_NONE = frozenset(NULLABLE) - {"layer_types"}
@@ -23,13 +26,15 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, An
     """A Hugging Face config as an object, and its name for messages."""
     if isinstance(source, Mapping):
         return source, "config"
+    if not isinstance(source, str | PathLike):
+        raise UsageProblem(f"--config is {type(source).__name__}", expected="a path, or the config as an object")
     path = Path(source)
-    if path.is_dir():
-        path = path / "config.json"
-    if not path.is_file():
-        raise FileMissing(f"no config at {path}", action="give the model's config.json with --config")
     try:
+        if is_folder(path):
+            path = safe_path(path, "config.json")
         return read_object(path, MAX_CONFIG_BYTES), path.name
+    except FileMissing:
+        raise FileMissing(f"no config at {path}", action="give the model's config.json with --config") from None
     except CheckpointError as error:
         raise UsageProblem(error.found, expected=error.expected, action="give the model's config.json") from None
 

@@ -8,8 +8,10 @@ from functools import cache
 
 from aprnb.architecture.families import FAMILIES, Family
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers|blk|h)\.(\d{1,6})\.")
-_EXPERT = re.compile(r"(?<=\.experts\.)(\d{1,6})(?=\.)")
+_NUMBER = "(0|[1-9][0-9]{0,5})"
+"""ASCII digits without leading zeros: a layer has one name, so that the tables and GGUF's names find the same one."""
+_LAYER = re.compile(rf"(?:^|\.)(?:layers|blk|h)\.{_NUMBER}\.")
+_EXPERT = re.compile(rf"(?<=\.experts\.){_NUMBER}(?=\.)")
 
 
 def layer_of(name: str) -> int | None:

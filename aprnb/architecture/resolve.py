@@ -19,8 +19,10 @@ from aprnb.architecture.gguf_keys import from_gguf
 from aprnb.architecture.head import find_head
 from aprnb.architecture.names import families_with, foreign_to
 from aprnb.architecture.orientation import is_training_state, odd_layout, oriented, training_state
-from aprnb.errors import ArchitectureError, UnsupportedFamily, UsageProblem
+from aprnb.errors import ArchitectureError, CheckpointError, UnsupportedFamily, UsageProblem
 from aprnb.formats import Checkpoint
+from aprnb.formats.contents import shown_name
+from aprnb.formats.sidecar_files import find_sidecar
 
 _DIMENSIONS = ("hidden_size", "num_hidden_layers", "head_dim", "intermediate_size", "vocab_size")
 MAX_CONFIG_CHARACTERS = 1 << 20
@@ -66,8 +68,7 @@ def _carried(checkpoint: Checkpoint, family: Family) -> tuple[list[Evidence], li
     if isinstance(inner, Mapping):
         name = "hf_config" if checkpoint.format == "apr" else "config.json"
         found.append(from_config(inner, name, False, family))
-        strange = [f"{name} {key} is not known here: if it changes the forward pass, it is lost"
-                   for key in unknown_keys(inner, family)]  # fmt: skip
+        strange = _unknown(name, unknown_keys(inner, family))
     text = checkpoint.metadata.get("model_config")
     if isinstance(text, str) and len(text) <= MAX_CONFIG_CHARACTERS:
         try:
@@ -79,6 +80,15 @@ def _carried(checkpoint: Checkpoint, family: Family) -> tuple[list[Evidence], li
             parsed.setdefault("num_key_value_heads", parsed.pop("num_kv_heads", None))
             found.append(from_config(parsed, "metadata model_config", False, family))
     return found, strange
+
+
+def _unknown(name: str, keys: list[str]) -> list[str]:
+    """A warning for each of the first ten keys that are not known, and one that counts the rest."""
+    warnings = [
+        f"{name} {shown_name(key)} is not known: if it changes the forward pass, it is lost" for key in keys[:10]
+    ]
+    rest = len(keys) - 10
+    return [*warnings, f"{name} has {rest:,} more keys that are not known"] if rest > 0 else warnings
 
 
 def _bound_size(values: Mapping[str, Any], path: Path) -> None:
@@ -294,25 +304,26 @@ def _sibling_config(checkpoint: Checkpoint, proven: Evidence, family: Family) ->
     path = checkpoint.path
     if checkpoint.format in ("huggingface", "safetensors"):
         return [], []
-    for candidate in (path.with_suffix(".config.json"), path.parent / "config.json"):
-        if not candidate.is_file():
-            continue
+    for name in (path.with_suffix(".config.json").name, "config.json"):
         try:
-            config, name = read_config(candidate)
+            candidate = find_sidecar(path.parent, name)
+            if candidate is None:
+                continue
+            config, _ = read_config(candidate)
             kind = config.get("model_type")
             if isinstance(kind, str) and family_named(kind) is not family:
                 return [], [f"{name} beside the file is not used, it is of another model: model_type {kind}"]
             evidence = from_config(config, name, False, family)
         except UnsupportedFamily:
             raise
-        except (ArchitectureError, UsageProblem) as error:
-            return [], [f"{candidate.name} beside the file is not used: {error.found}"]
+        except (ArchitectureError, CheckpointError, UsageProblem) as error:
+            return [], [f"{name} beside the file is not used: {error.found}"]
         misfit = [
-            f"{name} {evidence.says[name][0]} (tensors: {proven.says[name][0]})"
-            for name in _DIMENSIONS
-            if name in evidence.says and name in proven.says and evidence.says[name][0] != proven.says[name][0]
+            f"{field} {evidence.says[field][0]} (tensors: {proven.says[field][0]})"
+            for field in _DIMENSIONS
+            if field in evidence.says and field in proven.says and evidence.says[field][0] != proven.says[field][0]
         ]
         if misfit:
-            return [], [f"{candidate.name} beside the file is not used, it is of another model: {', '.join(misfit)}"]
+            return [], [f"{name} beside the file is not used, it is of another model: {', '.join(misfit)}"]
         return [evidence], []
     return [], []

@@ -9,10 +9,10 @@ from typing import Any
 from aprnb.errors import CheckpointError, FileMissing, ForeignFormat
 from aprnb.formats.contents import Contents, DataFile, Format, TensorEntry
 from aprnb.formats.huggingface_metadata import folder_metadata
-from aprnb.formats.inside import require_inside
 from aprnb.formats.json_files import read_object
 from aprnb.formats.safetensors import Shard, read_shard
-from aprnb.formats.source import ByteSource
+from aprnb.formats.sidecar_files import safe_path
+from aprnb.formats.source import ByteSource, is_file
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 INDEX_ENDING = ".safetensors.index.json"
@@ -30,10 +30,10 @@ def read_folder(folder: Path) -> Contents:
             f"{folder} holds {SINGLE} and {INDEX}", expected="one of them", action="open the one that is meant"
         )
     if index.exists():
-        return read_index(index, "huggingface")
+        return read_index(safe_path(folder, INDEX), "huggingface")
     if not single.exists():
         raise _no_weights(folder)
-    source = ByteSource(require_inside(folder, SINGLE))
+    source = ByteSource(safe_path(folder, SINGLE))
     try:
         return read_single(source, "huggingface")
     except BaseException:
@@ -54,7 +54,7 @@ def read_index(path: Path, named: Format = "safetensors") -> Contents:
     sources: list[ByteSource] = []
     try:
         for number, name in enumerate(dict.fromkeys(wanted.values())):
-            sources.append(ByteSource(require_inside(path.parent, name)))
+            sources.append(ByteSource(safe_path(path.parent, name)))
             shards[name] = read_shard(sources[-1], number)
         return _contents(named, path, shards, _joined(path, wanted, shards))
     except BaseException:
@@ -75,7 +75,7 @@ def _weight_map(path: Path) -> dict[str, str]:
     strange = next((name for name in sorted(names) if not name.endswith(".safetensors")), None)
     if strange is not None:
         raise CheckpointError(f"{path} names the file {strange[:80]!r}", expected="names that end in .safetensors")
-    missing = sorted(name for name in names if not require_inside(path.parent, name).exists())
+    missing = sorted(name for name in names if not is_file(safe_path(path.parent, name)))
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise FileMissing(

@@ -13,10 +13,11 @@ from typing import Any
 
 from aprnb.errors import CheckpointError
 from aprnb.formats.contents import HEAD_NAME, TensorEntry
-from aprnb.formats.inside import require_inside
 from aprnb.formats.json_files import MAX_TOKENIZER_VALUES, read_object, read_text
 from aprnb.formats.json_text import MAX_VALUES
+from aprnb.formats.sidecar_files import find_sidecar
 from aprnb.formats.tokenizer_json import special_ids, tokenizer_metadata
+from aprnb.printable import visible
 
 SPLIT_HALVES = 2
 MAX_TEMPLATE_BYTES = 4 << 20
@@ -46,7 +47,7 @@ def folder_metadata(
     warnings = [] if config else [f"no config.json in {folder}: nothing names the model"]
     found: dict[str, Any] = {
         "model_type": "Auto",
-        "name": folder.name,
+        "name": visible(folder.name),
         "license": None,
         "data_source": None,
         "data_license": None,
@@ -58,7 +59,7 @@ def folder_metadata(
     if texts:
         found["source_metadata"] = dict(texts)
     try:
-        found |= _tokenizer(folder, config)
+        found |= _tokenizer(folder, config, warnings)
     except CheckpointError as error:
         warnings.append(f"the tokenizer beside the weights is not read: {error.found}")
     return found, warnings
@@ -87,14 +88,14 @@ def _dimensions(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _tokenizer(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def _tokenizer(folder: Path, config: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
     settings = _optional(folder, "tokenizer_config.json")
     parsed = _optional(folder, "tokenizer.json", MAX_TOKENIZER_VALUES)
     found: dict[str, Any] = {}
     if parsed:
         where = str(folder / "tokenizer.json")
         found |= tokenizer_metadata(parsed, config, where) | special_ids(parsed, config, settings)
-    template = _template(folder, settings)
+    template = _template(folder, settings, warnings)
     if template is not None:
         found["chat_template"] = template
     return found
@@ -102,14 +103,25 @@ def _tokenizer(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _optional(folder: Path, name: str, most: int = MAX_VALUES) -> dict[str, Any]:
     """The object in a file of the folder; empty where there is no such file."""
-    return read_object(require_inside(folder, name), most=most) if (folder / name).is_file() else {}
+    path = find_sidecar(folder, name)
+    return {} if path is None else read_object(path, most=most)
 
 
-def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    if (folder / "chat_template.jinja").is_file():
-        return read_text(require_inside(folder, "chat_template.jinja"), MAX_TEMPLATE_BYTES)
-    found = settings.get("chat_template")
-    if isinstance(found, list):  # several, each with a name
+def _template(folder: Path, settings: Mapping[str, Any], warnings: list[str]) -> str | None:
+    """The text of chat_template.jinja, which `transformers` prefers too, else that of tokenizer_config.json."""
+    inside = _default_template(settings.get("chat_template"))
+    path = find_sidecar(folder, "chat_template.jinja")
+    if path is None:
+        return inside
+    text = read_text(path, MAX_TEMPLATE_BYTES)
+    if inside is not None and inside != text:
+        warnings.append("two chat templates that differ: chat_template.jinja is used, tokenizer_config.json's is not")
+    return text
+
+
+def _default_template(found: Any) -> str | None:
+    """The text; of several, each with a name, the one called default."""
+    if isinstance(found, list):
         named = [each for each in found if isinstance(each, Mapping) and each.get("name") == "default"]
         found = named[-1].get("template") if named else None
     return found if isinstance(found, str) else None

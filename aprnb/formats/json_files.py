@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from aprnb.errors import CheckpointError, FileMissing
+from aprnb.errors import CheckpointError
 from aprnb.formats.json_text import MAX_VALUES
 from aprnb.formats.metadata import read_metadata
+from aprnb.formats.source import read_bytes
 
 MAX_JSON_BYTES = 64 << 20
 """The largest published tokenizer.json has some 35 MB."""
@@ -18,22 +19,9 @@ MAX_TOKENIZER_VALUES = 1 << 22
 def read_text(path: Path, limit: int = MAX_JSON_BYTES) -> str:
     """The UTF-8 text of a regular file; raises FileMissing or CheckpointError."""
     try:
-        return _read(path, limit).decode("utf-8")
+        return read_bytes(path, limit).decode("utf-8")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{path} is not UTF-8 text", where=f"byte {error.start:,}") from None
-
-
-def _read(path: Path, limit: int) -> bytes:
-    if not path.is_file():
-        raise FileMissing(f"no file at {path}")
-    size = path.stat().st_size
-    if size > limit:
-        raise CheckpointError(f"{path} takes {size:,} bytes", expected=f"at most {limit:,}")
-    try:
-        with path.open("rb") as file:
-            return file.read(size)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def read_object(path: Path, limit: int = MAX_JSON_BYTES, most: int = MAX_VALUES) -> dict[str, Any]:
@@ -41,9 +29,15 @@ def read_object(path: Path, limit: int = MAX_JSON_BYTES, most: int = MAX_VALUES)
 
     Raises FileMissing, or CheckpointError that names the file and its byte: also for a key with two values.
     """
-    size = path.stat().st_size if path.is_file() else 0
-    parsed, repeated = read_metadata(lambda: _read(path, limit), path, 0, size, most)
+    parsed, repeated = read_metadata(lambda: read_bytes(path, limit), path, 0, _size(path), most)
     twice = next((key for key, disagree in repeated if disagree), None)
     if twice is not None:
         raise CheckpointError(f"{path} gives {twice[:80]!r} two values", expected="one value")
     return parsed
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):  # reading tells what is wrong with it
+        return 0

@@ -11,7 +11,7 @@ from aprnb.formats.gguf import MAGIC as GGUF_MAGIC
 from aprnb.formats.gguf import read_gguf
 from aprnb.formats.safetensors import LENGTH_BYTES, is_safetensors
 from aprnb.formats.shards import is_manifest, read_manifest
-from aprnb.formats.source import ByteSource
+from aprnb.formats.source import ByteSource, is_folder
 
 
 def read_contents(path: Path, verify: bool) -> Contents:
@@ -19,7 +19,7 @@ def read_contents(path: Path, verify: bool) -> Contents:
 
     Raises FileMissing, ForeignFormat for a file of another kind, CheckpointError for one that is damaged.
     """
-    if path.is_dir():
+    if is_folder(path):
         return read_folder(path)
     if path.name.endswith(INDEX_ENDING):
         return read_index(path)

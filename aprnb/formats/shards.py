@@ -16,6 +16,7 @@ from aprnb.errors import CheckpointError
 from aprnb.formats.apr import read_apr
 from aprnb.formats.contents import Contents, TensorEntry, shown_name
 from aprnb.formats.metadata import read_metadata, same
+from aprnb.formats.sidecar_files import safe_path
 from aprnb.formats.source import ByteSource
 
 MAX_MANIFEST_BYTES = 64 << 20
@@ -103,11 +104,12 @@ def _shard(item: Any, path: Path) -> _Shard:
 
 def _inside(manifest: Path, filename: str) -> Path:
     """The shard's path; a name stays in the manifest's folder, also after symbolic links."""
-    path = manifest.parent / filename
-    plain = filename not in ("", ".", "..") and not set(filename) & set("/\\\0")
-    if not plain or path.resolve().parent != manifest.parent.resolve():
-        raise _wrong(manifest, f"names the shard {filename[:80]!r}", "a file in its own folder")
-    return path
+    try:
+        return safe_path(manifest.parent, filename)
+    except CheckpointError as error:
+        raise _wrong(
+            manifest, f"names the shard {filename[:80]!r}: {error.found}", "a file in its own folder"
+        ) from None
 
 
 def _require_promised(shard: _Shard, contents: Contents, manifest: Path) -> None:

@@ -1,6 +1,7 @@
-"""Bounded reading of one file that somebody else may change meanwhile.
+"""Bounded reading of one file that another process may change meanwhile: the only door through which files are read.
 
-Plain reads, no memory map: a file that shrinks under a map kills the process, under a read it is an error.
+Plain reads, no memory map: a file that shrinks under a map kills the process, under a read it is an error. Only regular
+files are read: they are opened without blocking and checked again after opening, when a name can no longer be swapped.
 """
 
 from __future__ import annotations
@@ -9,9 +10,14 @@ import errno
 import os
 import stat
 import threading
+from io import FileIO
 from pathlib import Path
 
 from aprnb.errors import CheckpointError, FileMissing, TruncatedFile
+
+# Without O_NONBLOCK the open of a pipe waits for a writer; Windows has none of these but O_BINARY.
+_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
+_PART_BYTES = 16 << 20
 
 
 class ByteSource:
@@ -19,11 +25,7 @@ class ByteSource:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        _require_regular_file(self.path)
-        try:
-            self._file = self.path.open("rb", buffering=0)
-        except OSError as error:
-            raise CheckpointError(f"{self.path} cannot be opened: {error.strerror}") from error
+        self._file = open_regular(self.path)
         self._lock = threading.Lock()
         self.size_bytes = os.fstat(self._file.fileno()).st_size
 
@@ -38,10 +40,13 @@ class ByteSource:
             )
         buffer = bytearray(size_bytes)
         view, read = memoryview(buffer), 0
-        with self._lock:
-            self._file.seek(offset)
-            while read < size_bytes and (count := self._file.readinto(view[read:])):
-                read += count
+        try:
+            with self._lock:
+                self._file.seek(offset)
+                while read < size_bytes and (count := self._file.readinto(view[read:])):
+                    read += count
+        except OSError as error:
+            raise CheckpointError(f"{self.path} cannot be read: {error.strerror}", where=f"byte {offset:,}") from error
         if read != size_bytes:
             raise TruncatedFile(
                 f"{self.path} became shorter while open: {read:,} of {size_bytes:,} bytes of {what} at byte {offset:,}"
@@ -62,17 +67,83 @@ class ByteSource:
         self._file.close()
 
 
+def open_regular(path: Path) -> FileIO:
+    """Opens a regular file for unbuffered reading; raises FileMissing or CheckpointError for anything else.
+
+    Links are followed: `path` is one that a person named, or one that `safe_path` checked.
+    """
+    _require_regular_file(path)
+    try:
+        file = FileIO(os.open(path, _FLAGS), "rb")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be opened: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise _not_regular(path)
+    return file
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """All bytes of a regular file of at most `limit` bytes; raises FileMissing or CheckpointError."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        parts, read = [], 0
+        while size <= limit and (part := _read_part(file, path, min(_PART_BYTES, limit + 1 - read))):
+            parts.append(part)
+            read += len(part)
+            size = max(size, read)  # a file may grow, and those of /proc claim to be empty
+    if size > limit:
+        raise CheckpointError(f"{path} takes {size:,} bytes", expected=f"at most {limit:,}")
+    return b"".join(parts)
+
+
+def is_file(path: Path) -> bool:
+    """Whether `path` is a regular file; False for every name that cannot be one."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, a folder that may not be read, a NUL
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether `path` is a folder; False for every name that cannot be one."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_link(path: Path) -> bool:
+    """Whether `path` is a symbolic link; False for every name that cannot be one."""
+    try:
+        return path.is_symlink()
+    except (OSError, ValueError):
+        return False
+
+
+def _read_part(file: FileIO, path: Path, size_bytes: int) -> bytes:
+    try:
+        return file.read(size_bytes) or b""
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def _require_regular_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise FileMissing(f"no file at {path}", action=_nearby(path)) from None
-    except OSError as error:
-        raise FileMissing(f"{path} cannot be reached: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FileMissing(f"{path} cannot be reached: {reason}") from error
     if stat.S_ISDIR(mode):
-        raise CheckpointError(f"{path} is a directory", expected="an .apr file", action=_nearby(path / "x"))
+        raise CheckpointError(f"{path} is a directory", expected="a file", action=_nearby(path / "x"))
     if not stat.S_ISREG(mode):
-        raise CheckpointError(f"{path} is not a regular file (a pipe, socket or device)", expected="an .apr file")
+        raise _not_regular(path)
+
+
+def _not_regular(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is not a regular file (a pipe, socket or device)", expected="a regular file")
 
 
 def _nearby(path: Path) -> str:
