@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from aprnb.commands import SUMMARIES, Argument, Surface, arguments_of
-from aprnb.errors import FileMissing, UsageProblem, closest
+from aprnb.errors import UsageProblem, closest
 from aprnb.tuning.options import Option, read_value
-from aprnb.tuning.recipe import read_toml
 
 
 def parse(command: str, tokens: Sequence[object], *, prog: str, surface: Surface) -> dict[str, Any]:
@@ -43,13 +42,9 @@ def with_recipe(given: Mapping[str, Any], between: Mapping[str, Any] | None = No
     path = options.pop("recipe", None)
     if path is None:
         return {**(between or {}), **options}
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FileMissing(f"no recipe at {path}") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UsageProblem(f"the recipe {path} cannot be read: {problem}") from None
-    return {**read_toml(text, where=str(path)), **(between or {}), **options}
+    from aprnb.tuning.recipe_file import read_recipe_file  # reading files brings numpy along
+
+    return {**read_recipe_file(Path(path)), **(between or {}), **options}
 
 
 def help_text(command: str, *, prog: str, surface: Surface) -> str:

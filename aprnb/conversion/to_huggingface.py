@@ -6,13 +6,9 @@ Tensors carry the model's Hugging Face names and row order. Block formats have n
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import struct
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +16,9 @@ from aprnb.architecture import ContractReport, expected_tensors
 from aprnb.architecture.weights import read_weight
 from aprnb.conversion.convert import Written
 from aprnb.conversion.tensors import TARGET_DTYPES, Counter, Origin, Progress, checked, counted, tensor_bytes
-from aprnb.errors import FileMissing, OutputExists, UsageProblem
+from aprnb.errors import OutputExists, UsageProblem
 from aprnb.formats import Checkpoint
-from aprnb.formats.atomic import atomic_file, failed_to_write, write_text
+from aprnb.formats.atomic import atomic_file, atomic_folder, write_text
 from aprnb.formats.codecs import encode
 from aprnb.formats.dtypes import F16, DType
 
@@ -102,7 +98,9 @@ def write_folder(
 ) -> Written:
     """config.json, weights (in shards with an index above 5 GB), tokenizer, chat template, generation_config.json."""
     weights = _Weights(checkpoint, report, dtype)
-    with _staged_folder(path, force) as beside:
+    if force:
+        _require_model_folder(path)
+    with atomic_folder(path, force, _MODEL_FILES) as beside:
         _write_weights(beside, weights, Counter(weights.size_bytes, progress))
         notes, ids = _write_tokenizer(beside, checkpoint, report)
         kept = checkpoint.metadata.get("hf_config")
@@ -189,38 +187,7 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
-@contextmanager
-def _staged_folder(path: Path, force: bool) -> Iterator[Path]:
-    """A hidden folder beside `path` that takes its name when the block ends well, and is gone when it does not."""
-    _require_free(path, force)
-    beside, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("part", "old"))
-    remove = partial(shutil.rmtree, ignore_errors=True)
-    try:
-        beside.mkdir()
-        yield beside
-        _require_free(path, force)
-        if path.exists():
-            path.rename(old)
-        beside.rename(path)
-    except OSError as error:
-        raise failed_to_write(path, error) from error
-    finally:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        remove(beside)
-        remove(old)
-
-
-def _require_free(path: Path, force: bool) -> None:
-    if not path.absolute().parent.is_dir():
-        raise FileMissing(f"no folder {path.parent} to write {path.name} into", action=f"mkdir -p {path.parent}")
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not force:
-        raise OutputExists(f"{path} exists", action="choose another name, or allow overwriting with --force")
-    if not (path / "config.json").is_file():
+def _require_model_folder(path: Path) -> None:
+    """Raises OutputExists for a folder that holds something and no model."""
+    if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
         raise OutputExists(f"{path} exists and is no model folder; it is left alone", action="choose another name")
-    strange = next((file for file in sorted(path.iterdir()) if not any(map(file.match, _MODEL_FILES))), None)
-    if path.is_symlink() or strange is not None:
-        what = f"holds {strange.name}" if strange is not None else "is a link"
-        raise OutputExists(f"{path} {what}; it is left alone", action="choose another name, or empty it first")

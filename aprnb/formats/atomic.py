@@ -1,26 +1,98 @@
-"""Files that arrive whole or not at all: written beside their target, synced, renamed into place."""
+"""Files and folders that arrive whole or not at all: written beside their target, synced, renamed into place.
+
+What is replaced is only removed when its successor is in place, and comes back when anything fails before that.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
 from aprnb.errors import FileMissing, OutputError, OutputExists
+from aprnb.formats.source import is_folder
 
+_MOST_NAMED, _DEEPEST = 5, 16
+_OTHER_NAME_OR_FORCE = "choose another name, or allow overwriting with --force"
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 def require_writable(path: Path, force: bool) -> None:
     """Raises where `path` exists (unless `force`) or its folder does not: asked before work starts, and again after."""
-    if not path.parent.is_dir():
+    require_name(path)
+    if os.path.lexists(path) and not force:
+        raise OutputExists(f"{path} exists", action=_OTHER_NAME_OR_FORCE)
+    if path.is_dir() and not path.is_symlink():
+        raise OutputExists(f"{path} is a folder; it is left alone", action="choose another name")
+
+
+def require_replaceable(folder: Path, force: bool, known: Collection[str]) -> None:
+    """Raises OutputExists unless `folder` is not there, is empty, or may be replaced.
+
+    It may with `force`, if it is no link and everything in it matches `known`: paths below it, `*` within a name.
+    """
+    require_name(folder)
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        what = "a link" if folder.is_symlink() else "no folder"
+        raise OutputExists(f"{folder} exists and is {what}; it is left alone", action="choose another name")
+    if not any(folder.iterdir()):
+        return
+    if not force:
+        raise OutputExists(f"{folder} exists", action=_OTHER_NAME_OR_FORCE)
+    foreign = list(islice(foreign_files(folder, known), _MOST_NAMED + 1))
+    if foreign:
+        more = " and more" if len(foreign) > _MOST_NAMED else ""
+        raise OutputExists(
+            f"{folder} holds {', '.join(foreign[:_MOST_NAMED])}{more}, not written by aprnb; nothing is removed",
+            action="choose another name, or move these files first",
+        )
+
+
+def foreign_files(folder: Path, known: Collection[str]) -> Iterator[str]:
+    """Paths below `folder` that match none of `known`, links and special files among them; links are not followed."""
+    patterns = [tuple(pattern.split("/")) for pattern in known]
+
+    def walk(inside: tuple[str, ...]) -> Iterator[str]:
+        for entry in sorted(os.scandir(folder.joinpath(*inside)), key=lambda entry: entry.name):
+            path = (*inside, entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                below = walk(path) if len(path) < _DEEPEST else iter(())
+                first = next(below, None)
+                if first is not None:
+                    yield first
+                    yield from below
+                elif not any(_matches(path, pattern[: len(path)]) for pattern in patterns):
+                    yield "/".join((*path, ""))
+            elif not entry.is_file(follow_symlinks=False) or not any(_matches(path, pattern) for pattern in patterns):
+                yield "/".join(path)
+
+    yield from walk(())
+
+
+def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    return len(path) == len(pattern) and all(map(fnmatchcase, path, pattern))
+
+
+def require_name(path: Path) -> None:
+    """Raises where no file of this name can be made: its folder is missing, or the name is too long or has a NUL."""
+    if not is_folder(path.absolute().parent):
         raise FileMissing(f"no folder {path.parent} to write {path.name} into", action=f"mkdir -p {path.parent}")
-    if path.exists() and not force:
-        raise OutputExists(f"{path} exists", action="choose another name, or allow overwriting with --force")
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OutputError(f"{path} cannot be written: {reason}", action="choose another name") from None
 
 
 @contextmanager
@@ -28,7 +100,7 @@ def atomic_file(path: Path, force: bool = False) -> Iterator[IO[bytes]]:
     """A binary file that appears at `path` when the block ends well, and leaves nothing behind when it does not."""
     require_writable(path, force)
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=".aprnb-", suffix=".part", dir=path.parent)
     except OSError as error:
         raise failed_to_write(path, error) from error
     try:
@@ -48,21 +120,79 @@ def atomic_file(path: Path, force: bool = False) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def staged(path: Path, force: bool = False) -> Iterator[Path]:
-    """A hidden path beside `path` to write and check a file at; it takes its name when the block ends well."""
+    """A path to write and check a file at, in a private folder; it takes its place when the block ends well."""
     require_writable(path, force)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield beside
-        require_writable(path, force)
+    with _work_folder(path) as work:
+        beside = work / path.name
         try:
+            yield beside
+            require_writable(path, force)
             beside.replace(path)
         except OSError as error:
             raise failed_to_write(path, error) from error
-    except OutputError as error:
-        found = error.found.replace(str(beside), str(path))
-        raise OutputError(found, expected=error.expected, action=error.action) from error
+        except OutputError as error:
+            found = error.found.replace(str(beside), str(path))
+            raise OutputError(found, expected=error.expected, action=error.action) from error
+
+
+@contextmanager
+def atomic_folder(target: Path, force: bool = False, known: Collection[str] = ()) -> Iterator[Path]:
+    """An empty folder to fill; it becomes `target` when the block ends well and vanishes when it does not.
+
+    Raises OutputExists where `require_replaceable` does, OutputError where writing fails.
+    """
+    require_replaceable(target, force, known)
+    with _work_folder(target) as work:
+        filling, former = work / "new", work.with_suffix(".former")
+        try:
+            filling.mkdir()
+            yield filling
+            for path in (*filling.iterdir(), filling):
+                sync(path)
+            require_replaceable(target, force, known)
+            if target.exists():
+                target.rename(former)
+                require_replaceable(former, force, known)  # again: now nobody else writes into it
+            filling.rename(target)
+            sync(target.absolute().parent)
+        except OSError as error:
+            raise failed_to_write(target, error) from error
+        finally:
+            if former.exists() and not target.exists():
+                former.rename(target)
+        shutil.rmtree(former, ignore_errors=True)
+
+
+def remove_folder(folder: Path, known: Collection[str]) -> None:
+    """Removes `folder`, which holds nothing but `known`; raises OutputExists where it does, OutputError where it fails.
+
+    The folder is moved aside first, so that nothing can be added between the check and the removal.
+    """
+    require_replaceable(folder, True, known)
+    with _work_folder(folder) as work:
+        former = work / "former"
+        try:
+            folder.rename(former)
+        except OSError as error:
+            raise failed_to_write(folder, error) from error
+        try:
+            require_replaceable(former, True, known)
+        except OutputExists:
+            former.rename(folder)
+            raise
+
+
+@contextmanager
+def _work_folder(target: Path) -> Iterator[Path]:
+    """A new private folder beside `target`, removed at the end; its name is short, whatever the target's length."""
+    try:
+        work = Path(tempfile.mkdtemp(prefix=".aprnb-", suffix=".part", dir=target.absolute().parent))
+    except OSError as error:
+        raise failed_to_write(target, error) from error
+    try:
+        yield work
     finally:
-        beside.unlink(missing_ok=True)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def write_text(path: Path, text: str, force: bool = False) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aprnb.errors import FileMissing, OutputError, OutputExists, UsageProblem
-from aprnb.formats.atomic import require_writable, write_text
+from aprnb.formats.atomic import remove_folder, require_name, require_replaceable, require_writable, write_text
+from aprnb.tuning import state_document
+from aprnb.tuning.owned_files import ADAPTER_FILES, RECORD_NAME, listed_files
 
 if TYPE_CHECKING:
     from aprnb.formats import Checkpoint
+    from aprnb.tuning.base_content import BaseContent
     from aprnb.tuning.preparation import Preparation
 
 _HASH_CHUNK_BYTES = 4 << 20
@@ -40,6 +42,14 @@ class Places:
         return self.run / "metrics.jsonl"
 
 
+RUN_LIST = "files.json"
+RUN_FILES = (
+    RUN_LIST, "recipe.json", "plan.json", "base.json", "metrics.jsonl", "manifest.json",
+    *(f"state/step-*/{name}" for name in state_document.FILES),
+)  # fmt: skip
+"""Everything that a run writes into its folder, and lists there when it begins."""
+
+
 def places(output: str | None, model: Path) -> Places:
     """Beside `output`; without one, `MODEL-finetuned.apr` in the current folder."""
     path = Path(output) if output else Path(f"{model.stem}-finetuned.apr")
@@ -49,30 +59,50 @@ def places(output: str | None, model: Path) -> Places:
 
 
 def require_free(where: Places, *, writes_model: bool, writes_adapter: bool, force: bool, resume: bool) -> None:
-    """Asked before any work: nothing existing is in the way, or the person said what to do with it."""
-    for path in [where.output] * writes_model + [where.adapter] * (writes_adapter and not resume):
-        if resume and path.exists() and not force:
+    """Called before any work: raises where something existing is in the way that may not be replaced."""
+    for path in (where.output, where.run):
+        require_name(path)
+    if writes_model:
+        if resume and where.output.exists() and not force:
             action = "add --force to overwrite it; with --resume the saved state of the run is kept"
-            raise OutputExists(f"{path} exists, from an earlier run", action=action)
-        require_writable(path, force)
+            raise OutputExists(f"{where.output} exists, from an earlier run", action=action)
+        require_writable(where.output, force)
+    if writes_adapter:
+        require_replaceable(where.adapter, force or resume, own_adapter_files(where.adapter))
+    if where.run.is_symlink():
+        raise OutputExists(f"{where.run} is a link; it is left alone", action="choose another --output")
     if resume:
         if not where.run.is_dir():
             raise FileMissing(f"no run to resume at {where.run}", action="start it without --resume")
     elif where.run.exists() and not force:
         raise OutputExists(f"{where.run} exists", action="continue it with --resume, or start anew with --force")
+    else:
+        require_replaceable(where.run, force, own_run_files(where.run))
 
 
-def begin(where: Places, preparation: Preparation, *, fresh: bool) -> None:
-    """The run's folder with recipe and plan; a fresh run leaves nothing of an earlier one in it."""
+def own_run_files(folder: Path) -> tuple[str, ...]:
+    """Paths of the files in a run's folder that a run wrote; none where its list is missing."""
+    return listed_files(folder, RUN_LIST, RUN_FILES)
+
+
+def own_adapter_files(folder: Path) -> tuple[str, ...]:
+    """Names of the files in an adapter's folder that a run wrote; none where its record is missing."""
+    return listed_files(folder, RECORD_NAME, ADAPTER_FILES)
+
+
+def begin(where: Places, preparation: Preparation, content: BaseContent, *, fresh: bool) -> None:
+    """The run's folder with its list of files, recipe, plan and base; a fresh run removes an earlier one's files."""
+    if fresh and where.run.exists():
+        remove_folder(where.run, own_run_files(where.run))
     try:
-        if fresh and where.run.exists():
-            shutil.rmtree(where.run)
         where.run.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{where.run} could not be made: {error.strerror}") from error
     plan = preparation.plan.to_json()
+    write_json(where.run / RUN_LIST, {"files": list(RUN_FILES)})
     write_json(where.run / "recipe.json", plan["recipe"])
     write_json(where.run / "plan.json", plan)
+    write_json(where.run / "base.json", content.to_json())
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from aprnb.errors import UsageProblem, closest
 
 Kind = Literal["text", "choice", "integer", "number", "flag", "modules", "pairs", "source"]
+_SEVERAL = (list, tuple, set, frozenset)
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -106,9 +107,9 @@ def _number(known: Option, value: Any, where: str) -> float:
 
 
 def _modules(known: Option, value: Any, where: str) -> str | tuple[str, ...]:
-    names = value.split(",") if isinstance(value, str) else list(value)
-    names = [str(name).strip() for name in names]
-    if not names or not all(names):
+    given = value.split(",") if isinstance(value, str) else value
+    names = [name.strip() for name in given if isinstance(name, str)] if isinstance(given, _SEVERAL) else []
+    if not names or not all(names) or len(names) != len(given):
         raise _refused(known, value, "all-linear, or module names with commas between them", where)
     return "all-linear" if names == ["all-linear"] else tuple(sorted(set(names)))
 
@@ -116,8 +117,8 @@ def _modules(known: Option, value: Any, where: str) -> str | tuple[str, ...]:
 def _pairs(known: Option, value: Any, where: str) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return dict(value)
-    texts = [value] if isinstance(value, str) else list(value)
-    pairs = [str(text).partition("=") for text in texts]
+    texts = [value] if isinstance(value, str) else value
+    pairs = [str(text).partition("=") for text in texts] if isinstance(texts, _SEVERAL) else [("", "", "")]
     if not all(name and equals for name, equals, _ in pairs):
         raise _refused(known, value, "field=value", where)
     return {name.strip(): text.strip() for name, _, text in pairs}

@@ -130,6 +130,8 @@ def read_toml(text: str, where: str = "recipe") -> dict[str, Any]:
     except tomllib.TOMLDecodeError as problem:
         action = "training rows in the cell's body begin with { in its first line"
         raise UsageProblem(f"the recipe is not TOML: {problem}", where=where, action=action) from None
+    except (RecursionError, ValueError):  # ValueError: an integer with more digits than Python reads
+        raise UsageProblem("the recipe is nested too deeply, or holds a huge number", where=where) from None
     options = {}
     for written, value in found.items():
         line = _line_of(written, text, where)

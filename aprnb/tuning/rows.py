@@ -10,8 +10,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from aprnb.errors import DataError, FileMissing, closest
+from aprnb.errors import CheckpointError, DataError, FileMissing, closest
+from aprnb.formats.source import read_bytes
 
+MAX_DATA_BYTES = 4 << 30
+"""Rows are held in memory, at several times the size of their file."""
 ROLES = ("system", "user", "assistant")
 _INSTRUCTION_KEYS = ("instruction", "response", "system", "input")
 _FORMS = '{"instruction", "response", ["system"], ["input"]} or {"messages": [{"role", "content"}, …]}'
@@ -117,7 +120,7 @@ def _numbered_rows(source: Any, name: str | None) -> tuple[str, Iterator[tuple[s
         name = name or "cell"
         return name, _lines(source, name), None
     if isinstance(source, (str, PathLike)):
-        path = Path(source).expanduser()
+        path = _expanded(source)
         name = name or path.name
         text, raw = _file_text(path)
         return name, _lines(text, name), raw
@@ -125,15 +128,23 @@ def _numbered_rows(source: Any, name: str | None) -> tuple[str, Iterator[tuple[s
     return name, ((f"{name} row {at}", value) for at, value in enumerate(_objects(source), 1)), None
 
 
+def _expanded(source: str | PathLike[str]) -> Path:
+    """The path with `~` for a home folder; `./~x` is a file of that name."""
+    if not str(source).startswith("~"):
+        return Path(source)
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        raise FileMissing(f"{source}: there is no such home folder", action="check --data") from None
+
+
 def _file_text(path: Path) -> tuple[str, bytes]:
     try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise FileMissing(f"{path} does not exist", action="check --data") from None
-    except IsADirectoryError:
-        raise DataError(f"{path} is a directory", expected="a JSON Lines file") from None
-    except OSError as problem:
-        raise DataError(f"{path} cannot be read: {problem.strerror}") from None
+        raw = read_bytes(path, MAX_DATA_BYTES)
+    except FileMissing as error:
+        raise FileMissing(error.found, action="check --data") from None
+    except CheckpointError as error:
+        raise DataError(error.found, expected="a JSON Lines file") from None
     if not raw.strip():
         raise DataError(f"{path} is empty", expected="a JSON Lines file", action=f"a row is {_FORMS}")
     try:
@@ -154,13 +165,24 @@ def _lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
 
 def _parsed(line: str) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line, object_pairs_hook=_without_repeats)
+    except _BadRow as problem:
+        return problem
     except json.JSONDecodeError as problem:
         return _BadRow(f"not JSON ({problem.msg} at character {problem.colno})")
     except RecursionError:
         return _BadRow("nested too deeply")
     except ValueError as problem:
         return _BadRow(f"not JSON ({problem})")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise _BadRow(f"the key {twice[:60]!r} stands twice in one object")
+    return found
 
 
 def _objects(source: Any) -> Iterable[Any]:

@@ -1,0 +1,29 @@
+"""Which files of a folder a run wrote, by the list that it left there: what `--force` may remove (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from aprnb.errors import CheckpointError, FileMissing
+from aprnb.formats.json_files import read_object
+from aprnb.formats.sidecar_files import find_sidecar
+
+CONFIG_NAME, WEIGHTS_NAME, RECORD_NAME = "adapter_config.json", "adapter_model.safetensors", "aprnb.json"
+ADAPTER_FILES = (CONFIG_NAME, WEIGHTS_NAME, RECORD_NAME)
+"""Everything that a run writes into an adapter's folder: PEFT's two files, and a record of the base that lists them."""
+MAX_LIST_BYTES = 64 << 20
+
+
+def listed_files(folder: Path, list_name: str, possible: Sequence[str]) -> tuple[str, ...]:
+    """Those of `possible` that the JSON file `list_name` in `folder` names under `files`.
+
+    None where the list is missing or unreadable: then nothing in the folder is known to be ours. The list can only
+    shorten what is `possible`, so that a planted one names no file of a person.
+    """
+    try:
+        path = find_sidecar(folder, list_name)
+        listed = read_object(path, MAX_LIST_BYTES).get("files") if path else None
+    except (CheckpointError, FileMissing):
+        return ()
+    return tuple(name for name in possible if isinstance(listed, list) and name in listed)
