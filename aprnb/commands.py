@@ -100,6 +100,7 @@ def arguments_of(command: str) -> tuple[Argument, ...]:
             Argument(_text("adapter", "folder of a PEFT adapter"), place="ADAPTER", required=True),
             _OUTPUT,
             _OUTPUT_DTYPE,
+            Argument(_switch("other_base", "merge into a base other than the one that the adapter was trained on")),
             Argument(RECIPE["force"]),
             *_COMMON,
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -16,6 +16,8 @@ from aprnb.errors import CheckpointError, closest
 from aprnb.formats.codecs import decode
 from aprnb.formats.contents import Contents, TensorEntry
 from aprnb.formats.opening import read_contents
+from aprnb.formats.values import raw_parts
+from aprnb.printable import message
 
 if TYPE_CHECKING:
     from aprnb.architecture import Architecture
@@ -35,6 +37,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         self.metadata: Mapping[str, Any] = MappingProxyType(dict(self.contents.metadata))
         self.tensors: Mapping[str, TensorEntry] = MappingProxyType(dict(self.contents.tensors))
         self.warnings: tuple[str, ...] = self.contents.warnings
+        self._hashes: dict[str, str] | None = None
         if strict:
             self.refuse_warnings(self.warnings)
 
@@ -58,7 +61,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def entry(self, name: str) -> TensorEntry:
         """The tensor's index entry; raises KeyError that suggests a near name."""
         if name not in self.tensors:
-            raise KeyError(f"no tensor {name!r} in {self.path}{closest(name, self.tensors)}")
+            raise KeyError(message(f"no tensor {name!r} in {self.path}{closest(name, self.tensors)}"))
         return self.tensors[name]
 
     def raw(self, name: str) -> bytes:
@@ -72,7 +75,10 @@ class Checkpoint(Mapping[str, np.ndarray]):
         if not 0 <= start <= start + size_bytes <= entry.size_bytes:
             raise ValueError(f"bytes {start}–{start + size_bytes} lie outside {name} ({entry.size_bytes} bytes)")
         file = self.contents.files[entry.file]
-        return file.source.read(file.data_start + entry.offset + start, size_bytes, f"tensor {name}")
+        data = file.source.read(file.data_start + entry.offset + start, size_bytes, f"tensor {name}")
+        if self._hashes is not None and size_bytes == entry.size_bytes and name not in self._hashes:
+            self._hashes[name] = hashlib.sha256(data).hexdigest()
+        return data
 
     def is_hole(self, name: str, start: int, size_bytes: int) -> bool:
         """Whether this part of the tensor is a hole of a sparse file: zeros that nobody wrote."""
@@ -80,13 +86,33 @@ class Checkpoint(Mapping[str, np.ndarray]):
         file = self.contents.files[entry.file]
         return file.source.is_hole(file.data_start + entry.offset + start, size_bytes)
 
+    def keep_hashes(self) -> None:
+        """From now on each tensor that is read whole is hashed on the way, for `content_hashes`."""
+        self._hashes = {}
+
+    def content_hashes(self, names: Iterable[str]) -> dict[str, str]:
+        """SHA-256 of each tensor's bytes, in hexadecimal.
+
+        Of tensors that were read whole since `keep_hashes`, the hash is that of the bytes as they were first read; the
+        others are read now, part by part.
+        """
+        taken = self._hashes or {}
+        return {name: taken.get(name) or self._hashed(name) for name in names}
+
     def fingerprint(self) -> str:
-        """SHA-256 over metadata, index and last bytes: quick, and another for every file written anew."""
-        digest = hashlib.sha256(repr((self.size_bytes, list(self.tensors.values()))).encode())
-        digest.update(repr(sorted(self.metadata.items(), key=lambda item: item[0])).encode())
-        for file in self.contents.files:
-            size = min(4, file.source.size_bytes)
-            digest.update(file.source.read(file.source.size_bytes - size, size, "the end of the file"))
+        """SHA-256 over metadata, index and all tensors' bytes: another one for every change. Reads the whole file."""
+        digest = hashlib.sha256(
+            repr(sorted(self.metadata.items(), key=lambda item: item[0])).encode("utf-8", "replace")
+        )
+        for name, content in self.content_hashes(self.tensors).items():
+            entry = self.tensors[name]
+            digest.update(repr((name, entry.dtype.name, entry.shape, content)).encode("utf-8", "replace"))
+        return digest.hexdigest()
+
+    def _hashed(self, name: str) -> str:
+        digest = hashlib.sha256()
+        for part in raw_parts(self, name):
+            digest.update(part)
         return digest.hexdigest()
 
     def __getitem__(self, name: str) -> np.ndarray:

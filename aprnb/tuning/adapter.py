@@ -11,12 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from aprnb.errors import FileMissing, UsageProblem, closest
+from aprnb.errors import UsageProblem, closest
+from aprnb.formats.atomic import atomic_folder
 from aprnb.model.quiet import quiet_loading
-from aprnb.tuning.folder import atomic_folder, write_tensors
+from aprnb.tuning.adapter_files import Delta
+from aprnb.tuning.base_content import BaseContent
+from aprnb.tuning.folder import write_tensors
+from aprnb.tuning.owned_files import ADAPTER_FILES, CONFIG_NAME, RECORD_NAME, WEIGHTS_NAME, listed_files
 from aprnb.tuning.recipe import Recipe
 
-CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+_USED_BY_PEFT = ("r", "lora_alpha", "use_rslora", "fan_in_fan_out")
 
 
 def attach(model: Any, recipe: Recipe, modules: Iterable[str] | None = None) -> Any:
@@ -74,38 +78,43 @@ def adapted_layers(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
-def save_adapter(model: Any, folder: Path, base: Path, *, force: bool = False) -> Path:
+def save_adapter(
+    model: Any, folder: Path, base: Path, *, force: bool = False, content: BaseContent | None = None
+) -> Path:
     """Writes PEFT's two files into `folder`, which arrives whole by rename; `base` is the `.apr` that was tuned.
 
-    Raises OutputExists where `folder` is there already and `force` is not given.
+    With the base's `content` a third file records it, so that `merge` can tell whether the base was changed since, and
+    `force` that the folder is one of ours. Raises OutputExists where `folder` is there already and may not be replaced.
     """
     from peft import get_peft_model_state_dict
 
     config = json.dumps(_config_json(model, base), indent=2, sort_keys=True)
     # Left to choose, PEFT asks the network whether the base's vocabulary has changed.
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
-    with atomic_folder(folder, force) as written:
+    with atomic_folder(folder, force, listed_files(folder, RECORD_NAME, ADAPTER_FILES)) as written:
         write_tensors(tensors, written / WEIGHTS_NAME)
         (written / CONFIG_NAME).write_text(config + "\n", "utf-8")
+        if content is not None:
+            record = {"files": list(ADAPTER_FILES), "base": content.to_json()}
+            (written / RECORD_NAME).write_text(json.dumps(record) + "\n", "utf-8")
     return folder
 
 
 def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     """`model` wrapped by PEFT with the adapter in `folder`.
 
-    Raises FileMissing without one, and UsageProblem where a tensor has no place or a place no tensor: PEFT would go on.
+    Raises what reading the adapter raises, and UsageProblem where a tensor has no place or a place no tensor: PEFT
+    would only warn.
     """
     _import_peft()
     from peft import LoraConfig, set_peft_model_state_dict
-    from safetensors.torch import load_file
 
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        if not (folder / name).is_file():
-            raise FileMissing(f"no {name} in {folder}", expected="a PEFT adapter folder")
-    config = LoraConfig.from_pretrained(str(folder))
-    config.inference_mode = not trainable
+    delta = Delta(folder)
+    kept = {name: value for name, value in delta.config.items() if name in _USED_BY_PEFT}
+    modules = [name.removesuffix(".weight") for name in sorted(delta.names)]  # not the file's pattern
+    config = LoraConfig(**kept, target_modules=modules, inference_mode=not trainable)
     wrapped = _wrapped(model, config)
-    result: Any = set_peft_model_state_dict(wrapped, load_file(folder / WEIGHTS_NAME))
+    result: Any = set_peft_model_state_dict(wrapped, delta.tensors)
     missing = [name for name in result.missing_keys if ".lora_" in name]
     if missing or result.unexpected_keys:
         odd = (missing + list(result.unexpected_keys))[0]

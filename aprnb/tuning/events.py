@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-_STEP_ROW = ("step", "loss", "learning_rate", "grad_norm", "tokens", "labelled_tokens", "tokens_per_s", "elapsed_s")
+STEP_ROW = ("step", "loss", "learning_rate", "grad_norm", "tokens", "labelled_tokens", "tokens_per_s", "elapsed_s")
+EVAL_ROW = ("step", "eval_loss")
+"""Keys of the rows of `metrics.jsonl`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,7 @@ Event = StepEvent | EvalEvent | Notice | Saved | Finished
 def to_metrics_row(event: Event) -> dict[str, Any] | None:
     """The event's row of `metrics.jsonl`, or None where it has none."""
     if isinstance(event, StepEvent):
-        return {name: getattr(event, name) for name in _STEP_ROW}
+        return {name: getattr(event, name) for name in STEP_ROW}
     if isinstance(event, EvalEvent):
         return dataclasses.asdict(event)
     return None

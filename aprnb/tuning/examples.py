@@ -18,6 +18,7 @@ from aprnb.tuning.rows import Row
 
 if TYPE_CHECKING:
     from aprnb.model.chat import Rendering, Request
+    from aprnb.model.tokenizer_process import Encode
 
 IntArray = NDArray[np.int32]
 Mask = NDArray[np.bool_]
@@ -69,7 +70,7 @@ class _Counts:
     refused: list[str] = field(default_factory=list)
 
 
-def encode_rows(rows: Sequence[Row], tokenizer: Any, max_seq_len: int) -> Examples:
+def encode_rows(rows: Sequence[Row], tokenizer: Any, max_seq_len: int, encode: Encode | None = None) -> Examples:
     """Each row through the tokenizer's chat template; every answer and its end-of-turn token is labelled.
 
     An answer is all that follows the template's opening for generation (with it what the template writes in front of
@@ -84,7 +85,7 @@ def encode_rows(rows: Sequence[Row], tokenizer: Any, max_seq_len: int) -> Exampl
     examples: list[Example] = []
     remaining = iter(rows)
     while batch := list(islice(remaining, _ROWS_PER_BATCH)):
-        examples += _encode_batch(batch, tokenizer, max_seq_len, counts)
+        examples += _encode_batch(batch, tokenizer, max_seq_len, counts, encode or _plainly(tokenizer))
     _refuse_unusable(counts, len(examples), max_seq_len)
     return Examples(
         examples=tuple(examples),
@@ -97,7 +98,13 @@ def encode_rows(rows: Sequence[Row], tokenizer: Any, max_seq_len: int) -> Exampl
     )
 
 
-def _encode_batch(rows: Sequence[Row], tokenizer: Any, max_seq_len: int, counts: _Counts) -> Iterator[Example]:
+def _plainly(tokenizer: Any) -> Encode:
+    return lambda texts: tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
+
+
+def _encode_batch(
+    rows: Sequence[Row], tokenizer: Any, max_seq_len: int, counts: _Counts, encode: Encode
+) -> Iterator[Example]:
     from aprnb.model.chat import render_all
 
     control = _control_pattern(tokenizer)
@@ -107,7 +114,7 @@ def _encode_batch(rows: Sequence[Row], tokenizer: Any, max_seq_len: int, counts:
     renderings = iter(render_all(tokenizer, requests))
     rendered = [(row, list(islice(renderings, len(_requests(row))))) for row in answered]
     usable = [(row, texts) for row, found in rendered if (texts := _texts(row, found, counts)) is not None]
-    encodings = tokenizer.backend_tokenizer.encode_batch([texts[0] for _, texts in usable], add_special_tokens=False)
+    encodings = encode([texts[0] for _, texts in usable])
     for (row, texts), encoding in zip(usable, encodings, strict=True):
         counts.control_text += any(control.search(message.content) for message in row.messages)
         example = _labelled(row, texts, encoding, tokenizer, counts)

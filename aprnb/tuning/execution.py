@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aprnb.errors import Interrupted
+from aprnb.formats.json_files import read_object
+from aprnb.formats.sidecar_files import safe_path
 from aprnb.inspection.memory import adapted_shapes
 from aprnb.model.build import build_model
 from aprnb.tuning import artefacts
 from aprnb.tuning.adapter import attach, prepare_full, save_adapter
 from aprnb.tuning.artefacts import Places
+from aprnb.tuning.base_content import (
+    MAX_RECORD_BYTES,
+    BaseContent,
+    base_content,
+    read_content,
+    require_same_model,
+    require_same_tensors,
+)
 from aprnb.tuning.events import Event, Finished, Notice, Saved, to_metrics_row
 from aprnb.tuning.interrupt import Interrupt
 from aprnb.tuning.loop import train
 from aprnb.tuning.merge import merge, write_trained
 from aprnb.tuning.merge_check import MergeCheck, compare_adapter, compare_trained
 from aprnb.tuning.preparation import Preparation
-from aprnb.tuning.state import RunState, save_state
+from aprnb.tuning.state import Identity, RunState, check_identity, save_state
 
 if TYPE_CHECKING:
     from aprnb.tuning.run import Run
@@ -34,15 +45,18 @@ def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Te
     saved_step = state.step if state else None
     try:
         with Interrupt() as interrupt:
-            module = _module(preparation)
-            artefacts.begin(run.where, preparation, fresh=state is None)
-            for event in _events(preparation, module, run.where, state, interrupt):
+            module, content = _module(preparation)
+            identity = replace(preparation.identity, base=content.digest)
+            if state is not None:
+                _require_same_base(run.where, state, identity, content, preparation)
+            artefacts.begin(run.where, preparation, content, fresh=state is None)
+            for event in _events(preparation, identity, module, run.where, state, interrupt):
                 saved_step = event.step if isinstance(event, Saved) else saved_step
                 _note(run, event)
                 tell(event)
         run.hold(module.eval(), preparation.choice.tokenizer)
         if run.status == "finished":
-            _write_artefacts(run, preparation, module, tell)
+            _write_artefacts(run, preparation, module, content, tell)
     except KeyboardInterrupt:
         kept = f"the state of step {saved_step} is kept: the same command with --resume goes on from there"
         raise Interrupted(
@@ -50,16 +64,39 @@ def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Te
         ) from None
 
 
-def _module(preparation: Preparation) -> Any:
-    model = build_model(preparation.checkpoint, preparation.report, preparation.placement)
-    recipe = preparation.recipe
+def _module(preparation: Preparation) -> tuple[Any, BaseContent]:
+    """The module to train, and what its base held when it was loaded."""
+    checkpoint, report, recipe = preparation.checkpoint, preparation.report, preparation.recipe
+    checkpoint.keep_hashes()
+    model = build_model(checkpoint, report, preparation.placement)
+    content = base_content(checkpoint, report)
     if not recipe.trains_adapter:
-        return prepare_full(model)
-    return attach(model, recipe, adapted_shapes(preparation.report.architecture, recipe.target_modules))
+        return prepare_full(model), content
+    return attach(model, recipe, adapted_shapes(report.architecture, recipe.target_modules)), content
+
+
+def _require_same_base(
+    where: Places, state: RunState, identity: Identity, content: BaseContent, preparation: Preparation
+) -> None:
+    """Raises UsageProblem where the state was saved over another base; the run's `base.json` tells what differs."""
+    if state.identity.base == content.digest:
+        return
+    found, action = "the base checkpoint changed since the state was saved", "start a new run (without --resume)"
+    path = safe_path(where.run, "base.json")
+    if path.exists():
+        saved = read_content(read_object(path, MAX_RECORD_BYTES), path)
+        require_same_model(saved, preparation.report, found, action)
+        require_same_tensors(saved, content.tensors, preparation.checkpoint.path, found, action)
+    check_identity(state.identity, identity, str(where.state))
 
 
 def _events(
-    preparation: Preparation, module: Any, where: Places, state: RunState | None, interrupt: Interrupt
+    preparation: Preparation,
+    identity: Identity,
+    module: Any,
+    where: Places,
+    state: RunState | None,
+    interrupt: Interrupt,
 ) -> Iterator[Event]:
     return train(
         module,
@@ -68,7 +105,7 @@ def _events(
         preparation.schedule,
         preparation.recipe,
         device=preparation.placement.device,
-        identity=preparation.identity,
+        identity=identity,
         state=state,
         interrupt=interrupt,
         save=lambda saved: save_state(where.state, saved),
@@ -88,12 +125,13 @@ def _note(run: Run, event: Event) -> None:
         artefacts.write_metrics(run.where, run.metrics)
 
 
-def _write_artefacts(run: Run, preparation: Preparation, module: Any, tell: Tell) -> None:
+def _write_artefacts(run: Run, preparation: Preparation, module: Any, content: BaseContent, tell: Tell) -> None:
     """Adapter, merged model with its check, manifest: in the order in which each needs the one before."""
     recipe, where, checkpoint = preparation.recipe, run.where, preparation.checkpoint
     if recipe.trains_adapter:
         tell(Notice("info", f"writing {where.adapter}"))
-        run.adapter = save_adapter(module, where.adapter, checkpoint.path, force=recipe.force or recipe.resume)
+        replace_own = recipe.force or recipe.resume
+        run.adapter = save_adapter(module, where.adapter, checkpoint.path, force=replace_own, content=content)
     if not recipe.adapter_only:
         tell(Notice("info", f"writing {where.output} and comparing it with the trained model"))
         run.merge_check = _merged_and_compared(preparation, module, where)

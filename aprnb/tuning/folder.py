@@ -1,47 +1,29 @@
-"""Folders that arrive whole: filled beside their target, synced, renamed into place."""
+"""Tensors in safetensors files: written as copies, read without a memory map."""
 
 from __future__ import annotations
 
 import errno
-import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aprnb.formats.atomic import failed_to_write, require_writable, sync, umask
+from aprnb.errors import CheckpointError
+from aprnb.formats.atomic import atomic_folder, umask
+from aprnb.formats.contents import TensorEntry
+from aprnb.formats.safetensors import read_shard
+from aprnb.formats.source import ByteSource
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["atomic_folder", "read_tensors", "write_tensors"]
 
-@contextmanager
-def atomic_folder(target: Path, force: bool = False) -> Iterator[Path]:
-    """An empty folder to fill; it becomes `target` when the block ends well and vanishes when it does not.
-
-    Raises OutputExists where `target` is there already (unless `force`) and OutputError where writing fails.
-    """
-    require_writable(target, force)
-    filling = target.with_name(f".{target.name}.{os.getpid()}.part")
-    former = target.with_name(f".{target.name}.{os.getpid()}.former")
-    try:
-        shutil.rmtree(filling, ignore_errors=True)
-        filling.mkdir()
-        yield filling
-        for path in (*filling.iterdir(), filling):
-            sync(path)
-        require_writable(target, force)
-        if target.exists():
-            target.rename(former)
-        filling.rename(target)
-        sync(target.parent)
-    except OSError as error:
-        raise failed_to_write(target, error) from error
-    finally:
-        for leftover in (filling, former):
-            shutil.rmtree(leftover, ignore_errors=True)
+_TORCH_NAMES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -56,3 +38,27 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+
+
+def read_tensors(path: Path, most_bytes: int) -> dict[str, Tensor]:
+    """The tensors of a safetensors file of at most `most_bytes`, each in memory of its own: the file may change.
+
+    Raises FileMissing, or CheckpointError for a file that is too large or malformed.
+    """
+    with closing(ByteSource(path)) as source:
+        if source.size_bytes > most_bytes:
+            raise CheckpointError(f"{path} takes {source.size_bytes:,} bytes", expected=f"at most {most_bytes:,}")
+        shard = read_shard(source)
+        return {name: _read_tensor(source, shard.data_start, entry) for name, entry in shard.tensors.items()}
+
+
+def _read_tensor(source: ByteSource, data_start: int, entry: TensorEntry) -> Tensor:
+    import torch
+
+    name = _TORCH_NAMES.get(entry.dtype.name)
+    if name is None:
+        raise CheckpointError(f"{source.path} holds {entry.name} as {entry.dtype.name}", expected="a type of torch")
+    if not entry.size_bytes:
+        return torch.empty(entry.shape, dtype=getattr(torch, name))
+    raw = source.read(data_start + entry.offset, entry.size_bytes, f"tensor {entry.name}")
+    return torch.frombuffer(raw, dtype=getattr(torch, name)).reshape(entry.shape)

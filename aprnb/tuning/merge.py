@@ -5,7 +5,6 @@ Tensors stream from the base to the output one at a time. W' = W + (alpha / rank
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from aprnb.architecture import (
 )
 from aprnb.architecture.apr_names import written_names
 from aprnb.architecture.weights import read_weight
-from aprnb.errors import FileMissing, GateError, OutputError, UsageProblem
+from aprnb.errors import GateError, OutputError
 from aprnb.formats import Checkpoint, TensorSource, open, write_apr
 from aprnb.formats.atomic import staged
 from aprnb.formats.codecs import encode
@@ -32,11 +31,14 @@ from aprnb.formats.contents import HEAD_NAME
 from aprnb.formats.dtypes import BY_NAME, DType
 from aprnb.model.experts import from_module
 from aprnb.model.tokenizer import choose_tokenizer
+from aprnb.tuning.adapter_files import Delta
+from aprnb.tuning.base_content import require_same_model, require_same_tensors
 from aprnb.tuning.merge_check import MergeCheck
 from aprnb.tuning.merged_metadata import merged_metadata
 
-Verify = Callable[[Path], MergeCheck]
-_PEFT_PREFIX = "base_model.model."
+Verify = Callable[[Path], MergeCheck | None]
+_OTHER_BASE = "the adapter was trained on another base"
+_MERGE_ANYWAY = "merge it into the base that it was trained on, or add --other-base"
 
 
 @dataclass(frozen=True)
@@ -49,50 +51,6 @@ class Merged:
     check: MergeCheck | None = None
 
 
-class Delta:
-    """What a PEFT adapter adds to each weight: name → float32 array [outputs, inputs], computed on demand."""
-
-    def __init__(self, folder: Path) -> None:
-        from safetensors.numpy import load_file
-
-        config_path = folder / "adapter_config.json"
-        if not config_path.is_file():
-            raise FileMissing(f"no adapter_config.json in {folder}", expected="a PEFT adapter folder")
-        self.config = _supported(json.loads(config_path.read_text("utf-8")), config_path)
-        self._matrices = load_file(folder / "adapter_model.safetensors")
-        self.names = frozenset(
-            key.removeprefix(_PEFT_PREFIX).removesuffix(".lora_A.weight") + ".weight"
-            for key in self._matrices
-            if key.endswith(".lora_A.weight")
-        )
-        if 2 * len(self.names) != len(self._matrices) or not self.names:
-            raise UsageProblem(
-                f"the adapter in {folder} holds other tensors than LoRA pairs", expected="lora_A and lora_B"
-            )
-
-    def __call__(self, name: str) -> np.ndarray:
-        stem = _PEFT_PREFIX + name.removesuffix(".weight")
-        a, b = (self._matrices[f"{stem}.lora_{part}.weight"].astype(np.float32) for part in "AB")
-        rank = a.shape[0]
-        scale = self.config["lora_alpha"] / (rank**0.5 if self.config.get("use_rslora") else rank)
-        return np.float32(scale) * (b @ a)
-
-
-def _supported(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    odd = [
-        key
-        for key in ("use_dora", "modules_to_save", "alpha_pattern", "rank_pattern", "target_parameters")
-        if config.get(key)
-    ]
-    odd += ["bias"] if config.get("bias", "none") != "none" else []
-    if config.get("peft_type") != "LORA" or odd:
-        raise UsageProblem(
-            f"{path} describes a {config.get('peft_type')} adapter{' with ' + ', '.join(odd) if odd else ''}",
-            expected="plain LoRA",
-        )
-    return config
-
-
 def merge(
     base: str | os.PathLike[str],
     adapter: str | os.PathLike[str],
@@ -103,32 +61,38 @@ def merge(
     config: str | Path | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     chat_template: str | None = None,
+    other_base: bool = False,
     verify: Verify | None = None,
 ) -> Merged:
     """Writes base + PEFT adapter as one `.apr`; float bases keep their dtype, quantised ones become F16.
 
-    The output is re-opened, passes the contract and `verify` before it takes its name. Raises UsageProblem for an
-    adapter that does not fit the base, GateError where the merge changed nothing, OutputExists unless `force`.
+    The output is re-opened, passes the contract and `verify` before it takes its name. An adapter that records its base
+    merges only into a base with the same architecture and the same bytes, unless `other_base`. Raises UsageProblem for
+    an adapter that does not fit the base, GateError where the merge changed nothing, OutputExists unless `force`.
     """
     with open(base) as checkpoint:
         report = check_contract(
             checkpoint, resolve(checkpoint, config=config, overrides=overrides)
         ).raise_for_violations()
         delta = Delta(Path(adapter))
-        strange = sorted(delta.names - report.weights.keys())
-        if strange:
-            raise UsageProblem(f"the adapter changes {strange[0]}, which {checkpoint.path.name} has not got")
+        delta.fit(report)
+        recorded = None if other_base else delta.base
+        if recorded is not None:
+            require_same_model(recorded, report, _OTHER_BASE, _MERGE_ANYWAY)
         choice = choose_tokenizer(checkpoint, report.architecture, chat_template)
-        turned = {
-            name for name, tensor in expected_tensors(report.architecture).items() if tensor.rule.role == "conv1d"
-        }
+        checkpoint.keep_hashes()
 
         def tuned(name: str) -> np.ndarray:
-            change = delta(name)
-            return read_weight(checkpoint, report, name) + (change.T if name in turned else change)
+            return read_weight(checkpoint, report, name) + delta(name)
+
+        def verified(path: Path) -> MergeCheck | None:
+            if recorded is not None:
+                present = checkpoint.content_hashes(recorded.tensors)
+                require_same_tensors(recorded, present, checkpoint.path, _OTHER_BASE, _MERGE_ANYWAY)
+            return verify(path) if verify else None
 
         source = _Merging(checkpoint, report, delta.names, tuned)
-        return source.write(Path(output), choice.tokenizer, output_dtype, force, verify)
+        return source.write(Path(output), choice.tokenizer, output_dtype, force, verified)
 
 
 def write_trained(
@@ -160,9 +124,7 @@ class _Merging:
         self.checkpoint, self.report, self.changing, self.compute = checkpoint, report, changing, compute
         self.changed: set[str] = set()
 
-    def write(
-        self, output: Path, tokenizer: Any, output_dtype: str | None, force: bool, verify: Verify | None
-    ) -> Merged:
+    def write(self, output: Path, tokenizer: Any, output_dtype: str | None, force: bool, verify: Verify) -> Merged:
         """Writes beside `output`, checks what was written, and only then lets it take its name."""
         architecture = self.report.architecture
         tensors = expected_tensors(architecture).values()
@@ -180,7 +142,7 @@ class _Merging:
                     action="train longer, or give --output-dtype F32",
                 )
             check(beside).raise_for_violations()
-            found = verify(beside) if verify else None
+            found = verify(beside)
         return Merged(output, len(sources), len(self.changed), found)
 
     def _sources(self, tensor: ExpectedTensor, output_dtype: str | None) -> list[TensorSource]:
@@ -217,7 +179,10 @@ class _Merging:
         return read_weight(self.checkpoint, self.report, name)
 
     def _encoded(self, name: str, values: np.ndarray, dtype: DType) -> bytes:
-        if dtype.name == "F16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+        peak = float(max(values.max(initial=0), -values.min(initial=0)))  # without a copy; NaN comes through
+        if not peak < np.inf:
+            raise OutputError(f"{name} would hold NaN or infinity", action="the adapter or the base is damaged")
+        if dtype.name == "F16" and peak > np.finfo(np.float16).max:
             raise OutputError(f"{name} holds values beyond F16", action="give --output-dtype BF16 or F32")
         return encode(values, dtype)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from aprnb.errors import UsageProblem
+from aprnb.errors import CheckpointError, UsageProblem
 from aprnb.tuning.recipe import Recipe
 
 
@@ -64,3 +64,50 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """The rate of the next step, for every group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def check_optimizer_state(optimizer: torch.optim.Optimizer, saved: Any) -> None:
+    """Compares a saved state dict with what `optimizer` would write; raises CheckpointError where it differs.
+
+    Groups must be equal but for the learning rate, which every step sets. A tensor has its parameter's shape; of the
+    8-bit optimizers one may also be a table or a list of block scales.
+    """
+    present = optimizer.state_dict()
+    if not isinstance(saved, Mapping) or saved.keys() != present.keys():
+        raise _misfit("has no optimizer's state")
+    if _settings(saved["param_groups"]) != _settings(present["param_groups"]):
+        raise _misfit("has an optimizer with other settings")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not isinstance(saved["state"], Mapping):
+        raise _misfit("has no optimizer's state")
+    names = _ADAMW if isinstance(optimizer, torch.optim.AdamW) else None
+    for number, values in saved["state"].items():
+        if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(values, Mapping):
+            raise _misfit("has an optimizer with other parameters")
+        if names is not None and values.keys() != names:
+            raise _misfit(f"has an optimizer that keeps {', '.join(map(str, values))[:80]}")
+        for name, value in values.items():
+            if not _fits(value, parameters[number], exactly=names is not None and name != "step"):
+                raise _misfit(f"has an optimizer whose {str(name)[:40]} does not fit parameter {number}")
+
+
+_ADAMW = {"step", "exp_avg", "exp_avg_sq"}
+
+
+def _misfit(found: str) -> CheckpointError:
+    return CheckpointError(f"the saved state {found}", action="start the run without --resume")
+
+
+def _settings(groups: Any) -> Any:
+    """The groups without their learning rates, tuples as the lists that JSON makes of them."""
+    if isinstance(groups, Mapping):
+        return {key: _settings(value) for key, value in groups.items() if key != "lr"}
+    return [_settings(value) for value in groups] if isinstance(groups, list | tuple) else groups
+
+
+def _fits(value: Any, parameter: nn.Parameter, exactly: bool) -> bool:
+    if not isinstance(value, torch.Tensor):
+        return not exactly and isinstance(value, int | float)
+    if exactly:
+        return value.shape == parameter.shape and value.dtype == parameter.dtype
+    return value.shape == parameter.shape or (value.ndim <= 1 and value.numel() <= max(256, parameter.numel()))

@@ -12,6 +12,7 @@ from aprnb.errors import DataError, UsageProblem
 from aprnb.formats import Checkpoint, open
 from aprnb.model.device import Placement, place
 from aprnb.model.tokenizer import TokenizerChoice, choose_tokenizer
+from aprnb.model.tokenizer_process import Encode, row_encoder
 from aprnb.tuning.data import Examples, Row, RowSet, encode_rows, read_rows, split_rows
 from aprnb.tuning.device import device_facts
 from aprnb.tuning.packing import Schedule, build_schedule
@@ -60,8 +61,9 @@ def prepare(model: str | os.PathLike[str] | None, recipe: Recipe) -> Preparation
     recipe, notes = settle(recipe, report.architecture, facts)
     choice = choose_tokenizer(checkpoint, report.architecture, recipe.chat_template)
     rows, train, held_out = _read(recipe)
-    examples = _encode(train, choice, recipe)
-    evaluated = _encode(held_out, choice, recipe) if held_out else None
+    with row_encoder(choice.plain) as encode:
+        examples = _encode(train, choice, recipe, encode)
+        evaluated = _encode(held_out, choice, recipe, encode) if held_out else None
     schedule = _schedule(examples, recipe)
     warnings = [*checkpoint.warnings, *report.architecture.warnings, *choice.warnings, *examples.warnings]
     warnings += [warning for one in rows for warning in one.warnings]
@@ -69,7 +71,7 @@ def prepare(model: str | os.PathLike[str] | None, recipe: Recipe) -> Preparation
     tokenizer = (choice.source, choice.vocabulary_note)
     plan = make_plan(report, recipe, examples, evaluated, schedule, facts, assumptions, warnings, tokenizer)
     placement = Placement(placement.device, placement.dtype, "nf4" if recipe.method == "qlora" else None)
-    identity = Identity(recipe.identity(), _data_fingerprint(rows, choice), checkpoint.fingerprint())
+    identity = Identity(recipe.identity(), _data_fingerprint(rows, choice, (examples, evaluated)), base="")
     return Preparation(checkpoint, report, choice, examples, evaluated, schedule, placement, plan, identity)
 
 
@@ -102,9 +104,9 @@ def _not_among(held_out: tuple[Row, ...], train: tuple[Row, ...]) -> tuple[Row, 
     return held_out
 
 
-def _encode(rows: tuple[Row, ...], choice: TokenizerChoice, recipe: Recipe) -> Examples:
+def _encode(rows: tuple[Row, ...], choice: TokenizerChoice, recipe: Recipe, encode: Encode) -> Examples:
     assert recipe.max_seq_len is not None
-    return encode_rows(rows, choice.plain, recipe.max_seq_len)
+    return encode_rows(rows, choice.plain, recipe.max_seq_len, encode)
 
 
 def _schedule(examples: Examples, recipe: Recipe) -> Schedule:
@@ -120,6 +122,10 @@ def _schedule(examples: Examples, recipe: Recipe) -> Schedule:
     )
 
 
-def _data_fingerprint(rows: list[RowSet], choice: TokenizerChoice) -> str:
+def _data_fingerprint(rows: list[RowSet], choice: TokenizerChoice, encoded: tuple[Examples | None, ...]) -> str:
+    """Over the rows, the chat template and the tokens that the tokenizer made of them."""
     parts: list[Any] = [one.sha256 for one in rows] + [choice.plain.chat_template]
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(map(str, parts)).encode("utf-8", "surrogatepass"))
+    for example in (example for examples in encoded if examples for example in examples.examples):
+        digest.update(example.input_ids.tobytes() + example.labels_mask.tobytes())
+    return digest.hexdigest()

@@ -13,9 +13,9 @@ from aprnb.tuning import artefacts
 from aprnb.tuning.artefacts import Places
 from aprnb.tuning.events import Event, mean_tokens_per_s
 from aprnb.tuning.plan import Plan
-from aprnb.tuning.preparation import prepare
+from aprnb.tuning.preparation import Preparation, prepare
 from aprnb.tuning.recipe import Recipe
-from aprnb.tuning.state import load_state
+from aprnb.tuning.state import RunState, load_state
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from aprnb.model.generation import Generation
     from aprnb.tuning.merge import Merged
     from aprnb.tuning.merge_check import MergeCheck
+
+_STATE_SLACK_BYTES = 64 << 20
 
 Listener = Callable[[Plan | Event], None]
 
@@ -140,13 +142,19 @@ def finetune(
     tell(preparation.plan)
     if where is None:
         return preparation.plan
-    state = load_state(where.state, preparation.identity) if recipe.resume else None
+    state = _saved_state(where, preparation) if recipe.resume else None
     # Only now: a plan needs none of the modelling code, whose import takes longer than the plan.
     from aprnb.tuning.execution import execute
 
     run = Run(preparation.checkpoint.path, preparation.plan, where, list(state.metrics) if state else [])
     execute(run, preparation, state, tell)
     return run
+
+
+def _saved_state(where: Places, preparation: Preparation) -> RunState:
+    """AdamW keeps three float32 for each trained parameter; random numbers and headers take less than the slack."""
+    most_bytes = 16 * preparation.plan.parameters_trainable + _STATE_SLACK_BYTES
+    return load_state(where.state, preparation.identity, most_bytes, preparation.plan.steps)
 
 
 def _free_places(model: str | os.PathLike[str] | None, recipe: Recipe) -> Places | None:

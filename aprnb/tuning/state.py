@@ -11,28 +11,35 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aprnb.errors import FileMissing, UsageProblem
-from aprnb.tuning.folder import atomic_folder, write_tensors
+from aprnb.errors import CheckpointError, FileMissing, OutputExists, UsageProblem
+from aprnb.formats.atomic import atomic_folder, remove_folder
+from aprnb.formats.sidecar_files import safe_path
+from aprnb.tuning.folder import read_tensors, write_tensors
+from aprnb.tuning.optimizer import check_optimizer_state
+from aprnb.tuning.state_document import (
+    DOCUMENT,
+    FILES,
+    START_ANEW,
+    TENSORS,
+    Identity,
+    from_nodes,
+    read_document,
+    to_nodes,
+)
 
-_TENSOR = "__tensor__"
-_FOLDER = re.compile(r"step-(\d+)")
+__all__ = ["Identity", "RunState", "load_state", "restore", "save_state"]
 
-
-@dataclasses.dataclass(frozen=True)
-class Identity:
-    """What has to be equal for a state to go on: the recipe's numbers, and fingerprints of data and base."""
-
-    recipe: Mapping[str, Any]
-    data: str
-    base: str
+MAX_TENSOR_BYTES = 1 << 40
+_FOLDER = re.compile(r"step-([0-9]{6,9})")
+_MOST_FOLDERS = 1_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,19 +76,34 @@ def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def restore(state: RunState, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Puts parameters, optimizer and random numbers back as they were after `state.step`."""
-    present = trainable_tensors(model)
+    """Puts parameters, optimizer and random numbers back as they were after `state.step`.
+
+    Raises UsageProblem for a state of another model, CheckpointError for one that is damaged; then nothing was changed.
+    """
+    present, random = trainable_tensors(model), capture_random(device)
     if present.keys() != state.tensors.keys():
         odd = sorted(present.keys() ^ state.tensors.keys())[0]
         raise UsageProblem(f"the saved state does not fit the model: {odd}", expected="the same trainable tensors")
+    if random.keys() != state.random.keys():
+        raise UsageProblem(f"the saved state is of another device than {device}", action="resume on the same device")
+    for part, wanted, found in (("", present, state.tensors), ("random numbers ", random, state.random)):
+        for name, tensor in wanted.items():
+            _require_like(found[name], tensor, f"{part}{name}")
+    check_optimizer_state(optimizer, state.optimizer)
+    try:
+        restore_random(state.random, device)
+        optimizer.load_state_dict(dict(state.optimizer))
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise damaged(f"cannot be put in place: {error}") from None
     for name, tensor in present.items():
         tensor.copy_(state.tensors[name])
-    optimizer.load_state_dict(dict(state.optimizer))
-    restore_random(state.random, device)
 
 
 def save_state(folder: Path, state: RunState) -> Path:
-    """Writes `state` as `folder/step-N`, complete or not at all; older ones are removed after it is in place."""
+    """Writes `state` as `folder/step-N`, complete or not at all; older ones are removed after it is in place.
+
+    Raises OutputExists where `folder` or `folder/step-N` is a link, or the latter holds files that no run wrote.
+    """
     tensors: dict[str, Tensor] = {}
     for part, values in (("model", state.tensors), ("random", state.random)):
         tensors.update({f"{part}/{name}": tensor for name, tensor in values.items()})
@@ -90,43 +112,89 @@ def save_state(folder: Path, state: RunState) -> Path:
         "identity": dataclasses.asdict(state.identity),
         "metrics": list(state.metrics),
         "elapsed_s": state.elapsed_s,
-        "optimizer": _without_tensors(state.optimizer, "optimizer", tensors),
+        "optimizer": to_nodes(state.optimizer, "optimizer", lambda path, value: _kept(tensors, path, value)),
     }
-    target = folder / f"step-{state.step:06d}"
+    if folder.is_symlink():
+        raise OutputExists(f"{folder} is a link; nothing is saved there", action="remove the link")
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(target, force=True) as written:
-        write_tensors(tensors, written / "tensors.safetensors")
-        (written / "state.json").write_text(json.dumps(document) + "\n", "utf-8")
+    target = folder / f"step-{state.step:06d}"
+    with atomic_folder(target, force=True, known=FILES) as written:
+        write_tensors(tensors, written / TENSORS)
+        (written / DOCUMENT).write_text(json.dumps(document) + "\n", "utf-8")
     for other in folder.iterdir():
-        if other != target and _FOLDER.fullmatch(other.name):
-            shutil.rmtree(other)
+        if other != target and _FOLDER.fullmatch(other.name) and other.is_dir() and not other.is_symlink():
+            _remove_own(other)
     return target
 
 
-def load_state(folder: Path, identity: Identity) -> RunState:
-    """The newest complete state in `folder`.
+def load_state(
+    folder: Path, identity: Identity, most_bytes: int = MAX_TENSOR_BYTES, total_steps: int | None = None
+) -> RunState:
+    """The newest state in `folder`, of a run of `total_steps` whose tensors take at most `most_bytes`.
 
-    Raises FileMissing without one, UsageProblem where recipe, data or base differ from the run that saved it.
+    Raises FileMissing without one, CheckpointError for what is damaged or not a state, UsageProblem where recipe, data
+    or base differ from the run that saved it.
     """
-    from safetensors.torch import load_file
-
-    states = [path for path in folder.iterdir() if _FOLDER.fullmatch(path.name)] if folder.is_dir() else []
-    if not states:
-        raise FileMissing(f"no saved state in {folder}", action="start the run without --resume")
-    newest = max(states, key=lambda path: int(path.name.removeprefix("step-")))
-    document = json.loads((newest / "state.json").read_text("utf-8"))
-    saved = Identity(**document["identity"])
-    check_identity(saved, identity, str(newest))
-    tensors = load_file(newest / "tensors.safetensors")
+    newest, step = _newest(folder)
+    if total_steps is not None and step > total_steps:
+        raise CheckpointError(f"{newest} is after the run's last step", expected=f"at most step {total_steps:,}")
+    document = read_document(safe_path(newest, DOCUMENT), step)
+    check_identity(document.identity, identity, str(newest))
+    tensors = read_tensors(safe_path(newest, TENSORS), most_bytes)
+    for name, tensor in tensors.items():
+        if not name.startswith(("model/", "optimizer/", "random/")):
+            raise damaged(f"holds a tensor {name[:80]}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise damaged(f"holds NaN or infinity in {name}")
     return RunState(
-        step=document["step"],
-        identity=saved,
-        metrics=tuple(document["metrics"]),
-        elapsed_s=document["elapsed_s"],
+        step=step,
+        identity=document.identity,
+        metrics=document.metrics,
+        elapsed_s=document.elapsed_s,
         tensors=_part("model/", tensors),
-        optimizer=_with_tensors(document["optimizer"], tensors),
+        optimizer=from_nodes(document.optimizer, "optimizer", tensors),
         random=_part("random/", tensors),
     )
+
+
+def damaged(what: str) -> CheckpointError:
+    return CheckpointError(f"the saved state {what}", action=START_ANEW)
+
+
+def _newest(folder: Path) -> tuple[Path, int]:
+    """The state's folder with the highest step; raises where anything else lies beside it."""
+    if folder.is_symlink() or not folder.is_dir():
+        raise FileMissing(f"no saved state in {folder}", action="start the run without --resume")
+    steps: dict[int, Path] = {}
+    for path in islice(folder.iterdir(), _MOST_FOLDERS):
+        found = _FOLDER.fullmatch(path.name)
+        if path.name.startswith(".aprnb-"):  # left by a process that was killed while it wrote
+            continue
+        if found is None or path.is_symlink() or not path.is_dir() or path.name != f"step-{int(found[1]):06d}":
+            raise CheckpointError(f"{path} is not a saved state", expected="folders step-N only", action="move it away")
+        steps[int(found[1])] = path
+    if not steps:
+        raise FileMissing(f"no saved state in {folder}", action="start the run without --resume")
+    return steps[max(steps)], max(steps)
+
+
+def _require_like(found: Tensor, wanted: Tensor, name: str) -> None:
+    if found.shape != wanted.shape or found.dtype != wanted.dtype:
+        raise damaged(f"holds {name} as {found.dtype} {list(found.shape)}, not {wanted.dtype} {list(wanted.shape)}")
+
+
+def _remove_own(folder: Path) -> None:
+    """Removes an older state; one that holds anything else stays where it is."""
+    try:
+        remove_folder(folder, FILES)
+    except OutputExists:
+        return
+
+
+def _kept(tensors: dict[str, Tensor], path: str, value: Any) -> bool:
+    if isinstance(value, Tensor):
+        tensors[path] = value
+    return isinstance(value, Tensor)
 
 
 def check_identity(saved: Identity, present: Identity, where: str) -> None:
@@ -137,7 +205,7 @@ def check_identity(saved: Identity, present: Identity, where: str) -> None:
             found = f"--{name.replace('_', '-')} is {wanted.get(name)}; the saved run has {saved.recipe.get(name)}"
             raise UsageProblem(found, where=where, action="resume with the recipe of the saved run, or start a new one")
     for name in ("data", "base"):
-        if getattr(saved, name) != getattr(present, name):
+        if getattr(present, name) and getattr(saved, name) != getattr(present, name):
             what = {"data": "the training rows", "base": "the base checkpoint"}[name]
             raise UsageProblem(
                 f"{what} changed since the state was saved", where=where, action="start a new run (without --resume)"
@@ -146,25 +214,3 @@ def check_identity(saved: Identity, present: Identity, where: str) -> None:
 
 def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _without_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """`value` as JSON; its tensors go to `tensors`. Dicts become lists of pairs, since JSON would turn 0 into "0"."""
-    if isinstance(value, Tensor):
-        tensors[path] = value
-        return {_TENSOR: path}
-    if isinstance(value, Mapping):
-        return {"pairs": [[key, _without_tensors(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
-    if isinstance(value, (list, tuple)):
-        return {"items": [_without_tensors(item, f"{path}/{number}", tensors) for number, item in enumerate(value)]}
-    return value
-
-
-def _with_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    if _TENSOR in value:
-        return tensors[value[_TENSOR]]
-    if "pairs" in value:
-        return {key: _with_tensors(item, tensors) for key, item in value["pairs"]}
-    return [_with_tensors(item, tensors) for item in value["items"]]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from aprnb.errors import FileMissing, OutputError, OutputExists, UsageProblem
 from aprnb.tuning import adapter as adapter_module
 from aprnb.tuning.adapter import adapted_layers, attach, load_adapter, save_adapter
+from aprnb.tuning.base_content import BaseContent
 from aprnb.tuning.events import EvalEvent
 from aprnb_tests.tiny import tiny_model, tiny_nf4_model, tiny_recipe, tiny_run
 
@@ -109,7 +110,7 @@ def test_an_adapter_with_a_tensor_too_few_is_refused(tmp_path: Path) -> None:
     tensors = load_file(folder / "adapter_model.safetensors")
     tensors.pop(sorted(tensors)[0])
     save_file(tensors, folder / "adapter_model.safetensors")
-    with pytest.raises(UsageProblem, match=r"does not fit the model: .*lora_A"):
+    with pytest.raises(UsageProblem, match=r"holds other tensors than pairs; expected lora_A"):
         load_adapter(tiny_model(), folder)
 
 
@@ -118,16 +119,34 @@ def test_a_folder_without_an_adapter_is_named(tmp_path: Path) -> None:
         load_adapter(tiny_model(), tmp_path)
 
 
-def test_an_existing_folder_stays_unless_force_is_given(tmp_path: Path) -> None:
+def test_an_existing_folder_stays_unless_force_is_given_and_a_run_wrote_it(tmp_path: Path) -> None:
+    model, folder = attach(tiny_model(), tiny_recipe()), tmp_path / "a.adapter"
+    content = BaseContent({"hidden_size": 64}, {})
+    save_adapter(model, folder, BASE, content=content)
+    before = (folder / "adapter_config.json").stat().st_ino
+    with pytest.raises(OutputExists, match=r"a\.adapter exists"):
+        save_adapter(model, folder, BASE, content=content)
+    save_adapter(model, folder, BASE, force=True, content=content)
+    assert (folder / "adapter_config.json").stat().st_ino != before
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "notes/mine.txt", "adapter_model.safetensors.bak"])
+def test_files_that_no_run_wrote_stay_whatever_is_forced(tmp_path: Path, name: str) -> None:
+    model, folder = attach(tiny_model(), tiny_recipe()), tmp_path / "a.adapter"
+    save_adapter(model, folder, BASE, content=BaseContent({}, {}))
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("mine")
+    with pytest.raises(OutputExists, match=f"holds {name}, not written by aprnb; nothing is removed"):
+        save_adapter(model, folder, BASE, force=True)
+    assert (folder / name).read_text() == "mine"
+    assert (folder / "adapter_config.json").exists()
+
+
+def test_an_adapter_folder_of_another_program_is_not_replaced(tmp_path: Path) -> None:
     model = attach(tiny_model(), tiny_recipe())
-    folder = tmp_path / "a.adapter"
-    folder.mkdir()
-    (folder / "mine.txt").write_text("mine")
-    with pytest.raises(OutputExists):
-        save_adapter(model, folder, BASE)
-    assert (folder / "mine.txt").exists()
-    save_adapter(model, folder, BASE, force=True)
-    assert not (folder / "mine.txt").exists()
+    folder = save_adapter(model, tmp_path / "a.adapter", BASE)  # PEFT's files alone: nothing says whose they are
+    with pytest.raises(OutputExists, match=r"adapter_config\.json, adapter_model\.safetensors, not written by aprnb"):
+        save_adapter(model, folder, BASE, force=True)
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
