@@ -5,7 +5,6 @@ GGUF names a few ways of splitting and keeps nothing of a tokenizer.json; what n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -53,7 +52,7 @@ def _found_by_trying(whole: Mapping[str, Any], facts: TokenizerFacts, names: lis
         from aprnb.model.bpe import parsed_tokenizer
     except ImportError:
         raise MissingExtra("train", "tokenizers") from None
-    source = parsed_tokenizer(json.dumps(whole, ensure_ascii=False), "the source's tokenizer.json")
+    source = parsed_tokenizer(whole, "the source's tokenizer.json")
     expected = [source.encode(text, add_special_tokens=False).ids for text in PROBES]
     plain = replace(facts, add_bos=False)
     for splitting, tokenizer in _ways(plain, names):

@@ -13,9 +13,10 @@ from aprnb.architecture.names import layer_of
 from aprnb.display.bundle import Displayed
 from aprnb.errors import ArchitectureError, ContractError, ForeignFormat, UnsupportedFamily
 from aprnb.formats import Checkpoint, TensorEntry, open
+from aprnb.formats.sidecar_files import find_sidecars
 from aprnb.inspection.foreign import ForeignReport
 from aprnb.inspection.statistics import Statistics, tensor_statistics
-from aprnb.inspection.tokenizer_facts import describe_tokenizer
+from aprnb.inspection.tokenizer_description import describe_tokenizer
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -176,7 +177,8 @@ def inspect(
 
 def _tokenizer(checkpoint: Checkpoint, architecture: Architecture | None) -> Mapping[str, Any]:
     stated = architecture.model_type if architecture else checkpoint.metadata.get("architecture")
-    return describe_tokenizer(checkpoint.metadata, stated if isinstance(stated, str) else "unknown")
+    name = stated if isinstance(stated, str) else "unknown"
+    return describe_tokenizer(checkpoint.metadata, name, find_sidecars(checkpoint.path))
 
 
 def _share(name: str, entries: list[TensorEntry]) -> Share:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import compress, islice
 from typing import Any, Literal
 
+import numpy as np
+
 from aprnb.errors import TokenizerError
-from aprnb.inspection.tokenizer_rules import BYTE_PIECE, SIBLING, byte_symbols, choose_pre_tokenizer, merges_from_scores
+from aprnb.inspection.tokenizer_rules import (
+    BYTE_PIECE,
+    MAX_MERGES,
+    SIBLING,
+    Merges,
+    UsedTokens,
+    byte_symbols,
+    merges_of_splits,
+    split_pieces,
+    written_merges,
+)
 
 Kind = Literal["byte-level BPE", "SentencePiece BPE"]
 CONTROL, USER_DEFINED, UNUSED = 3, 4, 5  # of tokenizer.token_type, as GGUF counts them
 MAX_ADDED_TOKENS = 16_384  # published vocabularies have at most some 6,000 (gemma 3)
 MAX_TOKEN_CHARACTERS = 4_096
-MAX_VOCABULARY = 1 << 19  # twice the largest published one of a language model (gemma 3: 262,208)
+MAX_VOCABULARY = 5 << 16
+"""327,680; the largest published vocabulary of a language model has 262,208 (gemma 3)."""
 
 _SENTENCEPIECE_TYPES = ("llama", "spm", "sentencepiece", "unigram")
 _PIECE_CONTROLS = frozenset({"<unk>", "<s>", "</s>", "<pad>"})
@@ -28,7 +41,7 @@ class TokenizerFacts:
     kind: Kind
     vocabulary_size: int
     tokens: Mapping[int, str]
-    merges: tuple[tuple[str, str], ...]
+    merges: Collection[tuple[str, str]]
     added: Mapping[int, bool]
     """Id of each added token → whether it is special."""
     bos_id: int | None
@@ -51,27 +64,28 @@ def read_facts(metadata: Mapping[str, Any]) -> TokenizerFacts:
     Raises TokenizerError where lists have the wrong type, a merge makes no token, or the kind is not one that the
     metadata settles.
     """
-    vocabulary = _strings(metadata, "tokenizer.vocabulary")
-    if len(vocabulary) > MAX_VOCABULARY:
-        raise TokenizerError(
-            f"the file's vocabulary has {len(vocabulary):,} entries", expected=f"at most {MAX_VOCABULARY:,}"
-        )
+    vocabulary = _strings(metadata, "tokenizer.vocabulary", MAX_VOCABULARY)
     types = _numbers(metadata, "tokenizer.token_type", len(vocabulary))
-    kind = tokenizer_kind(metadata)
-    tokens, warnings = _used_tokens(vocabulary, types)
+    kind = tokenizer_kind(metadata, vocabulary)
+    tokens, made, warnings = _used_tokens(vocabulary, types)
     special_ids = {name: _token_id(metadata, name, tokens, warnings) for name in ("bos", "eos", "padding")}
-    controls = {tokens[number] for number in special_ids.values() if number is not None} | _PIECE_CONTROLS
-    merges = _read_merges(metadata) if metadata.get("tokenizer.merges") else None
-    if merges is None:
-        merges = merges_from_scores(tokens, _scores(metadata, len(vocabulary)), controls)
-    _check_merges(merges, set(tokens.values()))
+    is_made = np.zeros(len(vocabulary), bool)
+    if metadata.get("tokenizer.merges"):
+        merges = _read_merges(metadata, made)
+        is_made[np.frombuffer(tokens.used, bool)] = np.fromiter(map(made.__getitem__, tokens.values()), bool)
+    else:
+        made.clear()
+        controls = {tokens[number] for number in special_ids.values() if number is not None} | _PIECE_CONTROLS
+        splits = split_pieces(tokens, _numbers(metadata, "tokenizer.scores", len(vocabulary)), controls)
+        merges = merges_of_splits(tokens, *splits)
+        is_made[splits[0]] = True
     add_bos, add_space = metadata.get("tokenizer.add_bos_token"), metadata.get("tokenizer.add_space_prefix")
     return TokenizerFacts(
         kind=kind,
         vocabulary_size=len(vocabulary),
         tokens=tokens,
         merges=merges,
-        added=_added_tokens(kind, tokens, merges, types, special_ids),
+        added=_added_tokens(kind, tokens, is_made, types, special_ids),
         bos_id=special_ids["bos"],
         eos_id=special_ids["eos"],
         pad_id=special_ids["padding"],
@@ -81,17 +95,16 @@ def read_facts(metadata: Mapping[str, Any]) -> TokenizerFacts:
     )
 
 
-def tokenizer_kind(metadata: Mapping[str, Any]) -> Kind:
+def tokenizer_kind(metadata: Mapping[str, Any], vocabulary: list[str]) -> Kind:
     """The kind that the metadata proves; raises TokenizerError for every other one."""
-    vocabulary = _strings(metadata, "tokenizer.vocabulary")
-    entries = set(vocabulary)
-    named = str(metadata.get("tokenizer.model_type") or metadata.get("tokenizer.model") or "").lower()
+    stated = metadata.get("tokenizer.model_type") or metadata.get("tokenizer.model")
+    named = stated.lower() if isinstance(stated, str) and len(stated) <= 64 else ""
     merges, scores = metadata.get("tokenizer.merges"), metadata.get("tokenizer.scores")
-    if {"Ġ", "Ċ"} <= entries and named not in _SENTENCEPIECE_TYPES:
+    if "Ġ" in vocabulary and "Ċ" in vocabulary and named not in _SENTENCEPIECE_TYPES:
         if not merges:
             raise TokenizerError("the file's byte-level vocabulary comes without merges", action=SIBLING)
         return "byte-level BPE"
-    pieces = "▁" in entries or "<0x0A>" in entries
+    pieces = "▁" in vocabulary or "<0x0A>" in vocabulary
     if pieces and (merges or (scores and named != "unigram" and _are_ranks(scores))):
         return "SentencePiece BPE"
     what = "unigram" if named == "unigram" or scores else f"{named or 'unnamed'}"
@@ -102,10 +115,14 @@ def tokenizer_kind(metadata: Mapping[str, Any]) -> Kind:
     )
 
 
-def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
+def _strings(metadata: Mapping[str, Any], key: str, most: int) -> list[str]:
     values = metadata.get(key)
     if not isinstance(values, list):
         raise TokenizerError(f"metadata {key} is {type(values).__name__}", expected="a list of strings", action=SIBLING)
+    if len(values) > most:
+        raise TokenizerError(f"metadata {key} has {len(values):,} entries", expected=f"at most {most:,}")
+    if set(map(type, values)) <= {str} and max(map(len, values), default=0) <= MAX_TOKEN_CHARACTERS:
+        return values
     for at, value in enumerate(values):
         if not isinstance(value, str) or len(value) > MAX_TOKEN_CHARACTERS:
             found = f"{len(value):,} characters" if isinstance(value, str) else type(value).__name__
@@ -123,42 +140,51 @@ def _numbers(metadata: Mapping[str, Any], key: str, count: int) -> list[Any]:
     if not isinstance(values, list) or len(values) != count:
         found = f"{len(values):,} values" if isinstance(values, list) else type(values).__name__
         raise TokenizerError(f"metadata {key} holds {found}", expected=f"one number per token ({count:,})")
-    if not all(isinstance(value, (int, float)) for value in values):
+    if not set(map(type, values)) <= {int, float, bool}:
         raise TokenizerError(f"metadata {key} holds something else than numbers")
     return values
 
 
-def _scores(metadata: Mapping[str, Any], count: int) -> list[float]:
-    return [float(value) for value in _numbers(metadata, "tokenizer.scores", count)]
-
-
 def _are_ranks(scores: Any) -> bool:
     """Whether scores are whole and never positive: ranks of merges (BPE), not logarithms of probabilities (unigram)."""
-    return isinstance(scores, list) and all(
-        isinstance(score, (int, float)) and math.isfinite(score) and score <= 0 and score == int(score)
-        for score in scores
-    )
+    if not isinstance(scores, list) or not set(map(type, scores)) <= {int, float, bool}:
+        return False
+    try:
+        values = np.array(scores, np.float64)
+    except OverflowError:  # an integer beyond every floating-point number
+        return False
+    return bool((np.isfinite(values) & (values <= 0) & (values == np.floor(values))).all())
 
 
-def _used_tokens(vocabulary: list[str], types: list[Any]) -> tuple[dict[int, str], list[str]]:
-    """Id → string without the holes, and what was odd about the list."""
+def _used_tokens(vocabulary: list[str], types: list[Any]) -> tuple[UsedTokens, dict[str, bool], list[str]]:
+    """Id → string without the holes, each of these strings → False, and what was odd about the list."""
     alphabet_at = next((at for at, text in enumerate(vocabulary) if len(text) == 1), len(vocabulary))
     padded = vocabulary.count("<unk>") > 1
-    seen: dict[str, int] = {}
-    repeated: list[str] = []
+    used = bytearray(kind != UNUSED for kind in types) if types else bytearray(b"\1") * len(vocabulary)
     for at, text in enumerate(vocabulary):
         # importers fill holes with <unk> (one string at many ids) or [PAD<id>]; a real <unk> stands before the alphabet
-        filler = (text == "<unk>" and padded and at > alphabet_at) or text == f"[PAD{at}]" or not text
-        if filler or (types and types[at] == UNUSED):
-            continue
-        if text in seen:
-            repeated.append(f"{text[:60]!r} at {seen[text]} and {at}")
-            continue
-        seen[text] = at
-    shown = ", ".join(repeated[:3]) + (f" and {len(repeated) - 3:,} more" if len(repeated) > 3 else "")
-    return {at: text for text, at in seen.items()}, [f"the vocabulary repeats {shown}; the first one counts"] * bool(
-        repeated
-    )
+        if not text or (text == "<unk>" and padded and at > alphabet_at) or (text[0] == "[" and text == f"[PAD{at}]"):
+            used[at] = False
+    strings = dict.fromkeys(compress(vocabulary, used), False)
+    warnings = [] if len(strings) == used.count(1) else [_leave_out_repeats(vocabulary, used, strings)]
+    return UsedTokens(vocabulary, used), strings, warnings
+
+
+def _leave_out_repeats(vocabulary: list[str], used: bytearray, strings: dict[str, bool]) -> str:
+    """Leaves the first of equal strings in `used`; which they are, as a warning."""
+    count, shown = 0, []
+    for at in compress(range(len(vocabulary)), bytes(used)):
+        text = vocabulary[at]
+        if strings[text]:
+            used[at], count = False, count + 1
+            if count <= 3:
+                first = next(before for before in compress(range(at), used) if vocabulary[before] == text)
+                shown.append(f"{text[:60]!r} at {first} and {at}")
+        strings[text] = True
+    for text in strings:
+        strings[text] = False
+    more = f" and {count - 3:,} more" if count > 3 else ""
+    return f"the vocabulary repeats {', '.join(shown)}{more}; the first one counts"
 
 
 def _token_id(metadata: Mapping[str, Any], name: str, tokens: Mapping[int, str], warnings: list[str]) -> int | None:
@@ -167,43 +193,41 @@ def _token_id(metadata: Mapping[str, Any], name: str, tokens: Mapping[int, str],
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value not in tokens:
-        warnings.append(f"metadata {key} is {str(value)[:40]}, which is no token of the vocabulary; it is not used")
+        found = str(value)[:40] if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+        warnings.append(f"metadata {key} is {found}, which is no token of the vocabulary; it is not used")
         return None
     return value
 
 
-def _read_merges(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    merges = []
-    for at, text in enumerate(_strings(metadata, "tokenizer.merges")):
+def _read_merges(metadata: Mapping[str, Any], made: dict[str, bool]) -> Merges:
+    """The merges as written, checked in one pass that sets `made` of what each of them makes."""
+    texts = _strings(metadata, "tokenizer.merges", MAX_MERGES)
+    for at, text in enumerate(texts):
         left, space, right = text.partition(" ")
-        if not left or not space or not right or " " in right:
-            raise TokenizerError(
-                f"merge {at:,} is {text[:60]!r}", expected="two parts with one space between", action=SIBLING
-            )
-        merges.append((left, right))
-    return tuple(merges)
+        whole = left + right
+        if left not in made or right not in made or whole not in made or not space or " " in right:
+            raise _no_merge(at, text, made)
+        made[whole] = True
+    return written_merges(texts)
 
 
-def _check_merges(merges: tuple[tuple[str, str], ...], entries: set[str]) -> None:
-    for at, (left, right) in enumerate(merges):
-        if left in entries and right in entries and left + right in entries:
-            continue
-        missing = next(text for text in (left, right, left + right) if text not in entries)
-        raise TokenizerError(
-            f"merge {at:,} ({left[:60]!r} with {right[:60]!r}) needs {missing[:60]!r}, which the vocabulary lacks",
-            action=SIBLING,
+def _no_merge(at: int, text: str, tokens: Mapping[str, bool]) -> TokenizerError:
+    left, space, right = text.partition(" ")
+    if not left or not space or not right or " " in right:
+        return TokenizerError(
+            f"merge {at:,} is {text[:60]!r}", expected="two parts with one space between", action=SIBLING
         )
+    missing = next(each for each in (left, right, left + right) if each not in tokens)
+    return TokenizerError(
+        f"merge {at:,} ({left[:60]!r} with {right[:60]!r}) needs {missing[:60]!r}, which the vocabulary lacks",
+        action=SIBLING,
+    )
 
 
 def _added_tokens(
-    kind: Kind,
-    tokens: Mapping[int, str],
-    merges: tuple[tuple[str, str], ...],
-    types: list[Any],
-    special_ids: Mapping[str, int | None],
+    kind: Kind, tokens: UsedTokens, is_made: np.ndarray, types: list[Any], special_ids: Mapping[str, int | None]
 ) -> dict[int, bool]:
     """Ids that neither the alphabet nor a merge makes, plus those marked as control or user-defined."""
-    made = {left + right for left, right in merges}
     symbols = byte_symbols() if kind == "byte-level BPE" else frozenset()
     named = {number for number in special_ids.values() if number is not None}
 
@@ -211,13 +235,21 @@ def _added_tokens(
         if number in named or (types and types[number] in (CONTROL, USER_DEFINED)):
             return True
         if kind == "byte-level BPE":
-            return text not in made and text not in symbols
-        return text in _PIECE_CONTROLS or (text not in made and len(text) > 1 and not BYTE_PIECE.fullmatch(text))
+            return not is_made[number] and text not in symbols
+        return text in _PIECE_CONTROLS or (not is_made[number] and len(text) > 1 and not BYTE_PIECE.fullmatch(text))
 
-    added = [number for number, text in tokens.items() if is_added(number, text)]
+    asked = ~is_made
+    asked[list(named)] = True
+    if types:
+        asked |= np.fromiter(map((CONTROL, USER_DEFINED).__contains__, types), bool)
+    if kind == "SentencePiece BPE":
+        asked |= np.fromiter(map(_PIECE_CONTROLS.__contains__, tokens.vocabulary), bool)
+    asked &= np.frombuffer(tokens.used, bool)
+    found = (number for number in compress(range(len(asked)), asked.tobytes()) if is_added(number, tokens[number]))
+    added = list(islice(found, MAX_ADDED_TOKENS + 1))
     if len(added) > MAX_ADDED_TOKENS:
         raise TokenizerError(
-            f"{len(added):,} entries of the vocabulary are made by no merge",
+            f"over {MAX_ADDED_TOKENS:,} entries of the vocabulary are made by no merge",
             expected=f"at most {MAX_ADDED_TOKENS:,} added tokens", action=SIBLING,
         )  # fmt: skip
     controls = _PIECE_CONTROLS if kind == "SentencePiece BPE" else frozenset()
@@ -227,43 +259,4 @@ def _added_tokens(
         or tokens[number] in controls
         or re.fullmatch(r"<\|.*\|>", tokens[number], re.DOTALL) is not None
         for number in added
-    }
-
-
-def describe_tokenizer(metadata: Mapping[str, Any], architecture: str | None = None) -> dict[str, Any]:
-    """The tokenizer as JSON for the inspection card; never raises: what is wrong stands under `problem`."""
-    template = next((key for key in ("chat_template", "tokenizer.chat_template") if metadata.get(key)), None)
-    text = metadata[template] if template else None
-    described: dict[str, Any] = {
-        "kind": None, "vocab_size": None, "used": None, "added": None, "merges": None, "bos": None, "eos": None,
-        "pre_tokenizer": None, "problem": None, "warnings": [],
-        "chat_template": {"source": f"metadata {template}", "characters": len(text)} if isinstance(text, str) else None,
-    }  # fmt: skip
-    if not has_tokenizer(metadata):
-        return {**described, "problem": "the file carries no tokenizer"}
-    try:
-        facts = read_facts(metadata)
-        described |= _described_facts(facts)
-        if facts.kind == "byte-level BPE":
-            family = architecture or str(metadata.get("architecture") or "this model")
-            name, source, _ = choose_pre_tokenizer(metadata, family)
-            described["pre_tokenizer"] = {"name": name, "source": source}
-    except TokenizerError as problem:
-        described["problem"] = problem.found
-    return described
-
-
-def _described_facts(facts: TokenizerFacts) -> dict[str, Any]:
-    def named(number: int | None) -> dict[str, Any] | None:
-        return None if number is None else {"id": number, "token": facts.tokens[number]}
-
-    return {
-        "kind": facts.kind,
-        "vocab_size": facts.vocabulary_size,
-        "used": len(facts.tokens),
-        "added": len(facts.added),
-        "merges": len(facts.merges),
-        "bos": named(facts.bos_id),
-        "eos": named(facts.eos_id),
-        "warnings": list(facts.warnings),
     }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from aprnb.errors import TokenizerError
 from aprnb.inspection.tokenizer_facts import TokenizerFacts
-from aprnb.inspection.tokenizer_rules import SIBLING
+from aprnb.model.tokenizer_process import library_errors, try_out
+from aprnb.model.tokenizer_program import bounded_program
 
 _WORDS_QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -48,22 +52,21 @@ def sentencepiece_tokenizer(facts: TokenizerFacts) -> Tokenizer:
     return _finished(tokenizer, facts)
 
 
-def parsed_tokenizer(text: str, where: object) -> Tokenizer:
-    """The tokenizer that this tokenizer.json describes; raises TokenizerError where it describes none that encodes."""
-    try:
-        tokenizer = Tokenizer.from_str(text)
-        tokenizer.encode("a \u2603")  # an unknown token that is none would show at the first rare character only
-        return tokenizer
-    except Exception as problem:  # the library raises bare Exception for text that is no tokenizer
-        raise TokenizerError(f"{where} is no tokenizer: {problem}") from None
+def parsed_tokenizer(document: Mapping[str, Any], where: object) -> Tokenizer:
+    """The tokenizer that this tokenizer.json describes, after a first use in a child process.
+
+    Raises TokenizerError where it describes none that encodes, or exceeds its bounds.
+    """
+    text = json.dumps(bounded_program(document, where), ensure_ascii=False)
+    try_out(text, where)
+    with library_errors(f"{where} is no tokenizer"):
+        return Tokenizer.from_str(text)
 
 
 def _bpe(facts: TokenizerFacts, **options: object) -> Tokenizer:
     ids = {text: number for number, text in facts.tokens.items()}
-    try:
+    with library_errors("the file's vocabulary makes no tokenizer"):
         return Tokenizer(BPE(vocab=ids, merges=list(facts.merges), **options))
-    except Exception as problem:  # the library raises bare Exception for a vocabulary that it refuses
-        raise TokenizerError(f"the file's vocabulary makes no tokenizer: {problem}", action=SIBLING) from None
 
 
 def _split(name: str) -> pre_tokenizers.PreTokenizer:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,12 @@ from typing import Any
 
 from aprnb.architecture.families import family_named
 from aprnb.errors import ChatTemplateError, FileMissing, closest
-from aprnb.model.siblings import Siblings, read_object, read_text
+from aprnb.formats.sidecar_files import Sidecars
+from aprnb.formats.source import is_file
+from aprnb.inspection.stated_template import stated_template
+from aprnb.model.bounded_child import AnswerTooLarge, BoundedChild, ChildFailed, DeadlinePassed
+from aprnb.model.sidecars import as_tokenizer_error, read_object, read_text
+from aprnb.printable import message
 
 CHATML = (
     "{% for message in messages %}"
@@ -38,7 +42,12 @@ _WAY_OUT = f"name one with --chat-template ({', '.join(TEMPLATES)}, or a file)"
 
 MAX_TEMPLATE_CHARACTERS = 256 * 1024  # the longest published ones have some 50,000
 SECONDS_PER_BATCH, SECONDS_PER_REQUEST = 10.0, 0.01
-_BATCH_REQUESTS, _BATCH_CHARACTERS = 4_000, 8_000_000
+_BATCH_REQUESTS, _BATCH_BYTES = 4_000, 8_000_000
+# Limits of renderings as JSON. A template writes each message once, or twice (as text and as an argument in JSON), and
+# text of its own: the longest default system text that we know, of Command R7B, has 2.7 kB. So honest renderings stay
+# below 2 bytes per byte of input and 16 KiB on average over a batch; a single one may have 1 MiB more.
+_BYTES_PER_INPUT_BYTE, _BYTES_PER_REQUEST, _BYTES_PER_RENDERING = 2, 16 * 1024, 1024**2
+_PROBLEM_CHARACTERS = 400
 _CHILD = Path(__file__).with_name("template_child.py")
 
 
@@ -49,6 +58,7 @@ class Template:
     text: str | None
     source: str
     assumptions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,21 +78,20 @@ class Rendering:
 
 
 def choose_template(
-    metadata: Mapping[str, Any], architecture: str, siblings: Siblings, wanted: str | None, tokenizer: Any
+    metadata: Mapping[str, Any], architecture: str, sidecars: Sidecars, wanted: str | None, tokenizer: Any
 ) -> Template:
-    """The template that counts: the wanted one, the file's, the sibling's, the family's where that is certain.
+    """The template that counts: the wanted one, the file's, the sidecar's, the family's where that is certain.
 
     Raises ChatTemplateError where the wanted one is none, cannot be written with the tokenizer's tokens, or a template
     is too large or no text.
     """
     if wanted is not None:
         return _checked(_wanted_template(wanted, tokenizer))
-    for key in ("chat_template", "tokenizer.chat_template"):
-        if metadata.get(key):
-            return _checked(Template(_single(metadata[key], f"metadata {key}"), f"metadata {key}"))
-    beside = _sibling_template(siblings)
-    if beside is not None:
-        return _checked(beside)
+    with as_tokenizer_error():
+        stated = stated_template(metadata, sidecars)
+    if stated is not None:
+        text = _single(stated.value, stated.source)
+        return _checked(Template(text, stated.source, warnings=stated.warnings))
     family = family_named(architecture)
     name = family.certain_chat_template if family else None
     if name and not _missing_tokens(name, tokenizer):
@@ -109,9 +118,7 @@ def render_all(tokenizer: Any, requests: Sequence[Request]) -> list[Rendering]:
     if not isinstance(template, str):
         raise ChatTemplateError("the checkpoint has no chat template", action=_WAY_OUT)
     variables = {name: str(text) for name, text in tokenizer.special_tokens_map.items() if text is not None}
-    lines = [
-        json.dumps({"messages": list(r.messages), "add_generation_prompt": r.add_generation_prompt}) for r in requests
-    ]
+    lines = [_json({"messages": list(r.messages), "add_generation_prompt": r.add_generation_prompt}) for r in requests]
     found: list[Rendering] = []
     while len(found) < len(lines):
         count = _batch_length(lines, len(found))
@@ -119,38 +126,75 @@ def render_all(tokenizer: Any, requests: Sequence[Request]) -> list[Rendering]:
     return found
 
 
-def _batch_length(lines: Sequence[str], start: int) -> int:
-    characters = 0
+def _json(document: Any) -> bytes:
+    # not as escapes, of which two halves of a surrogate pair would be read as one character
+    return json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _batch_length(lines: Sequence[bytes], start: int) -> int:
+    size = 0
     for count, line in enumerate(lines[start : start + _BATCH_REQUESTS], 1):
-        characters += len(line)
-        if characters >= _BATCH_CHARACTERS:
+        size += len(line)
+        if size >= _BATCH_BYTES:
             return count
     return min(len(lines) - start, _BATCH_REQUESTS)
 
 
-def _render_batch(template: str, variables: Mapping[str, str], lines: Sequence[str]) -> list[Rendering]:
+def _render_batch(template: str, variables: Mapping[str, str], lines: Sequence[bytes]) -> list[Rendering]:
     seconds = SECONDS_PER_BATCH + SECONDS_PER_REQUEST * len(lines)
-    head = json.dumps({"template": template, "variables": dict(variables), "seconds": seconds})
+    answer_bytes = _BYTES_PER_RENDERING + _BYTES_PER_REQUEST * len(lines) + _BYTES_PER_INPUT_BYTE * sum(map(len, lines))
+    limits = {
+        "seconds": seconds,
+        "answer_bytes": answer_bytes,
+        "rendering_bytes": _BYTES_PER_RENDERING,
+        "bytes_per_input_byte": _BYTES_PER_INPUT_BYTE,
+    }
+    head = _json({"template": template, "variables": dict(variables), "requests": len(lines), **limits})
     try:
-        # -P keeps the modules of this folder off the child's path
-        child = subprocess.run(
-            [sys.executable, "-P", str(_CHILD)],
-            input="\n".join([head, *lines]),
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=seconds,
-            check=False,
-        )
-        answer = json.loads(child.stdout)
-    except subprocess.TimeoutExpired:
+        with BoundedChild(_CHILD) as child:
+            answer = child.ask(b"".join([head, *lines]), answer_bytes, seconds)
+        return _read_renderings(answer, lines)
+    except DeadlinePassed:
         raise ChatTemplateError(f"the chat template ran longer than {seconds:.0f} s", action=_WAY_OUT) from None
-    except json.JSONDecodeError:
-        reason = child.stderr.strip().rpartition("\n")[2][:300] or f"exit status {child.returncode}"
-        raise ChatTemplateError(f"the chat template broke its process ({reason})", action=_WAY_OUT) from None
-    if "problem" in answer:
-        raise ChatTemplateError(f"the chat template cannot be used: {answer['problem']}", action=_WAY_OUT)
-    return [Rendering(text, problem) for text, problem in answer["renderings"]]
+    except AnswerTooLarge as problem:
+        raise ChatTemplateError(f"the chat template's process wrote {problem}", action=_WAY_OUT) from None
+    except ChildFailed as problem:
+        raise ChatTemplateError(f"the chat template broke its process ({problem})", action=_WAY_OUT) from None
+
+
+def _read_renderings(answer: bytes, lines: Sequence[bytes]) -> list[Rendering]:
+    """What template_child.py wrote for `lines`; raises ChildFailed where the answer is malformed."""
+    stream = io.BytesIO(answer)
+    found: list[Rendering] = []
+    for line in lines:
+        kind, text = _read_line(stream, _BYTES_PER_RENDERING + _BYTES_PER_INPUT_BYTE * len(line))
+        if kind == b"unusable":
+            raise ChatTemplateError(f"the chat template cannot be used: {text}", action=_WAY_OUT)
+        found.append(_rendering(text) if kind == b"text" else Rendering(None, message(text[:_PROBLEM_CHARACTERS])))
+    return found
+
+
+def _read_line(stream: io.BytesIO, most_bytes: int) -> tuple[bytes, str]:
+    """Kind and text; other JSON, which can need far more memory than its bytes, is not decoded."""
+    kind, _, quoted = stream.readline(most_bytes).partition(b" ")
+    try:
+        if not (quoted.startswith(b'"') and quoted.endswith(b'"\n')):
+            raise ValueError
+        text: str = json.loads(quoted.decode("utf-8", "surrogatepass"))
+    except ValueError:
+        raise ChildFailed("malformed answer") from None
+    return kind, text
+
+
+def _rendering(text: str) -> Rendering:
+    try:
+        text.encode()
+    except UnicodeEncodeError as problem:
+        sign = f"U+{ord(text[problem.start]):04X}"
+        return Rendering(
+            None, f"the rendered text contains half of a surrogate pair ({sign}), which UTF-8 cannot encode"
+        )
+    return Rendering(text, None)
 
 
 def _wanted_template(wanted: str, tokenizer: Any) -> Template:
@@ -162,16 +206,16 @@ def _wanted_template(wanted: str, tokenizer: Any) -> Template:
                 action="give a template that fits the model: --chat-template FILE",
             )
         return Template(TEMPLATES[wanted], f"--chat-template {wanted}")
-    if "{{" in wanted or "{%" in wanted:
-        return Template(wanted, "--chat-template (text)")
     path = Path(wanted)
-    if path.is_file():
+    if not is_file(path) and ("{{" in wanted or "{%" in wanted):
+        return Template(wanted, "--chat-template (text)")
+    if is_file(path):
         text = _template_of(read_object(path), wanted) if path.suffix == ".json" else read_text(path)
         if text is None:
             raise ChatTemplateError(f"{wanted} holds no chat_template", action=_WAY_OUT)
         return Template(text, f"--chat-template {wanted}")
     if path.suffix or len(path.parts) > 1:
-        raise FileMissing(f"--chat-template {wanted}: no such file", action=_WAY_OUT)
+        raise FileMissing(f"--chat-template {wanted}: no such file, or none that can be read", action=_WAY_OUT)
     raise ChatTemplateError(f"--chat-template {wanted} is unknown{closest(wanted, TEMPLATES)}", action=_WAY_OUT)
 
 
@@ -181,16 +225,6 @@ def _missing_tokens(name: str, tokenizer: Any) -> list[str]:
     if name == "zephyr" and tokenizer.eos_token is None:
         missing.append("an end-of-sequence token")
     return missing
-
-
-def _sibling_template(siblings: Siblings) -> Template | None:
-    if siblings.template is not None:
-        return Template(read_text(siblings.template), f"{siblings.template.name} beside the file")
-    if siblings.settings is not None:
-        text = _template_of(read_object(siblings.settings), siblings.settings.name)
-        if text is not None:
-            return Template(text, f"{siblings.settings.name} beside the file")
-    return None
 
 
 def _template_of(settings: Mapping[str, Any], where: str) -> str | None:

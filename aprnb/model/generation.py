@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,10 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from aprnb.errors import UsageProblem
 from aprnb.model.chat import render
+from aprnb.model.tokenizer_process import interruptible
+
+_ENCODE_S = 60.0
+"""For one prompt or answer; a published tokenizer takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +41,12 @@ def generate(
     """The most likely continuation, token by token; `raw` leaves `prompt` without the chat template.
 
     Stops at the tokenizer's end token or after `max_new_tokens`. Raises UsageProblem for a prompt without tokens or
-    longer than the model's positions.
+    longer than the model's positions, TokenizerError where the tokenizer fails on it.
     """
+    _require_encodable(prompt)
     text = prompt if raw else chat_prompt(tokenizer, prompt, system)
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    encode = partial(cast(Any, tokenizer), text, add_special_tokens=False, return_tensors="pt")
+    ids = interruptible(encode, "the tokenizer cannot encode the prompt", _ENCODE_S).input_ids
     limit = model.config.max_position_embeddings
     if not ids.shape[1]:
         raise UsageProblem("the prompt has no tokens", expected="some text")
@@ -60,7 +67,15 @@ def generate(
         output = cast(Any, model).generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
     model.train(training)
     new = output[0, ids.shape[1] :].tolist()
-    return Generation(text, tuple(new), str(tokenizer.decode(new, skip_special_tokens=True)))
+    decode = partial(tokenizer.decode, new, skip_special_tokens=True)
+    return Generation(text, tuple(new), str(interruptible(decode, "the tokenizer cannot decode the answer", _ENCODE_S)))
+
+
+def _require_encodable(prompt: str) -> None:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise UsageProblem("the prompt is not text: it holds half of a surrogate pair", expected="UTF-8") from None
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, system: str | None = None) -> str:

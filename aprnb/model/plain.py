@@ -19,10 +19,11 @@ NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 class PlainTokenizer:
     """The part of the interface of a `transformers` tokenizer that encoding conversations needs, under its names."""
 
-    def __init__(self, backend: Tokenizer, **named: str) -> None:
+    def __init__(self, backend: Tokenizer, *, untrusted: bool = False, **named: str) -> None:
+        """`untrusted`: made of a tokenizer.json, whose steps and regular expressions are not ours."""
         backend.no_truncation()
         backend.no_padding()
-        self.backend_tokenizer = backend
+        self.backend_tokenizer, self.untrusted = backend, untrusted
         self.special_tokens_map: dict[str, str] = dict(named)
         self.chat_template: str | None = None
 

@@ -4,16 +4,21 @@ Templates come from files and are hostile: one expression (`10**10**10`, nested 
 is enough to hang or fill a process, and no sandbox bounds that. So time and memory are bounded from outside. What a
 template can see equals what transformers gives it; transformers itself is not imported, since that takes a second.
 
-stdin: one JSON object {template, variables, seconds}, then one JSON object {messages, add_generation_prompt} per line.
-stdout: one JSON object, {problem} or {renderings: [[text, problem], ...]}.
+stdin: a line with the JSON object {template, variables, requests, seconds, rendering_bytes, bytes_per_input_byte,
+answer_bytes}, then `requests` lines with a JSON object {messages, add_generation_prompt} each.
+stdout: one answer as aprnb/model/bounded_child.py reads it, of lines `KIND "TEXT"`, the text as JSON. KIND is `text` or
+`problem`, one for each request; or it is `unusable`, in a single line, for the whole template.
+Both are UTF-8 with lone surrogates passed through, so that both processes have the same text.
 """
 
 from __future__ import annotations
 
 import datetime
+import faulthandler
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import jinja2
@@ -24,9 +29,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 MEMORY_BYTES = 1024**3
-OUTPUT_CHARACTERS = 1024**2
-OUTPUT_PER_INPUT_CHARACTER = 8
 PROBLEM_CHARACTERS = 300
+GROWS = "the rendered text grows without bound"
 
 
 class Generation(Extension):
@@ -91,22 +95,44 @@ def environment() -> ImmutableSandboxedEnvironment:
     return made
 
 
-def rendered(template: jinja2.Template, variables: dict[str, Any], line: str) -> tuple[str | None, str | None]:
-    """Text and problem of one request, one of them None."""
-    request = json.loads(line)
-    limit = OUTPUT_CHARACTERS + OUTPUT_PER_INPUT_CHARACTER * len(line)
+def answered(head: dict[str, Any], lines: Iterable[bytes]) -> bytes:
+    """The answer to all requests."""
     try:
-        return "".join(_bounded(template.generate(**variables, **request), limit)), None
+        template = environment().from_string(head["template"])
     except (Exception, RecursionError, MemoryError) as problem:
-        return None, _told(problem)
+        return _line("unusable", _told(problem))
+    variables = {**head["variables"], "tools": None, "documents": None}
+    answer, most_bytes = bytearray(), head["answer_bytes"]
+    for line in lines:
+        rendering_bytes = head["rendering_bytes"] + head["bytes_per_input_byte"] * len(line)
+        answer += rendered(template, variables, line, rendering_bytes)
+        if len(answer) > most_bytes:
+            return _line("unusable", f"{head['requests']:,} rendered conversations have more than {most_bytes:,} bytes")
+    return bytes(answer)
+
+
+def rendered(template: jinja2.Template, variables: dict[str, Any], line: bytes, most_bytes: int) -> bytes:
+    """The answer's line for one request, of at most `most_bytes`: its text, or the problem."""
+    request = json.loads(line.decode("utf-8", "surrogatepass"))
+    try:
+        found = _line("text", "".join(_bounded(template.generate(**variables, **request), most_bytes)))
+        if len(found) > most_bytes:
+            raise OverflowError(GROWS)
+    except (Exception, RecursionError, MemoryError) as problem:
+        return _line("problem", _told(problem))
+    return found
 
 
 def _bounded(parts: Iterator[str], limit: int) -> Iterator[str]:
     for part in parts:
         limit -= len(part)
         if limit < 0:
-            raise OverflowError("the rendered text grows without bound")
+            raise OverflowError(GROWS)
         yield part
+
+
+def _line(kind: str, text: str) -> bytes:
+    return f"{kind} {json.dumps(text, ensure_ascii=False)}\n".encode("utf-8", "surrogatepass")
 
 
 def _told(problem: BaseException) -> str:
@@ -116,9 +142,11 @@ def _told(problem: BaseException) -> str:
 
 
 def _limit_this_process(seconds: float) -> None:
+    # Ends this process also where its parent was killed; needs no interpreter lock, so 10**10**10 does not delay it.
+    faulthandler.dump_traceback_later(seconds + 1, exit=True)
     try:
         import resource
-    except ImportError:  # not a POSIX system: the parent's clock and the bound on the output remain
+    except ImportError:  # not a POSIX system: the two clocks and the bounds on the output remain
         return
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 2))
@@ -126,15 +154,13 @@ def _limit_this_process(seconds: float) -> None:
 
 def main() -> None:
     """Reads the requests, answers once."""
-    head = json.loads(sys.stdin.readline())
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    head = json.loads(requests.readline().decode("utf-8", "surrogatepass"))
     _limit_this_process(head["seconds"])
-    try:
-        template = environment().from_string(head["template"])
-    except (Exception, RecursionError, MemoryError) as problem:
-        print(json.dumps({"problem": _told(problem)}))  # noqa: T201  the answer to the parent
-        return
-    variables = {**head["variables"], "tools": None, "documents": None}
-    print(json.dumps({"renderings": [rendered(template, variables, line) for line in sys.stdin]}))  # noqa: T201
+    answer = answered(head, islice(requests, head["requests"]))
+    answers.write(len(answer).to_bytes(8, "little"))
+    answers.write(answer)
+    answers.flush()
 
 
 if __name__ == "__main__":

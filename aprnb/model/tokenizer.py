@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer
 
 from aprnb.errors import TokenizerError
+from aprnb.formats.sidecar_files import Sidecars, find_sidecars
 from aprnb.formats.tokenizer_json import reassembled
+from aprnb.inspection.stated_tokenizer import require_one_tokenizer
 from aprnb.inspection.tokenizer_facts import TokenizerFacts, has_tokenizer, read_facts
 from aprnb.inspection.tokenizer_rules import choose_pre_tokenizer
 from aprnb.model.bpe import byte_level_tokenizer, parsed_tokenizer, sentencepiece_tokenizer
 from aprnb.model.chat import choose_template
 from aprnb.model.plain import NAMES, PlainTokenizer
-from aprnb.model.siblings import Siblings, find_siblings, read_object, read_text
+from aprnb.model.sidecars import sidecar_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -60,14 +61,15 @@ def build_tokenizer(
 
     Raises TokenizerError where nothing settles the tokenizer, ChatTemplateError where the wanted template is none.
     """
-    siblings = find_siblings(beside)
+    sidecars = find_sidecars(beside)
+    require_one_tokenizer(metadata)
     whole = reassembled(metadata)
     if whole is not None:
         built = _from_whole(whole, metadata)
     elif has_tokenizer(metadata):
-        built = _from_metadata(metadata, architecture_name, siblings)
-    elif siblings.tokenizer is not None:
-        built = _from_siblings(siblings)
+        built = _from_metadata(metadata, architecture_name, sidecars)
+    elif sidecars.tokenizer is not None:
+        built = _from_sidecars(sidecars)
     else:
         raise TokenizerError(
             "the checkpoint carries no tokenizer",
@@ -75,10 +77,11 @@ def build_tokenizer(
             action="put the model's tokenizer.json (and tokenizer_config.json) into the checkpoint's folder",
         )
     tokenizer = built.plain
-    template = choose_template(metadata, architecture_name, siblings, chat_template, tokenizer)
+    template = choose_template(metadata, architecture_name, sidecars, chat_template, tokenizer)
     tokenizer.chat_template = template.text
     assumptions = (*built.assumptions, *template.assumptions)
-    return TokenizerChoice(tokenizer, built.source, assumptions, template.source, built.warnings)
+    warnings = (*built.warnings, *template.warnings)
+    return TokenizerChoice(tokenizer, built.source, assumptions, template.source, warnings)
 
 
 def choose_tokenizer(
@@ -93,7 +96,7 @@ def choose_tokenizer(
 def carries_tokenizer(metadata: Mapping[str, Any], beside: Path) -> bool:
     """Whether anything says what the tokenizer is: the metadata, or a file beside the checkpoint."""
     stated = reassembled(metadata) is not None or has_tokenizer(metadata)
-    return stated or find_siblings(beside).tokenizer is not None
+    return stated or find_sidecars(beside).tokenizer is not None
 
 
 def check_vocabulary(tokenizer: PlainTokenizer | PreTrainedTokenizerFast, vocab_size: int) -> str | None:
@@ -113,20 +116,20 @@ def check_vocabulary(tokenizer: PlainTokenizer | PreTrainedTokenizerFast, vocab_
     return f"{unused:,} of the embedding's {vocab_size:,} rows belong to no token" if unused else None
 
 
-def _from_metadata(metadata: Mapping[str, Any], architecture: str, siblings: Siblings) -> TokenizerChoice:
+def _from_metadata(metadata: Mapping[str, Any], architecture: str, sidecars: Sidecars) -> TokenizerChoice:
     facts = read_facts(metadata)
     if facts.kind == "byte-level BPE":
         backend, notes, unsure = _byte_level(facts, metadata, architecture)
     else:
         backend, notes, unsure = _sentencepiece(facts)
     warnings = list(facts.warnings)
-    if unsure and siblings.tokenizer is not None:
-        settled = _from_siblings(siblings)
+    if unsure and sidecars.tokenizer is not None:
+        settled = _from_sidecars(sidecars)
         if _same_vocabulary(settled.plain, facts):
             _take_special_tokens(settled.plain, facts, architecture)
-            source = f"{siblings.tokenizer.name} beside the file (its vocabulary is the file's)"
+            source = f"{sidecars.tokenizer.name} beside the file (its vocabulary is the file's)"
             return TokenizerChoice(settled.plain, source, (), "", facts.warnings)
-        warnings.append(f"{siblings.tokenizer} has another vocabulary than the checkpoint; it is not used")
+        warnings.append(f"{sidecars.tokenizer} has another vocabulary than the checkpoint; it is not used")
     tokenizer = PlainTokenizer(backend)
     _take_special_tokens(tokenizer, facts, architecture)
     return TokenizerChoice(tokenizer, f"metadata ({facts.kind})", notes, "", tuple(warnings))
@@ -165,7 +168,7 @@ def _sentencepiece(facts: TokenizerFacts) -> tuple[Tokenizer, tuple[str, ...], b
 def _from_whole(whole: Mapping[str, Any], metadata: Mapping[str, Any]) -> TokenizerChoice:
     """The source's own tokenizer.json, put together from the metadata."""
     where = "metadata hf_tokenizer"
-    backend = parsed_tokenizer(json.dumps(whole, ensure_ascii=False), where)
+    backend = parsed_tokenizer(whole, where)
     typed = metadata.get("special_tokens")
     named = {}
     for name in NAMES:
@@ -175,23 +178,23 @@ def _from_whole(whole: Mapping[str, Any], metadata: Mapping[str, Any]) -> Tokeni
             text = backend.id_to_token(number)
         if isinstance(text, str) and backend.token_to_id(text) is not None:
             named[name] = text
-    return TokenizerChoice(PlainTokenizer(backend, **named), where, (), "")
+    return TokenizerChoice(PlainTokenizer(backend, untrusted=True, **named), where, (), "")
 
 
-def _from_siblings(siblings: Siblings) -> TokenizerChoice:
-    path = siblings.tokenizer
+def _from_sidecars(sidecars: Sidecars) -> TokenizerChoice:
+    path = sidecars.tokenizer
     assert path is not None
-    backend = parsed_tokenizer(read_text(path), path)
-    named, warnings = _named_tokens(siblings, backend)
+    backend = parsed_tokenizer(sidecar_object(path), path)
+    named, warnings = _named_tokens(sidecars, backend)
     source = f"{path.name} beside the file"
-    return TokenizerChoice(PlainTokenizer(backend, **named), source, (), "", warnings)
+    return TokenizerChoice(PlainTokenizer(backend, untrusted=True, **named), source, (), "", warnings)
 
 
-def _named_tokens(siblings: Siblings, backend: Tokenizer) -> tuple[dict[str, str], tuple[str, ...]]:
+def _named_tokens(sidecars: Sidecars, backend: Tokenizer) -> tuple[dict[str, str], tuple[str, ...]]:
     """bos, eos, pad and unk of tokenizer_config.json, as far as the tokenizer has them."""
-    if siblings.settings is None:
+    if sidecars.settings is None:
         return {}, ("no tokenizer_config.json beside the file: which token ends an answer is not known",)
-    settings = read_object(siblings.settings)
+    settings = sidecar_object(sidecars.settings)
     named, warnings = {}, []
     for name in NAMES:
         value = settings.get(name)
@@ -199,7 +202,7 @@ def _named_tokens(siblings: Siblings, backend: Tokenizer) -> tuple[dict[str, str
         if isinstance(text, str) and backend.token_to_id(text) is not None:
             named[name] = text
         elif text is not None:
-            warnings.append(f"{siblings.settings.name}: {name} {text!r} is no token of {siblings.tokenizer}; not used")
+            warnings.append(f"{sidecars.settings.name}: {name} {text!r} is no token of {sidecars.tokenizer}; not used")
     return named, tuple(warnings)
 
 

@@ -1,17 +1,38 @@
-"""Completion of what follows a magic: options, their choices, file names. One matcher of IPython's second API."""
+"""Completion of what follows a magic: options, their choices, file names. One matcher of IPython's second API.
+
+File names may be hostile: they are inserted so that nothing in them is expanded, read as an option or taken for data.
+IPython's matchers insert file names unquoted, so they are suppressed, except for Python names after `$` and `{`.
+"""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
 
-# Also after an assignment: `report = %apr_inspect `.
-_MAGIC = re.compile(r"^\s*(?:[\w.\[\]\"', ]+=\s*)?%%?apr_(?P<command>\w+)[ \t](?P<rest>.*)$", re.DOTALL)
-_LAST = re.compile(r"""(?:"[^"]*|'[^']*|[^\s"']*)$""")
+# After an assignment (`report = %apr_inspect `), after another magic (`%time %apr_inspect `), and without `%`.
+_MAGIC = re.compile(
+    r"^(?:(?:[^%]*=|\s*%%?\w+\s[^%]*)?\s*%%?|\s*)apr_(?P<command>inspect|check|convert|finetune)[ \t](?P<rest>.*)$",
+    re.DOTALL,
+)
+# The pieces of `aprnb.notebook.arguments.split`, except that the last one may be an open quote.
+_PIECE = re.compile(
+    r"""(?P<quoted>'[^']*'|"[^"]*") | (?P<blank>\s+) | (?P<bare>\{[^{}]*\}|[^\s'"{]+|\{) | (?P<open>['"].*)""",
+    re.VERBOSE | re.DOTALL,
+)
+_OPTION = re.compile(r"--[\w-]+=")
+_PLACEHOLDER = re.compile(r"(?:\$\w*|\{[^{}'\"]*)$")
+# Python ends these quotes elsewhere than `split`: Jedi may see a string at the cursor and offer file names in it.
+_QUOTES_OF_PYTHON = re.compile(r"""\\['"]|'''|\"{3}""")
+# With and without Jedi; IPython 8 has `python_matches`.
+_PYTHON_NAMES = {"IPCompleter.jedi_matcher", "IPCompleter.python_matcher", "IPCompleter.python_matches"}
+
 _ENDINGS = {
     "": (".apr", ".gguf", ".safetensors"),
     "--data": (".jsonl", ".json"),
@@ -24,25 +45,49 @@ _ENDINGS = {
 _USUAL = {"--device": ("auto", "cpu", "cuda")}
 _MOST = 200
 
+_UNQUOTED = frozenset("_./+@,:~%-")
+_EXPANDED = frozenset('"$`{}')
+# Control, format, surrogate (names that are not UTF-8), line separator, paragraph separator.
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Typed:
+    """The arguments up to the cursor: tokens, then the fragment that a completion replaces and the text it stands for.
+
+    `quote` is the one that is open at the cursor, `following` the rest of the line after the cursor.
+    """
+
+    before: tuple[str, ...]
+    fragment: str
+    value: str
+    quote: str
+    following: str
+    in_expression: bool
+
+
+class _NoCompletions(list[SimpleCompletion]):
+    """Empty, but its length is 1: IPython honours `suppress` only in a result that has completions."""
+
+    def __len__(self) -> int:
+        return 1
+
 
 @context_matcher()
 def magic_matcher(context: CompletionContext) -> dict[str, Any]:
-    """Completions for the token at the cursor of one of our magics; Python's own are kept out."""
+    """Completions for the token at the cursor of one of our magics."""
     found = _MAGIC.match(_logical_line(context))
-    if found is None or found["command"] not in ("inspect", "check", "convert", "finetune"):
+    if found is None:
         return {"completions": [], "suppress": False}
-    last = _LAST.search(found["rest"])
-    fragment = last.group() if last else ""
-    before = found["rest"][: len(found["rest"]) - len(fragment)].split()
-    if fragment.startswith("--") and "=" in fragment:
-        flag, _, fragment = fragment.partition("=")
-        before.append(flag)
-    offered = list(_offers(found["command"], before, fragment))[:_MOST]
+    typed = _typed(found["rest"], context.line_with_cursor[context.cursor_position :])
+    if len(typed.fragment) > len(context.text_until_cursor):  # begins on an earlier line
+        return {"completions": _NoCompletions(), "suppress": True, "matched_fragment": ""}
+    offered = islice(_offers(found["command"], typed), _MOST)
     return {
-        "completions": [SimpleCompletion(text, type=kind) for text, kind in offered],
-        # Python's own words are no use in a magic line, but for a variable or an expression.
-        "suppress": not fragment.startswith(("$", "{")),
-        "matched_fragment": fragment,
+        "completions": [SimpleCompletion(text, type=kind) for text, kind in offered] or _NoCompletions(),
+        "suppress": True,
+        "do_not_suppress": _PYTHON_NAMES if _takes_python(found["rest"], typed) else set(),
+        "matched_fragment": typed.fragment,
         "ordered": True,
     }
 
@@ -56,45 +101,124 @@ def _logical_line(context: CompletionContext) -> str:
     return line
 
 
-def _offers(command: str, before: list[str], fragment: str) -> Iterator[tuple[str, str]]:
+def _typed(rest: str, following: str) -> _Typed:
+    before: list[str] = []
+    start, value, quote, brace = 0, "", "", -1
+    for piece in _PIECE.finditer(rest):
+        kind, text = piece.lastgroup, piece.group()
+        if kind == "blank":
+            before += [value] if piece.start() > start else []
+            start, value = piece.end(), ""
+        elif kind == "bare":
+            brace = piece.start() if text == "{" else brace
+            value += text
+        else:
+            value += text[1:-1] if kind == "quoted" else text[1:]
+            quote = text[0] if kind == "open" else ""
+    in_expression = 0 <= brace < start and not {"{", "}"} & set(rest[brace + 1 : start])
+    option = _OPTION.match(rest, start)
+    if option:
+        before.append(option.group()[:-1])
+        start, value = option.end(), value[len(option.group()) :]
+    return _Typed(tuple(before), rest[start:], value, quote, following, in_expression)
+
+
+def _takes_python(rest: str, typed: _Typed) -> bool:
+    """Whether a Python name may stand at the cursor: after `$` and `{`, but not in quotes."""
+    return not typed.quote and bool(_PLACEHOLDER.search(rest)) and not _QUOTES_OF_PYTHON.search(rest)
+
+
+def _offers(command: str, typed: _Typed) -> Iterator[tuple[str, str]]:
     from aprnb.arguments import option_choices, option_flags
 
-    flag = before[-1] if before and before[-1].startswith("--") else ""
-    if flag and (choices := option_choices(command, flag) or _USUAL.get(flag, ())):
-        return ((choice, "value") for choice in choices if choice.startswith(fragment))
-    if fragment.startswith("-"):
-        flags = (known for known in option_flags(command, surface="notebook") if known not in before)
-        return ((known, "option") for known in flags if known.startswith(fragment))
-    # After a switch such as `--verify` a positional argument may come.
-    if flag not in _ENDINGS and not _is_switch(command, flag):
-        return iter(())
-    return _paths(fragment, _ENDINGS.get(flag, _ENDINGS[""]))
+    flag = _pending(command, typed.before)
+    choices = option_choices(command, flag) or _USUAL.get(flag, ())
+    yield from ((choice, "value") for choice in choices if choice.startswith(typed.fragment))
+    if not flag and typed.fragment.startswith("-"):
+        flags = (known for known in option_flags(command, surface="notebook") if known not in typed.before)
+        yield from ((known, "option") for known in flags if known.startswith(typed.fragment))
+    # A `}` in the name would close the expression, which would then include a part of the name.
+    if flag in _ENDINGS and not typed.in_expression:
+        yield from _paths(flag, typed)
 
 
-def _is_switch(command: str, flag: str) -> bool:
+def _pending(command: str, before: tuple[str, ...]) -> str:
+    """The option whose value is at the cursor; empty where an option or a positional argument is."""
     from aprnb.commands import arguments_of
 
-    return any(flag in argument.flags and argument.option.kind == "flag" for argument in arguments_of(command))
+    last = before[-1] if before else ""
+    for argument in arguments_of(command):
+        if argument.place is None and last in argument.flags:
+            return "" if argument.option.kind == "flag" else argument.option.flag
+    return last if last.startswith("-") else ""
 
 
-def _paths(fragment: str, endings: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Folders and files with these endings; names with blanks get quotes."""
-    typed = fragment.lstrip("\"'")
-    head, slash, stem = typed.rpartition("/")
-    folder = Path(head + slash).expanduser() if slash else Path()
+def _paths(flag: str, typed: _Typed) -> Iterator[tuple[str, str]]:
+    """Folders, and files with the endings that `flag` takes."""
+    head, slash, stem = typed.value.rpartition("/")
     try:
+        folder = Path(head + slash)
+        if head.startswith("~"):
+            folder = folder.expanduser()
+            head = str(folder).rstrip("/")
         entries = sorted(folder.iterdir())
-    except OSError:
+    except (OSError, RuntimeError, ValueError):  # no such folder, unknown user, a character that no path has
         return
     for entry in entries:
         if not entry.name.startswith(stem) or (entry.name.startswith(".") and not stem):
             continue
-        is_folder = entry.is_dir()
-        if is_folder or entry.suffix in endings:
-            yield _quoted(f"{head}{slash}{entry.name}{'/' if is_folder else ''}", fragment), "path"
+        is_folder = _is_folder(entry)
+        if is_folder or entry.suffix in _ENDINGS[flag]:
+            path = _as_path(f"{head}{slash}{entry.name}{'/' if is_folder else ''}", flag)
+            if path is not None and (text := _quoted(path, typed)) is not None:
+                yield text, "path"
 
 
-def _quoted(path: str, fragment: str) -> str:
-    quote = fragment[:1] if fragment[:1] in ("'", '"') else '"' if " " in path else ""
-    # The closing quote of a folder would stand in the way of the next completion.
-    return f"{quote}{path}{'' if path.endswith('/') else quote}"
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _as_path(path: str, flag: str) -> str | None:
+    """The path as a value that is no option, home folder, JSON text or template text; None if that is not possible."""
+    is_rows = flag in ("--data", "--eval-data")
+    # Rows expand a leading `~` also after `./`, which pathlib drops.
+    if is_rows and Path(path).parts[0].startswith("~"):
+        return None
+    if flag == "--chat-template" and ("{{" in path or "{%" in path):
+        return None
+    is_text = is_rows and path.lstrip().startswith("{")
+    return f"./{path}" if is_text or path.startswith(("-", "~")) else path
+
+
+def _quoted(path: str, typed: _Typed) -> str | None:
+    """The path in the quotes that keep it from expansion; None if there are no such quotes."""
+    if "'" in path or not _INVISIBLE.isdisjoint(map(unicodedata.category, path)):
+        return None
+    is_literal = _EXPANDED.isdisjoint(path)
+    quote = typed.quote or ("" if all(map(_is_plain, path)) else "'")
+    if quote == '"' and not is_literal:
+        quote = "'"
+    is_closed = quote != "" and quote == typed.quote == typed.following[:1]
+    # The closing quote of a folder would be in the way of the next completion.
+    text = f"{quote}{path}{'' if is_closed or path.endswith('/') else quote}"
+    return text if is_literal or _survives_misplacement(text, typed) else None
+
+
+def _survives_misplacement(text: str, typed: _Typed) -> bool:
+    """Whether the path in `text` is not expanded even if a client leaves a part of the fragment in front of it.
+
+    JupyterLab does that if its own completions start later in the line and `text` does not begin with that part.
+    """
+    if text.startswith(typed.fragment) or not {"'", '"'} & set(typed.fragment):
+        return True
+    # After one open quote, `text` at the end of the line leaves a quote open: running the line is an error.
+    is_last = typed.fragment == typed.quote + typed.value and not typed.following.strip()
+    return is_last and (text.endswith("'") or (typed.quote == '"' and '"' not in text))
+
+
+def _is_plain(character: str) -> bool:
+    """Whether the character needs no quotes: letters and digits that can be seen, and a few signs."""
+    return character in _UNQUOTED or (character.isalnum() and character.isprintable())

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,6 @@ def run(shell, source: str):
     outcome = shell.run_cell(source)
     outcome.raise_error()
     return outcome.result
-
-
-def completions(shell, text: str) -> list[str]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the completer calls itself provisional since IPython 6
-        return [found.text for found in shell.Completer.completions(text, len(text))]
 
 
 def test_loading_imports_nothing_heavy_and_takes_less_than_150_ms():
@@ -186,39 +179,6 @@ def test_strict_fails_the_cell_that_a_warning_would_not(shell, real):
     assert run(shell, "%apr_inspect $lying").ok
     with pytest.raises(AprnbError, match="flag is wrong"):
         run(shell, "%apr_inspect $lying --strict")
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("%apr_inspect --ver", ["--verify"]),
-        ("r = %apr_inspect --ver", ["--verify"]),
-        ("%apr_finetune x.apr --method q", ["qlora"]),
-        ("%%apr_finetune x.apr \\\n    --lear", ["--learning-rate"]),
-        ("%apr_inspect mod", ["model.apr"]),
-        ("report = %apr_inspect --verify mod", ["model.apr"]),
-        ("%apr_finetune model.apr --data r", ["rows.jsonl"]),
-        ("%apr_finetune model.apr --data=r", ["rows.jsonl"]),
-        ("%apr_finetune model.apr --method=q", ["qlora"]),
-        ("%apr_finetune model.apr --device ", ["auto", "cpu", "cuda"]),
-        ("%apr_convert model.apr x.apr --dtype q4", ["q4", "q4_k"]),
-        ("%apr_convert model.apr s", ["sub/"]),
-        ("%apr_convert --f", ["--force"]),
-        ("%apr_inspect with", ['"with blank.apr"']),
-        ("%apr_inspect sub/", ["sub/deep.apr"]),
-    ],
-)
-def test_options_choices_and_files_are_completed(shell, tmp_path, monkeypatch, text, found):
-    (tmp_path / "sub").mkdir()
-    for name in ("model.apr", "rows.jsonl", "with blank.apr", "sub/deep.apr", "other.txt"):
-        (tmp_path / name).touch()
-    monkeypatch.chdir(tmp_path)
-    assert completions(shell, text) == found
-
-
-def test_other_lines_are_left_to_the_others(shell):
-    shell.user_ns["apricot_variable"] = 1
-    assert "apricot_variable" in completions(shell, "aprico")
 
 
 def test_results_are_static_where_no_browser_listens(shell, pocket_qwen3):

@@ -1,0 +1,147 @@
+"""Bounds on what a tokenizer.json may make the tokenizers library do; checked before the library sees it.
+
+A tokenizer.json is a program: steps that replace, repeat and split text. Published ones are small; a hostile one of two
+kilobytes multiplies its input by millions. What the counts and lengths here cannot bound (regular expressions, the
+library's own defects) is tried in a child process first, see `tokenizer_process`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from aprnb.errors import TokenizerError
+
+MAX_STEPS, MAX_DEPTH = 64, 8
+"""Steps of normalizer, pre-tokenizer, post-processor and decoder together; published ones have at most some 20."""
+MAX_TEXT, MAX_PATTERN = 256, 4_096
+"""Characters of a text that a step inserts or looks for, and of a regular expression."""
+MAX_GROWTH = 256
+"""How many times longer the replacements together may make a text; published ones stay below 4."""
+MAX_PIECES = 64
+"""Pieces of a post-processor's template, and tokens of each special piece."""
+MAX_STRIPPED, MAX_WORD = 64, 1_000
+MAX_TOKENS, MAX_ADDED, MAX_TOKEN = 1 << 20, 1 << 15, 4_096
+_PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+_LISTS = ("normalizers", "pretokenizers", "processors", "decoders")
+_LONG = ("precompiled_charsmap",)
+_DROPPED = {"truncation": None, "padding": None}
+"""A text is encoded whole: a limit that travels with a tokenizer would cut training rows without a word."""
+
+
+def bounded_program(document: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """The tokenizer.json without truncation, padding and dropout; raises TokenizerError for what exceeds the bounds."""
+    check = _Check(where)
+    for part in _PARTS:
+        check.component(document.get(part), 0)
+    model = document.get("model")
+    check.require(isinstance(model, Mapping), "has no model", "an object")
+    assert isinstance(model, Mapping)
+    check.model(model)
+    check.added(document.get("added_tokens") or [])
+    return {**document, **_DROPPED, "model": {**model, "dropout": None} if model.get("dropout") else model}
+
+
+class _Check:
+    """Counts over one document."""
+
+    def __init__(self, where: object) -> None:
+        self._where, self._steps, self._growth = where, 0, 1.0
+
+    def require(self, holds: bool, found: str, expected: str) -> None:
+        if not holds:
+            raise TokenizerError(f"{self._where} {found}", expected=expected)
+
+    def component(self, step: Any, depth: int) -> None:
+        """A normalizer, pre-tokenizer, post-processor or decoder, with those inside it."""
+        if step is None:
+            return
+        self._steps += 1
+        self.require(isinstance(step, Mapping), "has a step that is not an object", "an object with a type")
+        self.require(self._steps <= MAX_STEPS and depth <= MAX_DEPTH, "has too many steps", f"at most {MAX_STEPS}")
+        for key, value in step.items():
+            if key in _LISTS:
+                self.require(isinstance(value, list), f"has {key} that are not a list", "a list of steps")
+                for inner in value:
+                    self.component(inner, depth + 1)
+            elif key not in _LONG:
+                self._texts(key, value)
+        self._numbers(step)
+        self._grow(step)
+
+    def model(self, model: Mapping[str, Any]) -> None:
+        vocabulary = model.get("vocab")
+        count = len(vocabulary) if isinstance(vocabulary, Mapping | list) else 0
+        self.require(count <= MAX_TOKENS, f"has {count:,} tokens", f"at most {MAX_TOKENS:,}")
+        longest = max(map(len, _token_texts(vocabulary)), default=0)
+        self.require(longest <= MAX_TOKEN, f"has a token of {longest:,} characters", f"at most {MAX_TOKEN:,}")
+        word = model.get("max_input_chars_per_word", 0)
+        self.require(
+            type(word) is int and word <= MAX_WORD, f"takes words of {str(word)[:40]}", f"at most {MAX_WORD:,}"
+        )
+        for key, value in model.items():
+            if key not in ("vocab", "merges"):
+                self._texts(key, value)
+
+    def added(self, tokens: Any) -> None:
+        self.require(
+            isinstance(tokens, list) and len(tokens) <= MAX_ADDED, "adds too many tokens", f"at most {MAX_ADDED:,}"
+        )
+        for token in tokens:
+            text = token.get("content") if isinstance(token, Mapping) else None
+            sound = isinstance(text, str) and 0 < len(text) <= MAX_TOKEN
+            self.require(sound, "adds a token without text, or with too much", f"1 to {MAX_TOKEN:,} characters")
+
+    def _texts(self, key: str, value: Any) -> None:
+        """The length of every text below `value`, and the number of pieces of every list and object."""
+        most = MAX_PATTERN if key == "pattern" else MAX_TEXT
+        for inner in _below(value):
+            size, limit = (len(inner), most) if isinstance(inner, str) else (_pieces(inner), MAX_PIECES)
+            self.require(size <= limit, f"has a {key[:40]} of {size:,} characters or pieces", f"at most {limit:,}")
+
+    def _numbers(self, step: Mapping[str, Any]) -> None:
+        for key in ("start", "stop", "length"):
+            value = step.get(key, 0)
+            self.require(
+                type(value) is int and 0 <= value <= MAX_STRIPPED,
+                f"has {key} {str(value)[:40]}",
+                f"0 to {MAX_STRIPPED}",
+            )
+
+    def _grow(self, step: Mapping[str, Any]) -> None:
+        """A replacement of a pattern of n characters by one of m makes a text up to m/n times longer."""
+        content, pattern = step.get("content"), step.get("pattern")
+        if step.get("type") != "Replace" or not isinstance(content, str) or not isinstance(pattern, Mapping):
+            return
+        literal = pattern.get("String")
+        self.require(literal != "", "replaces an empty text", "a text or a regular expression")
+        # a regular expression may match between any two characters
+        self._growth *= max(1.0, len(content) / len(literal)) if isinstance(literal, str) else 1 + len(content)
+        self.require(
+            self._growth <= MAX_GROWTH, "makes text more than 256 times longer", "replacements that do not multiply"
+        )
+
+
+def _token_texts(vocabulary: Any) -> Iterator[str]:
+    """The texts of a BPE or WordPiece vocabulary (an object), or of a Unigram's list of pairs."""
+    if isinstance(vocabulary, Mapping):
+        yield from vocabulary
+    for pair in vocabulary if isinstance(vocabulary, list) else ():
+        if isinstance(pair, list) and pair and isinstance(pair[0], str):
+            yield pair[0]
+
+
+def _pieces(value: Any) -> int:
+    return len(value) if isinstance(value, Mapping | list) else 0
+
+
+def _below(value: Any) -> Iterator[Any]:
+    """`value` and everything inside it, keys included; without recursion, since it may be nested deeply."""
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        yield inner
+        if isinstance(inner, Mapping):
+            waiting += [*inner, *inner.values()]
+        elif isinstance(inner, list):
+            waiting += inner
