@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aprnb.errors import MissingExtra, TokenizerError
-from aprnb.formats.tokenizer_json import reassembled
+from aprnb.inspection.stated_tokenizer import whole_tokenizer
 from aprnb.inspection.tokenizer_facts import TokenizerFacts
 from aprnb.inspection.tokenizer_rules import PRE_TOKENIZERS, choose_pre_tokenizer
 
@@ -37,7 +37,7 @@ def settle_splitting(metadata: Mapping[str, Any], facts: TokenizerFacts, model_t
 
     Raises TokenizerError where no way of GGUF's gives them, or the metadata settles none.
     """
-    whole = reassembled(metadata)
+    whole, _ = whole_tokenizer(metadata)
     if whole is not None:
         return _found_by_trying(whole, facts, _order(metadata, model_type))
     byte_level = facts.kind == "byte-level BPE"

@@ -1,40 +1,50 @@
-"""Where metadata state the tokenizer twice: `hf_tokenizer` beside the lists. What is shown must be what is used."""
+"""Where metadata state the tokenizer twice: `hf_tokenizer` beside the lists. What is shown must be what is used.
+
+The lists are what every reader of the format shows and uses, so they go before an `hf_tokenizer` that disagrees.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from aprnb.errors import TokenizerError
-from aprnb.formats.tokenizer_json import HOLE, REST
+from aprnb.formats.tokenizer_json import HOLE, REST, reassembled
 
 _NAMED = (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown"))
 
 
-def require_one_tokenizer(metadata: Mapping[str, Any]) -> None:
-    """Raises TokenizerError where `hf_tokenizer`, the lists of `tokenizer.*` and `special_tokens` disagree."""
+def whole_tokenizer(metadata: Mapping[str, Any]) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+    """The tokenizer.json that the metadata hold, if one, and warnings about statements that disagree with the lists."""
+    special = _special_disagreement(metadata)
+    found = _disagreement(metadata)
+    if found is not None:
+        return None, (f"two tokenizers that differ, {REST} is not used: {found}", *special)
+    return reassembled(metadata), special
+
+
+def _disagreement(metadata: Mapping[str, Any]) -> str | None:
     rest, listed = metadata.get(REST), metadata.get("tokenizer.vocabulary")
     if not isinstance(rest, Mapping) or not isinstance(rest.get("model"), Mapping) or not isinstance(listed, list):
-        return
-    _require_tokens(rest, listed)
+        return None
     merges, other = metadata.get("tokenizer.merges"), rest["model"].get("merges")
     if isinstance(merges, list) and isinstance(other, list) and [*map(_joined, other)] != [*map(_joined, merges)]:
-        raise _two(f"{REST} and tokenizer.merges have different merges")
-    _require_special(metadata, listed)
+        return "its merges are not those of tokenizer.merges"
+    return _other_tokens(rest, listed)
 
 
-def _require_tokens(rest: Mapping[str, Any], listed: list[Any]) -> None:
+def _other_tokens(rest: Mapping[str, Any], listed: list[Any]) -> str | None:
     stated = dict(_stated_ids(rest))
     for text, number in stated.items():
         if type(number) is not int or not 0 <= number < len(listed) or listed[number] != text:
             there = listed[number] if type(number) is int and 0 <= number < len(listed) else "nothing"
-            here = f"{REST} gives {str(text)[:60]!r} the id {str(number)[:20]}"
-            raise _two(f"{here}; tokenizer.vocabulary has {str(there)[:60]!r}")
+            here = f"it gives {str(text)[:60]!r} the id {str(number)[:20]}"
+            return f"{here}, where tokenizer.vocabulary has {str(there)[:60]!r}"
     if rest["model"].get("vocab") is None:
-        return
+        return None
     for number, text in enumerate(listed):
         if isinstance(text, str) and text not in stated and text not in (HOLE, f"[PAD{number}]"):
-            raise _two(f"tokenizer.vocabulary has {text[:60]!r} at {number}, {REST} does not")
+            return f"it lacks {text[:60]!r}, which tokenizer.vocabulary has at {number}"
+    return None
 
 
 def _stated_ids(rest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -43,30 +53,25 @@ def _stated_ids(rest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     if isinstance(vocabulary, Mapping):
         yield from vocabulary.items()
     elif isinstance(vocabulary, list):
-        yield from ((pair[0], at) for at, pair in enumerate(vocabulary) if isinstance(pair, list) and pair)
+        yield from ((str(pair[0]), at) for at, pair in enumerate(vocabulary) if isinstance(pair, list) and pair)
     added = rest.get("added_tokens")
     for token in added if isinstance(added, list) else ():
         if isinstance(token, Mapping) and isinstance(token.get("content"), str):
             yield token["content"], token.get("id")
 
 
-def _require_special(metadata: Mapping[str, Any], listed: list[Any]) -> None:
-    named = metadata.get("special_tokens")
-    if not isinstance(named, Mapping):
-        return
+def _special_disagreement(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    named, listed = metadata.get("special_tokens"), metadata.get("tokenizer.vocabulary")
+    if not isinstance(named, Mapping) or not isinstance(listed, list):
+        return ()
+    warnings = []
     for name, key in _NAMED:
         text, number = named.get(name), metadata.get(f"tokenizer.{key}_token_id")
         if isinstance(text, str) and type(number) is int and 0 <= number < len(listed) and listed[number] != text:
-            there = f"tokenizer.{key}_token_id is {number}, {str(listed[number])[:60]!r}"
-            raise _two(f"special_tokens says {name} {text[:60]!r}; {there}")
+            there = f"tokenizer.{key}_token_id is {number}, {str(listed[number])[:60]!r}, which is used"
+            warnings.append(f"special_tokens says {name} {text[:60]!r}; {there}")
+    return tuple(warnings)
 
 
 def _joined(merge: Any) -> str:
     return " ".join(map(str, merge)) if isinstance(merge, list) else str(merge)
-
-
-def _two(found: str) -> TokenizerError:
-    return TokenizerError(
-        f"two tokenizers that differ: {found}", expected="one",
-        action="which one is meant cannot be told: convert the file again from its source",
-    )  # fmt: skip

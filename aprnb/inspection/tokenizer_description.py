@@ -8,7 +8,7 @@ from typing import Any
 from aprnb.errors import CheckpointError, FileMissing, TokenizerError
 from aprnb.formats.sidecar_files import Sidecars
 from aprnb.inspection.stated_template import stated_template
-from aprnb.inspection.stated_tokenizer import require_one_tokenizer
+from aprnb.inspection.stated_tokenizer import whole_tokenizer
 from aprnb.inspection.tokenizer_facts import TokenizerFacts, has_tokenizer, read_facts
 from aprnb.inspection.tokenizer_rules import choose_pre_tokenizer
 
@@ -30,7 +30,7 @@ def describe_tokenizer(
             beside = sidecars.tokenizer if sidecars else None
             there = f"; {beside.name} beside it is used" if beside else ""
             return {**described, "problem": f"the file carries no tokenizer{there}"}
-        require_one_tokenizer(metadata)
+        described["warnings"] += whole_tokenizer(metadata)[1]
         facts = read_facts(metadata)
         described |= _described_facts(facts, described["warnings"])
         if facts.kind == "byte-level BPE":

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from aprnb.errors import TokenizerError
 from aprnb.formats.sidecar_files import Sidecars, find_sidecars
 from aprnb.formats.tokenizer_json import reassembled
-from aprnb.inspection.stated_tokenizer import require_one_tokenizer
+from aprnb.inspection.stated_tokenizer import whole_tokenizer
 from aprnb.inspection.tokenizer_facts import TokenizerFacts, has_tokenizer, read_facts
 from aprnb.inspection.tokenizer_rules import choose_pre_tokenizer
 from aprnb.model.bpe import byte_level_tokenizer, parsed_tokenizer, sentencepiece_tokenizer
@@ -62,8 +62,7 @@ def build_tokenizer(
     Raises TokenizerError where nothing settles the tokenizer, ChatTemplateError where the wanted template is none.
     """
     sidecars = find_sidecars(beside)
-    require_one_tokenizer(metadata)
-    whole = reassembled(metadata)
+    whole, doubts = whole_tokenizer(metadata)
     if whole is not None:
         built = _from_whole(whole, metadata)
     elif has_tokenizer(metadata):
@@ -80,7 +79,7 @@ def build_tokenizer(
     template = choose_template(metadata, architecture_name, sidecars, chat_template, tokenizer)
     tokenizer.chat_template = template.text
     assumptions = (*built.assumptions, *template.assumptions)
-    warnings = (*built.warnings, *template.warnings)
+    warnings = (*doubts, *built.warnings, *template.warnings)
     return TokenizerChoice(tokenizer, built.source, assumptions, template.source, warnings)
 
 
@@ -172,10 +171,11 @@ def _from_whole(whole: Mapping[str, Any], metadata: Mapping[str, Any]) -> Tokeni
     typed = metadata.get("special_tokens")
     named = {}
     for name in NAMES:
-        text = typed.get(name) if isinstance(typed, Mapping) else None
         number = metadata.get(f"tokenizer.{name.removesuffix('_token').replace('pad', 'padding')}_token_id")
-        if text is None and not isinstance(typed, Mapping) and type(number) is int:
-            text = backend.id_to_token(number)
+        shown = backend.id_to_token(number) if type(number) is int and number >= 0 else None
+        text = typed.get(name) if isinstance(typed, Mapping) else shown
+        if isinstance(text, str) and shown is not None:
+            text = shown  # the card shows the id's token
         if isinstance(text, str) and backend.token_to_id(text) is not None:
             named[name] = text
     return TokenizerChoice(PlainTokenizer(backend, untrusted=True, **named), where, (), "")

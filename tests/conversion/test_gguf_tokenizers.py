@@ -92,10 +92,13 @@ def test_a_splitting_that_gguf_has_no_name_for_is_refused(sources):
         tokenizer_values(metadata_of(source, eos_token="<|im_end|>"), "qwen2", 1024)
 
 
-def test_a_tokenizer_json_that_the_library_refuses_is_our_error(sources):
+@pytest.mark.parametrize(
+    ("step", "said"), [(7, "has a step that is not an object"), ({"type": "Nonsense"}, "is no tokenizer")]
+)
+def test_a_tokenizer_json_that_the_library_refuses_is_our_error(sources, step, said):
     metadata = metadata_of(Tokenizer.from_file(str(sources / "qwen2" / "tokenizer.json")), eos_token="<|im_end|>")
-    metadata["hf_tokenizer"] = {**metadata["hf_tokenizer"], "pre_tokenizer": 7}
-    with pytest.raises(aprnb.errors.TokenizerError, match="source's tokenizer.json is no tokenizer"):
+    metadata["hf_tokenizer"] = {**metadata["hf_tokenizer"], "pre_tokenizer": step}
+    with pytest.raises(aprnb.errors.TokenizerError, match=f"source's tokenizer.json {said}"):
         tokenizer_values(metadata, "qwen2", 1024)
 
 
