@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -39,20 +39,27 @@ def require_replaceable(folder: Path, force: bool, known: Collection[str]) -> No
     It may with `force`, if it is no link and everything in it matches `known`: paths below it, `*` within a name.
     """
     require_name(folder)
-    if not os.path.lexists(folder):
-        return
+    if os.path.lexists(folder):
+        _require_known(folder, force, known, folder)
+
+
+def _require_known(folder: Path, force: bool, known: Collection[str], name: Path) -> None:
+    """As `require_replaceable`, for what exists at `folder` and is called `name` in errors."""
     if folder.is_symlink() or not folder.is_dir():
-        what = "a link" if folder.is_symlink() else "no folder"
-        raise OutputExists(f"{folder} exists and is {what}; it is left alone", action="choose another name")
-    if not any(folder.iterdir()):
-        return
+        what = "a link" if folder.is_symlink() else "not a folder"
+        raise OutputExists(f"{name} exists and is {what}; it is left alone", action="choose another name")
+    try:
+        if not any(folder.iterdir()):
+            return
+        foreign = list(islice(foreign_files(folder, known), _MOST_NAMED + 1)) if force else []
+    except OSError as error:
+        raise OutputError(f"{name} cannot be read: {error.strerror}", action="choose another name") from error
     if not force:
-        raise OutputExists(f"{folder} exists", action=_OTHER_NAME_OR_FORCE)
-    foreign = list(islice(foreign_files(folder, known), _MOST_NAMED + 1))
+        raise OutputExists(f"{name} exists", action=_OTHER_NAME_OR_FORCE)
     if foreign:
         more = " and more" if len(foreign) > _MOST_NAMED else ""
         raise OutputExists(
-            f"{folder} holds {', '.join(foreign[:_MOST_NAMED])}{more}, not written by aprnb; nothing is removed",
+            f"{name} holds {', '.join(foreign[:_MOST_NAMED])}{more}, not written by aprnb; nothing is removed",
             action="choose another name, or move these files first",
         )
 
@@ -70,7 +77,7 @@ def foreign_files(folder: Path, known: Collection[str]) -> Iterator[str]:
                 if first is not None:
                     yield first
                     yield from below
-                elif not any(_matches(path, pattern[: len(path)]) for pattern in patterns):
+                elif not any(pattern[len(path) :] and _matches(path, pattern[: len(path)]) for pattern in patterns):
                     yield "/".join((*path, ""))
             elif not entry.is_file(follow_symlinks=False) or not any(_matches(path, pattern) for pattern in patterns):
                 yield "/".join(path)
@@ -143,24 +150,17 @@ def atomic_folder(target: Path, force: bool = False, known: Collection[str] = ()
     """
     require_replaceable(target, force, known)
     with _work_folder(target) as work:
-        filling, former = work / "new", work.with_suffix(".former")
+        filling = work / "new"
         try:
             filling.mkdir()
             yield filling
             for path in (*filling.iterdir(), filling):
                 sync(path)
             require_replaceable(target, force, known)
-            if target.exists():
-                target.rename(former)
-                require_replaceable(former, force, known)  # again: now nobody else writes into it
-            filling.rename(target)
+            _replace(target, filling, force, known)
             sync(target.absolute().parent)
         except OSError as error:
             raise failed_to_write(target, error) from error
-        finally:
-            if former.exists() and not target.exists():
-                former.rename(target)
-        shutil.rmtree(former, ignore_errors=True)
 
 
 def remove_folder(folder: Path, known: Collection[str]) -> None:
@@ -169,17 +169,43 @@ def remove_folder(folder: Path, known: Collection[str]) -> None:
     The folder is moved aside first, so that nothing can be added between the check and the removal.
     """
     require_replaceable(folder, True, known)
-    with _work_folder(folder) as work:
-        former = work / "former"
-        try:
-            folder.rename(former)
-        except OSError as error:
-            raise failed_to_write(folder, error) from error
-        try:
-            require_replaceable(former, True, known)
-        except OutputExists:
-            former.rename(folder)
-            raise
+    try:
+        _replace(folder, None, True, known)
+    except OSError as error:
+        raise failed_to_write(folder, error) from error
+
+
+def _replace(target: Path, successor: Path | None, force: bool, known: Collection[str]) -> None:
+    """Moves `successor` to `target`; with None, `target` is only removed.
+
+    A former folder is moved into a private one, where nobody adds to it by its name, and checked there again. It is
+    removed when its successor is in place, else it comes back.
+    """
+    aside = Path(tempfile.mkdtemp(prefix=".aprnb-", suffix=".part", dir=target.absolute().parent))
+    former = aside / "former"
+    try:
+        if os.path.lexists(target):
+            target.rename(former)
+            _require_known(former, force, known, target)
+        if successor:
+            successor.rename(target)
+        if os.path.lexists(former):
+            shutil.rmtree(former, ignore_errors=successor is not None)
+    finally:
+        if os.path.lexists(former) and (successor is None or successor.exists()):
+            _move_back(former, target)
+        with suppress(OSError):
+            aside.rmdir()
+
+
+def _move_back(former: Path, target: Path) -> None:
+    try:
+        former.rename(target)
+    except OSError as error:
+        raise OutputError(
+            f"{target} was moved to {former} and cannot be moved back: {error.strerror}",
+            action=f"move {former} back to {target}",
+        ) from error
 
 
 @contextmanager

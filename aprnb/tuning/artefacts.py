@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aprnb.errors import FileMissing, OutputError, OutputExists, UsageProblem
 from aprnb.formats.atomic import remove_folder, require_name, require_replaceable, require_writable, write_text
+from aprnb.formats.source import open_regular
 from aprnb.tuning import state_document
 from aprnb.tuning.owned_files import ADAPTER_FILES, RECORD_NAME, listed_files
 
@@ -44,10 +45,11 @@ class Places:
 
 RUN_LIST = "files.json"
 RUN_FILES = (
-    RUN_LIST, "recipe.json", "plan.json", "base.json", "metrics.jsonl", "manifest.json",
-    *(f"state/step-*/{name}" for name in state_document.FILES),
+    RUN_LIST, "recipe.json", "plan.json", "base.json", "metrics.jsonl", "manifest.json", ".aprnb-*.part",
+    *(f"state/{folder}/{name}" for folder in ("step-*", ".aprnb-*.part/*") for name in state_document.FILES),
 )  # fmt: skip
-"""Everything that a run writes into its folder, and lists there when it begins."""
+"""Everything that a run writes into its folder, and lists there when it begins. `.aprnb-*.part` is what a process that
+was killed left half written."""
 
 
 def places(output: str | None, model: Path) -> Places:
@@ -93,6 +95,7 @@ def own_adapter_files(folder: Path) -> tuple[str, ...]:
 def begin(where: Places, preparation: Preparation, content: BaseContent, *, fresh: bool) -> None:
     """The run's folder with its list of files, recipe, plan and base; a fresh run removes an earlier one's files."""
     if fresh and where.run.exists():
+        require_replaceable(where.run, preparation.recipe.force, own_run_files(where.run))  # made meanwhile
         remove_folder(where.run, own_run_files(where.run))
     try:
         where.run.mkdir(exist_ok=True)
@@ -116,7 +119,7 @@ def write_metrics(where: Places, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def file_sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(_HASH_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -66,11 +67,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def check_optimizer_state(optimizer: torch.optim.Optimizer, saved: Any) -> None:
-    """Compares a saved state dict with what `optimizer` would write; raises CheckpointError where it differs.
+def check_optimizer_state(optimizer: torch.optim.Optimizer, saved: Any, step: int) -> None:
+    """Compares a state dict saved after `step` steps with what `optimizer` would write after as many.
 
-    Groups must be equal but for the learning rate, which every step sets. A tensor has its parameter's shape; of the
-    8-bit optimizers one may also be a table or a list of block scales.
+    Groups must be equal but for the learning rate, which every step sets. Every parameter has exactly the tensors of
+    its optimizer, with their dtypes, shapes and counts of steps. Raises CheckpointError where something differs.
     """
     present = optimizer.state_dict()
     if not isinstance(saved, Mapping) or saved.keys() != present.keys():
@@ -78,20 +79,22 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer, saved: Any) -> None:
     if _settings(saved["param_groups"]) != _settings(present["param_groups"]):
         raise _misfit("has an optimizer with other settings")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if not isinstance(saved["state"], Mapping):
-        raise _misfit("has no optimizer's state")
-    names = _ADAMW if isinstance(optimizer, torch.optim.AdamW) else None
-    for number, values in saved["state"].items():
-        if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(values, Mapping):
-            raise _misfit("has an optimizer with other parameters")
-        if names is not None and values.keys() != names:
-            raise _misfit(f"has an optimizer that keeps {', '.join(map(str, values))[:80]}")
-        for name, value in values.items():
-            if not _fits(value, parameters[number], exactly=names is not None and name != "step"):
-                raise _misfit(f"has an optimizer whose {str(name)[:40]} does not fit parameter {number}")
+    states = saved["state"]
+    if not isinstance(states, Mapping) or states.keys() != set(range(len(parameters) if step else 0)):
+        raise _misfit("has an optimizer with other parameters")
+    for number, values in states.items():
+        wrong = _misfit_of(optimizer, parameters[number], values, step)
+        if wrong:
+            raise _misfit(f"has an optimizer whose {wrong[:80]} does not fit parameter {number}")
 
 
-_ADAMW = {"step", "exp_avg", "exp_avg_sq"}
+_WRAPPED = "__bnb_optimizer_quant_state__"
+"""Under this key bitsandbytes writes the tensors of a parameter's state (`Optimizer8bit.state_dict`)."""
+_BLOCK = 256
+"""Elements that share a scale in bitsandbytes' 8-bit states; their codes index tables of as many values."""
+_TABLES = {"qmap1": "dynamic", "qmap2": "udynamic"}
+"""Name in a parameter's state → name of the optimizer's table."""
+_NOT_NEGATIVE = {"exp_avg_sq", "state2", "absmax1", "absmax2"}
 
 
 def _misfit(found: str) -> CheckpointError:
@@ -99,15 +102,61 @@ def _misfit(found: str) -> CheckpointError:
 
 
 def _settings(groups: Any) -> Any:
-    """The groups without their learning rates, tuples as the lists that JSON makes of them."""
-    if isinstance(groups, Mapping):
-        return {key: _settings(value) for key, value in groups.items() if key != "lr"}
-    return [_settings(value) for value in groups] if isinstance(groups, list | tuple) else groups
+    """The groups' values as JSON, where tuples are lists and 1 is not true; of learning rates only that they are."""
+    if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
+        return None
+    return [
+        {
+            key: type(value) in (int, float) if key == "lr" else json.dumps(value, default=str)
+            for key, value in group.items()
+        }
+        for group in groups
+    ]
 
 
-def _fits(value: Any, parameter: nn.Parameter, exactly: bool) -> bool:
-    if not isinstance(value, torch.Tensor):
-        return not exactly and isinstance(value, int | float)
-    if exactly:
-        return value.shape == parameter.shape and value.dtype == parameter.dtype
-    return value.shape == parameter.shape or (value.ndim <= 1 and value.numel() <= max(256, parameter.numel()))
+def _misfit_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, values: Any, step: int) -> str | None:
+    """The name of what in a parameter's state is not what `optimizer` keeps for it after `step` steps."""
+    if not isinstance(values, Mapping):
+        return "state"
+    inner = values.get(_WRAPPED)
+    values = {**values, **inner} if isinstance(inner, Mapping) else dict(values)
+    values.pop(_WRAPPED, None)
+    tensors, count = _layout(optimizer, parameter), values.pop("step", None)
+    if isinstance(optimizer, torch.optim.AdamW):
+        counted = _is_like(count, torch.float32, ()) and count.item() == step
+    else:
+        counted = type(count) is int and count == step
+    if not counted:
+        return "step"
+    if values.keys() != tensors.keys():
+        return ", ".join(map(str, values.keys() ^ tensors.keys()))
+    for name, (dtype, shape) in tensors.items():
+        if not _is_like(values[name], dtype, shape) or (name in _NOT_NEGATIVE and bool((values[name] < 0).any())):
+            return name
+    tables = getattr(optimizer, "name2qmap", {})
+    wrong = [name for name, table in _TABLES.items() if name in values and not _equal(values[name], tables[table])]
+    return wrong[0] if wrong else None
+
+
+def _layout(
+    optimizer: torch.optim.Optimizer, parameter: nn.Parameter
+) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Dtype and shape of each tensor that `optimizer` keeps for `parameter`, its count of steps left out."""
+    shape, elements = tuple(parameter.shape), parameter.numel()
+    if isinstance(optimizer, torch.optim.AdamW):
+        return dict.fromkeys(("exp_avg", "exp_avg_sq"), (parameter.dtype, shape))
+    if elements < optimizer.args.min_8bit_size:  # type: ignore[attr-defined]
+        return dict.fromkeys(("state1", "state2"), (torch.float32, shape))
+    return {
+        **dict.fromkeys(("state1", "state2"), (torch.uint8, shape)),
+        **dict.fromkeys(("qmap1", "qmap2"), (torch.float32, (_BLOCK,))),
+        **dict.fromkeys(("absmax1", "absmax2"), (torch.float32, (math.ceil(elements / _BLOCK),))),
+    }
+
+
+def _is_like(value: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype == dtype and tuple(value.shape) == shape
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.equal(one.cpu(), other.cpu())

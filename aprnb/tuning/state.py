@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from aprnb.errors import CheckpointError, FileMissing, OutputExists, UsageProblem
-from aprnb.formats.atomic import atomic_folder, remove_folder
+from aprnb.formats.atomic import atomic_folder, failed_to_write, remove_folder
 from aprnb.formats.sidecar_files import safe_path
 from aprnb.tuning.folder import read_tensors, write_tensors
 from aprnb.tuning.optimizer import check_optimizer_state
@@ -89,11 +89,12 @@ def restore(state: RunState, model: nn.Module, optimizer: torch.optim.Optimizer,
     for part, wanted, found in (("", present, state.tensors), ("random numbers ", random, state.random)):
         for name, tensor in wanted.items():
             _require_like(found[name], tensor, f"{part}{name}")
-    check_optimizer_state(optimizer, state.optimizer)
+    check_optimizer_state(optimizer, state.optimizer, state.step)
     try:
         restore_random(state.random, device)
         optimizer.load_state_dict(dict(state.optimizer))
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        restore_random(random, device)
         raise damaged(f"cannot be put in place: {error}") from None
     for name, tensor in present.items():
         tensor.copy_(state.tensors[name])
@@ -116,7 +117,10 @@ def save_state(folder: Path, state: RunState) -> Path:
     }
     if folder.is_symlink():
         raise OutputExists(f"{folder} is a link; nothing is saved there", action="remove the link")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise failed_to_write(folder, error) from error
     target = folder / f"step-{state.step:06d}"
     with atomic_folder(target, force=True, known=FILES) as written:
         write_tensors(tensors, written / TENSORS)
@@ -146,13 +150,17 @@ def load_state(
             raise damaged(f"holds a tensor {name[:80]}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise damaged(f"holds NaN or infinity in {name}")
+    optimizer = from_nodes(document.optimizer, "optimizer", unnamed := dict(tensors))
+    odd = next((name for name in unnamed if name.startswith("optimizer/")), None)
+    if odd is not None:
+        raise damaged(f"holds a tensor {odd[:80]} that its optimizer does not name")
     return RunState(
         step=step,
         identity=document.identity,
         metrics=document.metrics,
         elapsed_s=document.elapsed_s,
         tensors=_part("model/", tensors),
-        optimizer=from_nodes(document.optimizer, "optimizer", tensors),
+        optimizer=optimizer,
         random=_part("random/", tensors),
     )
 
@@ -165,8 +173,14 @@ def _newest(folder: Path) -> tuple[Path, int]:
     """The state's folder with the highest step; raises where anything else lies beside it."""
     if folder.is_symlink() or not folder.is_dir():
         raise FileMissing(f"no saved state in {folder}", action="start the run without --resume")
+    try:
+        inside = list(islice(folder.iterdir(), _MOST_FOLDERS + 1))
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror}") from error
+    if len(inside) > _MOST_FOLDERS:
+        raise CheckpointError(f"{folder} holds more than {_MOST_FOLDERS:,} entries", expected="one or two saved states")
     steps: dict[int, Path] = {}
-    for path in islice(folder.iterdir(), _MOST_FOLDERS):
+    for path in inside:
         found = _FOLDER.fullmatch(path.name)
         if path.name.startswith(".aprnb-"):  # left by a process that was killed while it wrote
             continue
@@ -201,8 +215,9 @@ def check_identity(saved: Identity, present: Identity, where: str) -> None:
     """Raises UsageProblem that names what differs."""
     wanted = json.loads(json.dumps(dict(present.recipe)))
     for name in sorted(saved.recipe.keys() | wanted.keys()):
-        if saved.recipe.get(name) != wanted.get(name):
-            found = f"--{name.replace('_', '-')} is {wanted.get(name)}; the saved run has {saved.recipe.get(name)}"
+        if name not in saved.recipe or name not in wanted or saved.recipe[name] != wanted[name]:
+            before, now = (recipe.get(name, "no such option") for recipe in (saved.recipe, wanted))
+            found = f"--{name.replace('_', '-')} is {now}; the saved run has {before}"
             raise UsageProblem(found, where=where, action="resume with the recipe of the saved run, or start a new one")
     for name in ("data", "base"):
         if getattr(present, name) and getattr(saved, name) != getattr(present, name):

@@ -19,10 +19,14 @@ from aprnb.tuning.events import EVAL_ROW, STEP_ROW
 DOCUMENT, TENSORS = "state.json", "tensors.safetensors"
 FILES = (DOCUMENT, TENSORS)
 """What a state's folder holds."""
+_MOST_KEY = 100
+"""Characters of a key; each node's path holds those of all nodes above it."""
+_LARGEST = 1e39
+"""Beyond every float32, which the numbers of a run are."""
 MAX_STATE_JSON_BYTES, MAX_STATE_VALUES = 256 << 20, 1 << 24
 """A row of metrics takes some 200 bytes and 33 values: room for 500,000 steps."""
 _KEYS = {"step", "identity", "metrics", "elapsed_s", "optimizer"}
-_DEEPEST = 12
+_DEEPEST, _MOST_NUMBER = 12, 1 << 32
 TENSOR = "__tensor__"
 
 
@@ -86,18 +90,21 @@ def to_nodes(value: Any, path: str, keep: Callable[[str, Any], bool]) -> Any:
     return value
 
 
-def from_nodes(node: Any, path: str, tensors: Mapping[str, Any]) -> Any:
-    """The value that `node` at `path` stands for; raises CheckpointError for anything that is no node."""
+def from_nodes(node: Any, path: str, tensors: dict[str, Any]) -> Any:
+    """The value that `node` at `path` stands for; its tensors are taken out of `tensors`.
+
+    Raises CheckpointError for anything that is not a node.
+    """
     if not isinstance(node, dict | list):
         return node
     [(kind, inner), *more] = node.items() if isinstance(node, dict) and node else [("nothing", None)]
     if not more and kind == TENSOR and inner == path and path in tensors:
-        return tensors[path]
+        return tensors.pop(path)
     if more or path.count("/") > _DEEPEST or not isinstance(inner, list):
         raise _no_node(path, kind)
     if kind == "items":
         return [from_nodes(item, f"{path}/{number}", tensors) for number, item in enumerate(inner)]
-    if kind == "pairs" and all(map(_is_pair, inner)):
+    if kind == "pairs" and all(map(_is_pair, inner)) and len({key for key, _ in inner}) == len(inner):
         return {key: from_nodes(item, f"{path}/{key}", tensors) for key, item in inner}
     raise _no_node(path, kind)
 
@@ -109,7 +116,7 @@ def _no_node(path: str, kind: str) -> CheckpointError:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _is_identity(value: Any) -> bool:
@@ -127,8 +134,12 @@ def _is_row(row: Any, step: int) -> bool:
     if not isinstance(row, dict) or row.keys() not in (set(STEP_ROW), set(EVAL_ROW)):
         return False
     whole = [row[name] for name in ("step", "tokens", "labelled_tokens") if name in row]
-    return all(map(_is_number, row.values())) and all(type(n) is int and n >= 0 for n in whole) and row["step"] <= step
+    if not all(map(_is_number, row.values())) or not all(type(number) is int and number >= 0 for number in whole):
+        return False
+    return bool(row["step"] <= step and row.get("tokens_per_s", 1) > 0)
 
 
 def _is_pair(pair: Any) -> bool:
-    return isinstance(pair, list) and len(pair) == 2 and type(pair[0]) in (int, str)
+    if not isinstance(pair, list) or len(pair) != 2 or type(pair[0]) not in (int, str):
+        return False
+    return len(pair[0]) <= _MOST_KEY if isinstance(pair[0], str) else 0 <= pair[0] < _MOST_NUMBER

@@ -224,7 +224,9 @@ def test_an_adapter_that_changes_nothing_is_not_merged(pocket_qwen3, cow, tmp_pa
 
 def test_an_adapter_of_another_model_is_refused(pocket_qwen3, real, cow, tmp_path):
     run = finetune(pocket_qwen3, data=cow, output=str(tmp_path / "a.apr"), adapter_only=True, max_steps=1)
-    with pytest.raises(aprnb.AprnbError, match=r"changes model\.layers\.2\..*; expected linear layers of pocket-qwen2\.apr"):
+    with pytest.raises(
+        aprnb.AprnbError, match=r"changes model\.layers\.2\..*; expected linear layers of pocket-qwen2\.apr"
+    ):
         aprnb.tuning.merge.merge(real("pocket-qwen2"), run.adapter, tmp_path / "b.apr")
 
 
