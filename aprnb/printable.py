@@ -9,8 +9,10 @@ from typing import Any
 
 # Cc: control, Cf: direction marks and zero-width signs, Cs: lone surrogates, Zl/Zp: line and paragraph separators.
 _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
-_JOINERS = "\u200c\u200d"
-"""Format characters that written language needs (Persian, emoji) and no terminal obeys."""
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0") | frozenset(map(chr, range(0xFE00, 0xFE10)))
+"""Letters and marks that no font draws: fillers, variation selectors."""
+_JOINERS = "\u200c\u200d\ufe0e\ufe0f"
+"""Of these what written language needs (Persian, emoji) and no terminal obeys."""
 
 MAX_LINE = 4_096
 MAX_NAME, MAX_MESSAGE = 300, 8_000
@@ -49,15 +51,15 @@ def json_text(document: Any) -> str:
 
 def is_visible(text: str) -> bool:
     """Whether `text` has no control, format or surrogate character."""
-    return text.isprintable() or not any(map(_is_invisible, text))
+    return (text.isascii() and text.isprintable()) or not any(map(_is_invisible, text))
 
 
 def _is_invisible(sign: str) -> bool:
-    return unicodedata.category(sign) in _INVISIBLE
+    return unicodedata.category(sign) in _INVISIBLE or sign in _BLANK or "\U000e0100" <= sign <= "\U000e01ef"
 
 
 def _marked(text: str, kept: str) -> str:
-    if text.isprintable():
+    if text.isascii() and text.isprintable():
         return text
     return "".join(f"⟨U+{ord(sign):04X}⟩" if _is_invisible(sign) and sign not in kept else sign for sign in text)
 

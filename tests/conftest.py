@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +97,20 @@ def sources() -> Path:
 def foreign() -> Path:
     """Old and foreign files."""
     return DATA / "foreign"
+
+
+@pytest.fixture(scope="session")
+def bare_shell():
+    """The one IPython shell that a process can have."""
+    pytest.importorskip("IPython")
+    from IPython.testing.globalipapp import start_ipython
+
+    return start_ipython()
+
+
+@pytest.fixture
+def shell(bare_shell) -> Iterator[object]:
+    """A real IPython shell with the extension loaded."""
+    bare_shell.run_line_magic("load_ext", "aprnb")
+    yield bare_shell
+    bare_shell.run_line_magic("unload_ext", "aprnb")

@@ -59,6 +59,7 @@ class _Arrangement:
         self._reversed = has_reversed_shapes(checkpoint)
         self._transposed = has_transposed_projections(checkpoint)
         self._fused = self._rows_of_fused()
+        self._stacks: dict[tuple[str, int | None], str | None] = {}
 
     def needless_heads(self) -> list[str]:
         """A head that the model ties to its embedding."""
@@ -67,20 +68,29 @@ class _Arrangement:
     def place(self, tensor: ExpectedTensor) -> Placement | None:
         if tensor.name in self._slots:
             return self._whole(tensor, self._slots[tensor.name])
-        numbers = {"layer": tensor.layer, "expert": tensor.expert}
-        names = [self._slots.get(part.format(**numbers)) for part in tensor.rule.parts]
+        rule = tensor.rule
+        names = [self._slots.get(part.format(layer=tensor.layer, expert=tensor.expert)) for part in rule.parts]
         if names and all(names):
             return self._side_by_side(tensor, [name for name in names if name])
         if tensor.name in self._fused:
             return self._rows(tensor, *self._fused[tensor.name])
-        stacked = self._slots.get(tensor.rule.gguf.format(layer=tensor.layer)) if tensor.rule.per_expert else None
+        stacked = self._stack(rule.gguf, tensor.layer) if rule.per_expert else None
         return self._slice(tensor, stacked) if stacked else None
 
+    def _stack(self, pattern: str, layer: int | None) -> str | None:
+        """The file's tensor of all experts of a layer."""
+        if (pattern, layer) not in self._stacks:
+            self._stacks[pattern, layer] = self._slots.get(pattern.format(layer=layer))
+        return self._stacks[pattern, layer]
+
     def _whole(self, tensor: ExpectedTensor, name: str) -> Placement:
-        matrix = len(tensor.shape) == 2
         family, rule = self._architecture.family, tensor.rule
         # llama.cpp's conversion goes by its names, or by the origin of a file whose names only were changed
-        converted = self._from_gguf or name == rule.gguf.format(layer=tensor.layer)
+        renamed = name != tensor.name
+        converted = self._from_gguf or (renamed and name == rule.gguf.format(layer=tensor.layer))
+        if not (converted or self._transposed or self._reversed):
+            return Placement((Part(name, (tensor.shape,)),))
+        matrix = len(tensor.shape) == 2
         permuted = converted and family.permutes_in_gguf and rule.rotated_heads
         heads = self._architecture[rule.rotated_heads] if permuted and rule.rotated_heads else None
         shift = -1.0 if converted and family.norms_plus_one_in_gguf and rule.role == "norm" else 0.0

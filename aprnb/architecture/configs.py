@@ -106,6 +106,10 @@ def _by_kind(rope: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         kinds = {"full": rope["full_attention"], "local": local if isinstance(local, Mapping) else {}}
     else:
         kinds = {"full": rope}
+    for values in kinds.values():
+        first, second = values.get("type"), values.get("rope_type")
+        if first is not None and second is not None:
+            _require_one("the RoPE type", first, "type", second, "rope_type", "rope_scaling")
     return {
         kind: {"rope_type": values.get("type", "default"), **{k: v for k, v in values.items() if k != "type"}}
         for kind, values in kinds.items() if values

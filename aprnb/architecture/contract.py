@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,12 +17,13 @@ from aprnb.architecture.weights import Reading
 from aprnb.display.bundle import Displayed
 from aprnb.errors import ContractError
 from aprnb.formats import Checkpoint, TensorEntry, open
+from aprnb.formats.contents import shown_name
 
 if TYPE_CHECKING:
     from aprnb.display.document import Document
 
 Kind = Literal["missing", "unexpected", "shape", "dtype", "extent"]
-_SHOWN = 10
+_SHOWN, _NAMED = 10, 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Violation:
     found: str
 
     def __str__(self) -> str:
-        return f"{self.tensor}: {self.kind}: expected {self.expected}, found {self.found}"
+        return f"{shown_name(self.tensor)}: {self.kind}: expected {self.expected}, found {self.found}"
 
     def to_json(self) -> dict[str, str]:
         return {"tensor": self.tensor, "kind": self.kind, "expected": self.expected, "found": self.found}
@@ -80,12 +82,14 @@ class ContractReport(Displayed):
         return sum(prod(row.expected_shape) for row in self.rows)
 
     def raise_for_violations(self) -> ContractReport:
-        """Returns itself when all is well; raises ContractError with the first ten in full, the rest by name."""
+        """Returns itself when all is well; raises ContractError with the first ten in full and forty more by name."""
         if self.ok:
             return self
         shown = "\n".join(f"  {violation}" for violation in self.violations[:_SHOWN])
-        rest = len(self.violations) - _SHOWN
-        more = f"\n  … and {rest} more: {', '.join(v.tensor for v in self.violations[_SHOWN:])}" if rest > 0 else ""
+        rest = self.violations[_SHOWN:]
+        named = [shown_name(violation.tensor) for violation in rest[:_NAMED]]
+        named += [f"and {len(rest) - _NAMED:,} more"] if len(rest) > _NAMED else []
+        more = f"\n  … and {len(rest):,} more: {', '.join(named)}" if rest else ""
         raise ContractError(
             f"{len(self.violations)} of {self.checked} tensors are not those of this "
             f"{self.architecture.model_type} model ({self.path}):\n{shown}{more}",
@@ -123,26 +127,35 @@ def check(
 def check_contract(checkpoint: Checkpoint, architecture: Architecture) -> ContractReport:
     expected = expected_tensors(architecture)
     placements, surplus = arrange(checkpoint, architecture, expected)
-    rows, violations = [], []
+    rows: list[ContractRow] = []
+    violations: list[Violation] = []
+    of_parts: set[Violation] = set()  # a tensor that makes several weights is compared for each of them
     for name, tensor in expected.items():
         placement = placements.get(name)
+        if placement is None:
+            violations.append(Violation(name, "missing", tensor.arithmetic, "no such tensor"))
+            rows.append(ContractRow(name, tensor.arithmetic, tensor.shape, None, "missing"))
+            continue
         found = _compare(checkpoint, tensor, placement)
-        entry = checkpoint.tensors[placement.parts[0].tensor] if placement else None
+        entry = checkpoint.tensors[placement.parts[0].tensor]
         verdict = found[0].kind if found else "ok"
-        rows.append(ContractRow(entry.name if entry else name, tensor.arithmetic, tensor.shape, entry, verdict))
-        violations += found
+        rows.append(ContractRow(entry.name, tensor.arithmetic, tensor.shape, entry, verdict))
+        violations += [violation for violation in found if violation not in of_parts]
+        of_parts.update(found)
     for name in surplus:
         entry = checkpoint.tensors[name]
-        violations.append(Violation(name, "unexpected", "no such tensor", f"{entry.dtype.name} {list(entry.shape)}"))
+        violations.append(Violation(name, "unexpected", "no such tensor", _described(entry.dtype.name, entry.shape)))
     weights = {name: placement.parts[0].tensor for name, placement in placements.items()}
     readings = {name: placement.reading for name, placement in placements.items() if placement.reading}
-    unique = tuple(dict.fromkeys(violations))
-    return ContractReport(checkpoint.path, architecture, tuple(rows), unique, weights, readings)
+    return ContractReport(checkpoint.path, architecture, tuple(rows), tuple(violations), weights, readings)
 
 
-def _compare(checkpoint: Checkpoint, expected: ExpectedTensor, placement: Placement | None) -> list[Violation]:
-    if placement is None:
-        return [Violation(expected.name, "missing", expected.arithmetic, "no such tensor")]
+@lru_cache(maxsize=1024)
+def _described(dtype: str, shape: tuple[int, ...]) -> str:
+    return f"{dtype} {list(shape)}"
+
+
+def _compare(checkpoint: Checkpoint, expected: ExpectedTensor, placement: Placement) -> list[Violation]:
     pairs = [(part, checkpoint.tensors[part.tensor]) for part in placement.parts]
     return [found for part, entry in pairs if (found := _compare_part(expected, part, entry)) is not None]
 

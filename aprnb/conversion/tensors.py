@@ -11,7 +11,7 @@ from aprnb.errors import ContractError, OutputError
 from aprnb.formats import Checkpoint, TensorEntry
 from aprnb.formats.codecs import can_encode, encode, encode_parts, stays_float32
 from aprnb.formats.codecs.arrays import Floats
-from aprnb.formats.dtypes import BY_NAME, F16, F32, DType
+from aprnb.formats.dtypes import BY_NAME, F16, F32, LARGEST, DType
 from aprnb.formats.values import raw_parts, value_parts
 
 Progress = Callable[[int, int], None]
@@ -27,7 +27,6 @@ TARGET_DTYPES: dict[str, DType] = {
     "q6_k": BY_NAME["Q6_K"],
 }
 """The words of `--dtype`."""
-_F16_MAX = float(np.finfo(np.float16).max)
 
 
 def target_dtype(name: str, stored: DType, shape: tuple[int, ...], wanted: DType) -> DType:
@@ -86,8 +85,11 @@ def checked(parts: Iterable[Floats], name: str, dtype: DType) -> Iterator[Floats
         peak = float(max(part.max(initial=0), -part.min(initial=0)))  # without a copy; NaN comes through
         if not peak < np.inf:
             raise ContractError(f"tensor {name} holds NaN or infinity", action="the weights are damaged")
-        if dtype.name == "F16" and peak > _F16_MAX:
-            raise OutputError(f"tensor {name} holds values beyond F16 (up to {peak:.4g})", action="give --dtype bf16")
+        if peak > LARGEST.get(dtype.name, np.inf):
+            other = "bf16" if dtype.name == "F16" else "f32"
+            raise OutputError(
+                f"tensor {name} holds values beyond {dtype.name} (up to {peak:.4g})", action=f"give --dtype {other}"
+            )
         yield part
 
 

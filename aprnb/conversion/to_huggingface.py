@@ -28,11 +28,12 @@ _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _NOT_KEPT = ("torch_dtype", "quantization_config", "auto_map")
 """Keys of the source's config that are not true of what is written, or name code to run."""
 _MODEL_FILES = (
-    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json",
-    "tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-    "chat_template.jinja",
+    "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
+    "model-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].safetensors", "tokenizer.json",
+    "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja",
 )  # fmt: skip
-"""What a folder that `--force` replaces may hold."""
+"""Names of a model's own files: a folder that `--force` replaces holds no others."""
 
 
 @dataclass(frozen=True, slots=True)

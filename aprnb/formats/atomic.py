@@ -94,7 +94,10 @@ def require_name(path: Path) -> None:
     if not is_folder(path.absolute().parent):
         raise FileMissing(f"no folder {path.parent} to write {path.name} into", action=f"mkdir -p {path.parent}")
     try:
+        str(path.absolute()).encode()
         os.lstat(path)
+    except UnicodeEncodeError:
+        raise OutputError(f"{path} cannot be written: its name is not UTF-8", action="choose another name") from None
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
@@ -223,7 +226,7 @@ def _work_folder(target: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str, force: bool = False) -> None:
     with atomic_file(path, force) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", "backslashreplace"))  # half a surrogate pair of a name: JSON's own escape
 
 
 def failed_to_write(path: Path, error: OSError) -> OutputError:

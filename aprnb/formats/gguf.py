@@ -15,19 +15,18 @@ from pathlib import Path
 from aprnb.errors import CheckpointError, FileMissing, ForeignFormat, TruncatedFile
 from aprnb.formats.contents import MAX_ELEMENTS, Contents, DataFile, TensorEntry
 from aprnb.formats.dtypes import ggml_dtype
-from aprnb.formats.gguf_front import Front
+from aprnb.formats.gguf_front import MAX_KEYS, MAX_TENSORS, Budget, Front
 from aprnb.formats.gguf_metadata import apr_metadata
 from aprnb.formats.gguf_values import GgufValue, Values
-from aprnb.formats.source import ByteSource
+from aprnb.formats.sidecar_files import safe_path
+from aprnb.formats.source import ByteSource, is_file
 
 MAGIC = b"GGUF"
-MAX_TENSORS = 1 << 16
-MAX_KEYS = 1 << 16
 MAX_GGML_DIMS = 4
 _DEFAULT_ALIGNMENT = 32
 _MAX_ALIGNMENT = 1 << 16
 _MAX_PARTS = 4096
-_PART_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+_PART_NAME = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf")
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,12 @@ def read_gguf(source: ByteSource) -> Contents:
     Raises CheckpointError with the byte offset for every length, count, offset or name that does not hold, FileMissing
     for a part that is not there.
     """
-    first = _read_part(source, 0)
+    budget = Budget()
+    first = _read_part(source, 0, budget)
     opened: list[ByteSource] = []
     try:
         opened += map(ByteSource, _further_parts(first))
-        parts = (first, *(_read_part(further, number) for number, further in enumerate(opened, 1)))
+        parts = (first, *(_read_part(further, number, budget) for number, further in enumerate(opened, 1)))
         tensors = _joined(parts)
         metadata, warnings = apr_metadata(first.values, tensors)
     except BaseException:
@@ -76,8 +76,8 @@ def read_gguf(source: ByteSource) -> Contents:
     )
 
 
-def _read_part(source: ByteSource, number: int) -> _Part:
-    front = Front(source)
+def _read_part(source: ByteSource, number: int, budget: Budget) -> _Part:
+    front = Front(source, budget)
     value = Values(front)
     tensor_count, key_count = _read_header(front)
     values: dict[str, GgufValue] = {}
@@ -97,6 +97,8 @@ def _read_part(source: ByteSource, number: int) -> _Part:
     alignment = _alignment(front, values)
     data_start = -(-front.position // alignment) * alignment
     _check_extents(front, infos, alignment, data_start)
+    if number:
+        values = {key: value for key, value in values.items() if key.startswith("split.")}
     return _Part(source, front.version, values, {name: entry for name, (entry, _) in infos.items()}, data_start)
 
 
@@ -117,13 +119,19 @@ def _read_header(front: Front) -> tuple[int, int]:
     front.version = version
     narrow = version == 1
     tensor_count = front.count("the tensor count", 20 if narrow else 24)
-    if tensor_count > MAX_TENSORS:
-        raise front.error(f"the tensor count is {tensor_count:,}", expected=f"at most {MAX_TENSORS:,}", at=8)
+    front.budget.tensors = _spend(front, tensor_count, front.budget.tensors, MAX_TENSORS, "the tensor count", 8)
     at = front.position
     key_count = front.count("the key count", 9 if narrow else 13)
-    if key_count > MAX_KEYS:
-        raise front.error(f"the key count is {key_count:,}", expected=f"at most {MAX_KEYS:,}", at=at)
+    front.budget.keys = _spend(front, key_count, front.budget.keys, MAX_KEYS, "the key count", at)
     return tensor_count, key_count
+
+
+def _spend(front: Front, count: int, left: int, limit: int, what: str, at: int) -> int:
+    """What is left of `limit` after `count` more; raises where that is less than nothing."""
+    if count > left:
+        parts = "" if left == limit else f" after those of the parts before ({limit:,} in all)"
+        raise front.error(f"{what} is {count:,}", expected=f"at most {left:,}{parts}", at=at)
+    return left - count
 
 
 def _read_info(front: Front, number: int) -> TensorEntry:
@@ -199,14 +207,14 @@ def _further_parts(first: _Part) -> list[Path]:
     names = [f"{match[1]}-{at + 1:05d}-of-{count:05d}.gguf" for at in range(count)]
     if number:
         raise CheckpointError(f"{path} is part {number + 1} of {count}", action=f"open the first part, {names[0]}")
-    missing = [name for name in names if not (path.parent / name).is_file()]
+    missing = [name for name in names if not is_file(path.parent / name)]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise FileMissing(
             f"{path} is the first of {count} parts; {', '.join(missing[:3])}{more} not there",
             action=f"put all {count} parts into {path.parent}",
         )
-    return [path.parent / name for name in names[1:]]
+    return [safe_path(path.parent, name) for name in names[1:]]
 
 
 def _joined(parts: tuple[_Part, ...]) -> dict[str, TensorEntry]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import struct
 import sys
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,22 +19,34 @@ from aprnb.formats.source import ByteSource
 
 MAX_FRONT_BYTES = 256 << 20
 MAX_KEY_BYTES = 65_535
+MAX_TENSORS = MAX_KEYS = 1 << 16
 MAX_TEXTS_BYTES = 40 << 20
-"""Memory for all texts together, beside as much as the file takes (the largest published vocabulary needs 78 MiB)."""
+"""Memory for all texts and numbers together, beside as much as the file takes (the largest published vocabulary needs
+78 MiB)."""
 
-_FIRST_READ_BYTES = 64 << 10
+_FIRST_READ_BYTES, _AHEAD_BYTES = 64 << 10, 4 << 20
 _SHORT_LIST = 256
-_TOGETHER = 1 << 16
+_TOGETHER = 1 << 13
+"""Strings that are read at once; the arrays made for it take up to 60 bytes for each byte of theirs."""
+
+
+@dataclass
+class Budget:
+    """What all files of one model together may still hold; a file's own size comes on top of the bytes."""
+
+    tensors: int = MAX_TENSORS
+    keys: int = MAX_KEYS
+    texts_bytes: int = field(default_factory=lambda: MAX_TEXTS_BYTES)
 
 
 class Front:
     """A cursor over the bytes before the tensor data; `version` decides how wide lengths and counts are."""
 
-    def __init__(self, source: ByteSource) -> None:
-        self.source, self.version = source, 3
+    def __init__(self, source: ByteSource, budget: Budget) -> None:
+        self.source, self.version, self.budget = source, 3, budget
         self.position = 0
         self._buffer = bytearray()
-        self._texts_left = MAX_TEXTS_BYTES + source.size_bytes
+        self._own_bytes = source.size_bytes
 
     def error(self, found: str, *, expected: str | None = None, at: int | None = None) -> CheckpointError:
         """The refusal of this file for what stands at byte `at` (the cursor where not given)."""
@@ -54,7 +68,7 @@ class Front:
             )
         if have + missing > MAX_FRONT_BYTES:
             raise self.error(f"{what} reaches beyond byte {MAX_FRONT_BYTES:,}", expected="metadata that ends before it")
-        ahead = min(max(have, _FIRST_READ_BYTES), self.source.size_bytes - have)
+        ahead = min(max(have, _FIRST_READ_BYTES), _AHEAD_BYTES, self.source.size_bytes - have)
         self._buffer += self.source.read(have, max(missing, ahead), what)
 
     def number(self, code: str, what: str) -> Any:
@@ -63,15 +77,28 @@ class Front:
 
     def numbers(self, codes: str, what: str) -> tuple[Any, ...]:
         """Several of them at once."""
-        size = struct.calcsize(f"<{codes}")
-        self.require(size, what)
-        self.position += size
-        return struct.unpack_from(f"<{codes}", self._buffer, self.position - size)
+        form = _form(codes)
+        start = self.position
+        if start + form.size > len(self._buffer):
+            self.require(form.size, what)
+        self.position = start + form.size
+        return form.unpack_from(self._buffer, start)
+
+    def array(self, code: str, count: int, what: str) -> list[Any]:
+        """A list of `count` numbers of one type; raises where they would take too much memory."""
+        form = np.dtype(code).newbyteorder("<")
+        self.require(count * form.itemsize, what)
+        values = np.frombuffer(self._buffer, form, count, self.position)
+        small = int(((values >= -5) & (values <= 256)).sum()) if form.kind in "iu" else 0  # Python keeps one of each
+        self._charge(8 * count + (32 if form.itemsize < 8 else 48) * (count - small), what, "numbers")
+        self.position += count * form.itemsize
+        found: list[Any] = values.tolist()
+        return found
 
     def count(self, what: str, least_bytes: int) -> int:
         """A length or count, refused where the rest of the file cannot hold so many parts of `least_bytes`."""
         at = self.position
-        count = int(self.number("I" if self.version == 1 else "Q", what))
+        count = self._length(what)
         room = self.source.size_bytes - self.position
         if count * least_bytes > room:
             most = room // least_bytes
@@ -80,15 +107,19 @@ class Front:
 
     def text(self, what: str, most_bytes: int) -> str | None:
         """A string; None where it is longer than `most_bytes`, which are then passed over."""
-        size = int(self.number("I" if self.version == 1 else "Q", what))
-        self.require(size, what)
+        size = self._length(what)
         start = self.position
-        self.position += size
+        if start + size > len(self._buffer):
+            self.require(size, what)
+        self.position = start + size
         if size > most_bytes:
             return None
         text = self._decoded(start, size, what)
-        self._charge([text], what)
+        self._charge(sys.getsizeof(text) + 8, what)
         return text
+
+    def _length(self, what: str) -> int:
+        return int(self.numbers("I" if self.version == 1 else "Q", what)[0])
 
     def name(self, what: str) -> str:
         """A string that names something; raises for one that is too long or not UTF-8."""
@@ -106,15 +137,17 @@ class Front:
             together = min(count - len(found), _TOGETHER)
             short = self._short_texts(together, key) if self.version > 1 and together > _SHORT_LIST else None
             texts = self._walked(together, key, len(found)) if short is None else short
-            self._charge(texts, key)
+            self._charge(sum(map(sys.getsizeof, texts)) + 8 * len(texts), key)
             found += texts
         return found
 
-    def _charge(self, texts: list[str], key: str) -> None:
-        self._texts_left -= sum(map(sys.getsizeof, texts)) + 8 * len(texts)
-        if self._texts_left < 0:
+    def _charge(self, size_bytes: int, key: str, what: str = "texts") -> None:
+        own = min(size_bytes, self._own_bytes)
+        self._own_bytes -= own
+        self.budget.texts_bytes -= size_bytes - own
+        if self.budget.texts_bytes < 0:
             most = MAX_TEXTS_BYTES + self.source.size_bytes
-            raise self.error(f"with {key} its texts take too much memory", expected=f"at most {most:,} bytes")
+            raise self.error(f"with {key} its {what} take too much memory", expected=f"at most {most:,} bytes")
 
     def _walked(self, count: int, key: str, first: int) -> list[str]:
         """The next strings of a list, one by one; `first` is the number of the first of them."""
@@ -186,3 +219,9 @@ class Front:
             return self._buffer[start : start + size_bytes].decode("utf-8")
         except UnicodeDecodeError as error:
             raise self.error(f"{what} is not UTF-8", at=start + error.start) from None
+
+
+@cache
+def _form(codes: str) -> struct.Struct:
+    """The layout of the numbers of these codes, of which a file's keys and tensors need some thirty."""
+    return struct.Struct(f"<{codes}")

@@ -126,7 +126,8 @@ def _uniform(value: GgufValue | None) -> Any:
     """The value; of one given per layer the one that all layers share, else None."""
     if value is None or not isinstance(value.value, list):
         return None if value is None else value.value
-    return value.value[0] if len(set(map(str, value.value))) == 1 else None
+    values = value.value
+    return values[0] if values and values.count(values[0]) == len(values) else None
 
 
 def _tokenizer(values: Values) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Values:
         kind, letter = self._kind(code, key)
         count = self._front.count(f"the element count of {key}", struct.calcsize(letter))
         self._numbers_left = self._spend(self._numbers_left, count, key, "numbers", MAX_NUMBERS)
-        values = list(self._front.numbers(f"{count}{letter}", key))
+        values = self._front.array(letter, count, key)
         if code == 6 and count <= _SHORT_ARRAY:
             values = [shortest(value) for value in values]
         return GgufValue(f"array[{kind}]", [bool(value) for value in values] if code == 7 else values)

@@ -23,7 +23,7 @@ USUAL_METADATA_BYTES, MAX_METADATA_BYTES = 16 << 20, 256 << 20
 """The format's own limit, which no writer enforces, and the most that is read."""
 _LAYOUT = struct.Struct("<4sBBHIQIQQI20s")
 MIN_ENTRY_BYTES = 20
-MAX_TENSORS, BYTES_PER_TENSOR = 1 << 17, 256
+MAX_TENSORS, BYTES_PER_TENSOR = 1 << 14, 256
 """Tensors that any file may list (each takes about 300 bytes of memory), and one more for so many bytes of it."""
 
 LZ4, COMPRESSED, ENCRYPTED, SHARDED, HAS_VOCAB = 0x0001, 0x0003, 0x0004, 0x0010, 0x0200

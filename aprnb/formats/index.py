@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from math import prod
 
 from aprnb.errors import CheckpointError
 from aprnb.formats.contents import MAX_DIMS, MAX_ELEMENTS, TensorEntry, shown_name
 from aprnb.formats.dtype_codes import settle_dtype
-from aprnb.formats.dtypes import CODES
+from aprnb.formats.dtypes import BF16, CODES, F16, F32, DType
 from aprnb.formats.header import Header
 
 MAX_NAME_BYTES = 256
+_UNSORTED, _LONG_NAME = "the tensor index is not sorted by name", f"a name takes more than {MAX_NAME_BYTES} bytes"
 _LENGTH = struct.Struct("<H")
 _FIXED = tuple(struct.Struct(f"<{dims + 2}Q") for dims in range(MAX_DIMS + 1))
 """Dims, offset and size of an entry, by its number of dims."""
+_PLAIN = {0: (4, F32), 1: (2, F16), 30: (2, BF16)}
+"""Codes that can mean one type only for a tensor of so many bytes per element, whoever wrote it."""
+_LONGEST_BLOCK = 256
 
 
 def pack_entry(entry: TensorEntry, codes: Mapping[str, int] = CODES) -> bytes:
@@ -57,9 +62,9 @@ def read_index(
         if odd:
             oddities.add(odd, name, at)
         if name < before:
-            oddities.add("the tensor index is not sorted by name", name, at)
+            oddities.add(_UNSORTED, name, at)
         if len(name) > MAX_NAME_BYTES // 4 and len(name.encode()) > MAX_NAME_BYTES:
-            oddities.add(f"a name takes more than {MAX_NAME_BYTES} bytes", name, at)
+            oddities.add(_LONG_NAME, name, at)
         entries[name] = entry
         before = name
     rest = raw[position:].lstrip(b"\0")
@@ -73,15 +78,19 @@ class _Oddities:
     """Counts what is odd in many entries, and remembers where each was seen first."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[str, int, int]] = {}
+        self._first: dict[str, tuple[str, int]] = {}
+        self._counts: dict[str, int] = {}
 
     def add(self, text: str, name: str, at: int) -> None:
-        name, at, count = self._seen.get(text, (name, at, 0))
-        self._seen[text] = (name, at, count + 1)
+        if text in self._counts:
+            self._counts[text] += 1
+        else:
+            self._first[text], self._counts[text] = (name, at), 1
 
     def texts(self) -> list[str]:
         found = []
-        for text, (name, at, count) in self._seen.items():
+        for text, (name, at) in self._first.items():
+            count = self._counts[text]
             more = f", and {count - 1:,} more" if count > 1 else ""
             found.append(f"{text} ({f'{shown_name(name)}, ' if name else ''}byte {at:,}{more})")
         return found
@@ -98,15 +107,29 @@ def _read_entry(raw: bytes, position: int, model_type: str | None) -> tuple[Tens
         raise ValueError(f"tensor {shown_name(name)!r} has {dims} dimensions; expected at most {MAX_DIMS}")
     *sizes, offset, size_bytes = _FIXED[dims].unpack_from(raw, name_end + 2)
     shape = tuple(sizes)
-    if max(shape, default=0) > MAX_ELEMENTS or prod(shape) > MAX_ELEMENTS:
+    elements = prod(shape)
+    if elements > MAX_ELEMENTS or (elements == 0 and max(shape) > MAX_ELEMENTS):
         raise ValueError(
             f"tensor {shown_name(name)!r} claims shape {list(shape)}; expected at most {MAX_ELEMENTS:,} elements"
         )
-    dtype, odd = settle_dtype(code, shape, size_bytes, model_type)
+    width, plain = _PLAIN.get(code, (0, F32))
+    if size_bytes and width * elements == size_bytes:
+        return TensorEntry(name, plain, shape, offset, size_bytes), None, name_end + 2 + 8 * (dims + 2)
+    alike = shape if elements or size_bytes else (0, shape[-1] % _LONGEST_BLOCK)  # empty shapes that mean the same
+    dtype, odd, fits = _settled(code, alike, size_bytes, model_type)
     entry = TensorEntry(name, dtype, shape, offset, size_bytes)
-    if odd is None and size_bytes not in dtype.sizes_bytes(shape) and not entry.is_tied_placeholder:
+    if not fits and not entry.is_tied_placeholder:
         raise ValueError(
             f"tensor {shown_name(name)!r} takes {size_bytes:,} bytes; "
             f"expected {dtype.sizes_bytes(shape)[0]:,} for {dtype.name} {list(shape)}"
         )
     return entry, odd, name_end + 2 + 8 * (dims + 2)
+
+
+@lru_cache(maxsize=4096)
+def _settled(
+    code: int, shape: tuple[int, ...], size_bytes: int, model_type: str | None
+) -> tuple[DType, str | None, bool]:
+    """The type, what is odd about it, and whether it takes these bytes; the errors are those of `settle_dtype`."""
+    dtype, odd = settle_dtype(code, shape, size_bytes, model_type)
+    return dtype, odd, odd is not None or size_bytes in dtype.sizes_bytes(shape)

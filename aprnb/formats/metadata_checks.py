@@ -3,68 +3,77 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from json.decoder import scanstring  # type: ignore[attr-defined]  # missing in the stubs
+from itertools import islice
 from typing import Any
+
+import numpy as np
 
 from aprnb.errors import CheckpointError
 from aprnb.formats.contents import shown_name
-from aprnb.formats.json_text import Read
+from aprnb.formats.json_text import Read, bounds_of_texts, with_escapes
 from aprnb.formats.metadata import ALIASES, same
 from aprnb.formats.metadata_text import ALWAYS_WRITTEN, KINDS
 
 _SHOWN = 10
+_SHORT = 40
 _SEARCHED_BYTES = 16 << 20
-_BLANKS = re.compile(r"[ \t\n\r]*")
+_QUOTE, _COMMA, _COLON, _OBJECT = b'",:{'
+_DEPTHS = np.zeros(256, np.int8)
+_DEPTHS[list(b"[{")], _DEPTHS[list(b"]}")] = 1, -1
 
 
 class _Places:
-    """Where the keys of the outermost object stand, found only when somebody asks."""
+    """Where some keys of the outermost object stand, found only when somebody asks."""
 
-    def __init__(self, read: Read, offset: int) -> None:
-        self._read, self._offset = read, offset
+    def __init__(self, read: Read, offset: int, keys: Iterable[str]) -> None:
+        self._read, self._offset, self._keys = read, offset, frozenset(keys)
 
     @cached_property
-    def _keys(self) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = {}
+    def _found(self) -> dict[str, tuple[int, int]]:
+        """The first and the last place of each key."""
+        found: dict[str, tuple[int, int]] = {}
         raw = self._read()
-        if len(raw) > _SEARCHED_BYTES:
-            return found
-        try:
-            for key, place in _outermost_keys(raw.decode("utf-8")):
-                found.setdefault(key, []).append(self._offset + place)
-        except RecursionError:
-            # Nested to the very limit: the keys so far have their places, the others that of the metadata.
-            pass
+        for key, place in _outermost_keys(raw) if len(raw) <= _SEARCHED_BYTES else ():
+            if key in self._keys:
+                found[key] = found.get(key, (place,))[0], place
         return found
 
     def of(self, key: str, which: int = 0) -> int:
         """The byte where the key starts (its last one for −1); that of the metadata for a nested key, or huge ones."""
-        places = self._keys.get(key)
-        return places[which] if places else self._offset
+        return self._offset + self._found.get(key, (0, 0))[which]
 
 
-def _outermost_keys(text: str) -> Iterator[tuple[str, int]]:
-    """Each key of the object that `text` is known to hold, with the byte where it starts."""
-    decode = json.JSONDecoder().raw_decode
-    position, before, place = _skip(text, _skip(text, 0) + 1), 0, 0
-    while text[position] == '"':
-        place += len(text[before:position].encode())
-        before = position
-        key, position = scanstring(text, position + 1)
-        yield key, place
-        _, position = decode(text, _skip(text, _skip(text, position) + 1))
-        position = _skip(text, position)
-        if text[position] == ",":
-            position = _skip(text, position + 1)
+def _outermost_keys(raw: bytes | bytearray) -> Iterator[tuple[str, int]]:
+    """Each key of the object that `raw` is known to hold, with the byte where it starts; builds none of the values."""
+    for start, end in _outermost_key_bounds(raw):
+        text = raw[start + 1 : end]
+        yield json.loads(raw[start : end + 1]) if b"\\" in text else text.decode("utf-8"), start
 
 
-def _skip(text: str, position: int) -> int:
-    match = _BLANKS.match(text, position)
-    assert match
-    return match.end()
+def _outermost_key_bounds(raw: bytes | bytearray) -> Iterator[tuple[int, int]]:
+    """The quotes of each key: those at depth 1 that follow no colon there."""
+    start = depth = inside = 0
+    before, opened = _COMMA, -1
+    for part, escapes, first_escaped in with_escapes(np.frombuffer(raw, np.uint8)):
+        is_quote = bounds_of_texts(part, escapes, first_escaped)
+        within = (np.cumsum(is_quote, dtype=np.uint8) + inside) & 1 == 1
+        depths = np.cumsum(np.where(within, 0, _DEPTHS[part]), dtype=np.int32) + depth
+        is_sign = np.where(within, is_quote, (part == _COMMA) | (part == _COLON) | (part == _OBJECT))
+        signs = np.flatnonzero(is_sign & (depths == 1))
+        kinds = np.concatenate(([before], part[signs]))
+        keys = signs[(kinds[1:] == _QUOTE) & (kinds[:-1] != _COLON)]
+        quotes = np.flatnonzero(is_quote)
+        if opened >= 0 and len(quotes):
+            yield opened, start + int(quotes[0])
+            opened = -1
+        closing = np.searchsorted(quotes, keys, side="right")
+        closed = closing < len(quotes)
+        yield from zip((keys[closed] + start).tolist(), (quotes[closing[closed]] + start).tolist(), strict=True)
+        if not closed.all():
+            opened = start + int(keys[-1])
+        start, depth, inside, before = start + len(part), int(depths[-1]), int(within[-1]), int(kinds[-1])
 
 
 def check_metadata(
@@ -75,24 +84,25 @@ def check_metadata(
     offset: int,
 ) -> list[str]:
     """Warnings with their bytes; raises CheckpointError for a fact that is stated twice and differently."""
-    places = _Places(read, offset)
+    keys = list(dict.fromkeys(key for key, _ in repeated))
+    disagreeing = next((key for key, disagree in repeated if disagree), None)
+    spellings = (spelling for canonical, aliases in ALIASES.items() for spelling in (canonical, *aliases))
+    places = _Places(read, offset, {*KINDS, *spellings, *keys[: _SHOWN + 1], disagreeing or ""})
     return [
-        *_repeated_keys(repeated, places, path),
+        *_repeated_keys(keys, disagreeing, places, path),
         *_spellings(metadata, places, path),
         *_types(metadata, places),
     ]
 
 
-def _repeated_keys(repeated: list[tuple[str, bool]], places: _Places, path: object) -> list[str]:
-    for key, disagree in repeated:
-        if disagree:
-            raise CheckpointError(
-                f"metadata of {path} list {_short(key)} twice, with different values",
-                expected="one value",
-                where=f"bytes {places.of(key):,} and {places.of(key, -1):,}",
-                action="which one is meant cannot be told: write the file again with one of them",
-            )
-    keys = list(dict.fromkeys(key for key, _ in repeated))
+def _repeated_keys(keys: list[str], disagreeing: str | None, places: _Places, path: object) -> list[str]:
+    if disagreeing is not None:
+        raise CheckpointError(
+            f"metadata of {path} list {_short(disagreeing)} twice, with different values",
+            expected="one value",
+            where=f"bytes {places.of(disagreeing):,} and {places.of(disagreeing, -1):,}",
+            action="which one is meant cannot be told: write the file again with one of them",
+        )
     warnings = [
         f"metadata list {_short(key)} more than once (byte {places.of(key, -1):,}); the value that is not null counts"
         for key in keys[:_SHOWN]
@@ -143,5 +153,7 @@ def _types(metadata: Mapping[str, Any], places: _Places) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = shown_name(value if isinstance(value, str) else json.dumps(value))
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    """The beginning of a value; no more of a large one is turned into text."""
+    parts = [value] if isinstance(value, str) else islice(json.JSONEncoder().iterencode(value), _SHORT)
+    text = shown_name("".join(part[: _SHORT + 1] for part in parts))
+    return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"

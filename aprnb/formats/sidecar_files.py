@@ -55,7 +55,7 @@ def safe_path(folder: Path, name: str) -> Path:
     if is_link(path) and _target_folder(path) not in _homes(folder.resolve()):
         raise CheckpointError(
             f"{path} is a link to {path.resolve()}", expected="a file inside the folder",
-            action="open the folder that it leads to, or copy the file",
+            action="copy the file into the folder",
         )  # fmt: skip
     return path
 

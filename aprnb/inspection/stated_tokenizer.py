@@ -24,10 +24,12 @@ def whole_tokenizer(metadata: Mapping[str, Any]) -> tuple[dict[str, Any] | None,
 
 def _disagreement(metadata: Mapping[str, Any]) -> str | None:
     rest, listed = metadata.get(REST), metadata.get("tokenizer.vocabulary")
-    if not isinstance(rest, Mapping) or not isinstance(rest.get("model"), Mapping) or not isinstance(listed, list):
+    if not isinstance(rest, Mapping) or not isinstance(rest.get("model"), Mapping) or listed is None:
         return None
+    if not isinstance(listed, list):
+        return f"tokenizer.vocabulary is {type(listed).__name__}"
     merges, other = metadata.get("tokenizer.merges"), rest["model"].get("merges")
-    if isinstance(merges, list) and isinstance(other, list) and [*map(_joined, other)] != [*map(_joined, merges)]:
+    if merges is not None and other is not None and _joined(other) != _joined(merges):
         return "its merges are not those of tokenizer.merges"
     return _other_tokens(rest, listed)
 
@@ -67,11 +69,16 @@ def _special_disagreement(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     warnings = []
     for name, key in _NAMED:
         text, number = named.get(name), metadata.get(f"tokenizer.{key}_token_id")
-        if isinstance(text, str) and type(number) is int and 0 <= number < len(listed) and listed[number] != text:
-            there = f"tokenizer.{key}_token_id is {number}, {str(listed[number])[:60]!r}, which is used"
-            warnings.append(f"special_tokens says {name} {text[:60]!r}; {there}")
+        other = listed[number] if type(number) is int and 0 <= number < len(listed) else None
+        if text is not None and text != other:
+            used = f", {str(other)[:60]!r}, which is used" if other is not None and isinstance(text, str) else ""
+            there = f"tokenizer.{key}_token_id is {str(number)[:40]}{used}"
+            warnings.append(f"special_tokens says {name} {str(text)[:60]!r}; {there}")
     return tuple(warnings)
 
 
-def _joined(merge: Any) -> str:
-    return " ".join(map(str, merge)) if isinstance(merge, list) else str(merge)
+def _joined(merges: Any) -> Any:
+    """Merges as texts, whether written "a b" or ["a", "b"]."""
+    if not isinstance(merges, list):
+        return merges
+    return [" ".join(map(str, merge)) if isinstance(merge, list) else str(merge) for merge in merges]

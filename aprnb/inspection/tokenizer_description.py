@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aprnb.errors import CheckpointError, FileMissing, TokenizerError
-from aprnb.formats.sidecar_files import Sidecars
+from aprnb.formats.sidecar_files import Sidecars, safe_path
 from aprnb.inspection.stated_template import stated_template
 from aprnb.inspection.stated_tokenizer import whole_tokenizer
 from aprnb.inspection.tokenizer_facts import TokenizerFacts, has_tokenizer, read_facts
@@ -28,7 +28,7 @@ def describe_tokenizer(
         described |= _described_template(metadata, sidecars or Sidecars())
         if not has_tokenizer(metadata):
             beside = sidecars.tokenizer if sidecars else None
-            there = f"; {beside.name} beside it is used" if beside else ""
+            there = f"; {safe_path(beside.parent, beside.name).name} beside it is used" if beside else ""
             return {**described, "problem": f"the file carries no tokenizer{there}"}
         described["warnings"] += whole_tokenizer(metadata)[1]
         facts = read_facts(metadata)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from itertools import compress, islice
+from itertools import compress, count, islice, repeat
+from operator import not_
 from typing import Any, Literal
 
 import numpy as np
@@ -161,10 +162,12 @@ def _used_tokens(vocabulary: list[str], types: list[Any]) -> tuple[UsedTokens, d
     alphabet_at = next((at for at, text in enumerate(vocabulary) if len(text) == 1), len(vocabulary))
     padded = vocabulary.count("<unk>") > 1
     used = bytearray(kind != UNUSED for kind in types) if types else bytearray(b"\1") * len(vocabulary)
-    for at, text in enumerate(vocabulary):
-        # importers fill holes with <unk> (one string at many ids) or [PAD<id>]; a real <unk> stands before the alphabet
-        if not text or (text == "<unk>" and padded and at > alphabet_at) or (text[0] == "[" and text == f"[PAD{at}]"):
+    # importers fill holes with <unk> (one string at many ids) or [PAD<id>]; a real <unk> stands before the alphabet
+    for at in compress(count(), map(str.startswith, vocabulary, repeat(("<unk>", "[PAD")))):
+        if vocabulary[at] == f"[PAD{at}]" or (vocabulary[at] == "<unk>" and padded and at > alphabet_at):
             used[at] = False
+    for at in compress(count(), map(not_, vocabulary)):
+        used[at] = False
     strings = dict.fromkeys(compress(vocabulary, used), False)
     warnings = [] if len(strings) == used.count(1) else [_leave_out_repeats(vocabulary, used, strings)]
     return UsedTokens(vocabulary, used), strings, warnings
@@ -172,18 +175,18 @@ def _used_tokens(vocabulary: list[str], types: list[Any]) -> tuple[UsedTokens, d
 
 def _leave_out_repeats(vocabulary: list[str], used: bytearray, strings: dict[str, bool]) -> str:
     """Leaves the first of equal strings in `used`; which they are, as a warning."""
-    count, shown = 0, []
+    repeats, shown = 0, []
     for at in compress(range(len(vocabulary)), bytes(used)):
         text = vocabulary[at]
         if strings[text]:
-            used[at], count = False, count + 1
-            if count <= 3:
+            used[at], repeats = False, repeats + 1
+            if repeats <= 3:
                 first = next(before for before in compress(range(at), used) if vocabulary[before] == text)
                 shown.append(f"{text[:60]!r} at {first} and {at}")
         strings[text] = True
     for text in strings:
         strings[text] = False
-    more = f" and {count - 3:,} more" if count > 3 else ""
+    more = f" and {repeats - 3:,} more" if repeats > 3 else ""
     return f"the vocabulary repeats {', '.join(shown)}{more}; the first one counts"
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
+from aprnb.errors import TokenizerError
 from aprnb.inspection.tokenizer_facts import TokenizerFacts
-from aprnb.model.tokenizer_process import library_errors, try_out
-from aprnb.model.tokenizer_program import bounded_program
+from aprnb.model.tokenizer_process import interruptible, library_errors, load_seconds, try_out
+from aprnb.model.tokenizer_program import MAX_ADDED_TEXT, bounded_program
 
 _WORDS_QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -55,12 +57,21 @@ def sentencepiece_tokenizer(facts: TokenizerFacts) -> Tokenizer:
 def parsed_tokenizer(document: Mapping[str, Any], where: object) -> Tokenizer:
     """The tokenizer that this tokenizer.json describes, after a first use in a child process.
 
-    Raises TokenizerError where it describes none that encodes, or exceeds its bounds.
+    Raises TokenizerError where it describes none that encodes, exceeds its bounds, or gives an added token another id
+    than the library gives it.
     """
     text = json.dumps(bounded_program(document, where), ensure_ascii=False)
     try_out(text, where)
-    with library_errors(f"{where} is no tokenizer"):
-        return Tokenizer.from_str(text)
+    load = partial(Tokenizer.from_str, text)
+    tokenizer = interruptible(load, f"{where} cannot be loaded", load_seconds(text))
+    for token in document.get("added_tokens") or ():
+        content, stated, given = token["content"], token.get("id"), tokenizer.token_to_id(token["content"])
+        if given != stated:
+            raise TokenizerError(
+                f"{where} gives {content[:60]!r} the id {str(stated)[:20]}; the tokenizers library gives it {given}",
+                expected="added tokens in the order of their ids, each id after those of the vocabulary",
+            )
+    return tokenizer
 
 
 def _bpe(facts: TokenizerFacts, **options: object) -> Tokenizer:
@@ -87,6 +98,11 @@ def _finished(tokenizer: Tokenizer, facts: TokenizerFacts) -> Tokenizer:
             if is_special == special
         ]
 
+    characters = sum(len(facts.tokens[number]) for number in facts.added)
+    if characters > MAX_ADDED_TEXT:
+        raise TokenizerError(
+            f"the file's added tokens have {characters:,} characters together", expected=f"at most {MAX_ADDED_TEXT:,}"
+        )
     tokenizer.add_special_tokens(tokens(special=True))
     tokenizer.add_tokens(tokens(special=False))
     if facts.add_bos and facts.bos_id is not None:

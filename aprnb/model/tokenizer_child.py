@@ -12,18 +12,27 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import os
 import sys
 from array import array
+from pathlib import Path
 from typing import Any
 
-MEMORY_BYTES, MEMORY_PER_BYTE = 1536 << 20, 40
-"""Address space: the interpreter, the library and its threads; and what a vocabulary takes beside its JSON."""
+LOAD_BYTES, LOAD_PER_CHARACTER = 128 << 20, 64
+"""Address space for making the tokenizer; published ones take 20 to 50 bytes for each character of their JSON.
+
+What is taken here, the parent takes too when it makes the same tokenizer.
+"""
+RUN_BYTES = 1536 << 20
+"""More for texts, and for the library's threads and what each of them reserves."""
 PROBLEM_CHARACTERS = 300
 
 
 def main() -> None:
     """Answers until its input ends."""
-    limit_memory(question := _read())
+    question = _read()
+    load_bytes = taken_bytes() + LOAD_BYTES + LOAD_PER_CHARACTER * len(question["tokenizer"])
+    limit_memory(load_bytes, load_bytes + RUN_BYTES)
     tokenizer, problem = None, None
     limit_time(question["seconds"])
     try:
@@ -33,6 +42,7 @@ def main() -> None:
     except BaseException as error:  # a panic of the library is no Exception
         problem = _told(error)
     del question
+    limit_memory(load_bytes + RUN_BYTES, load_bytes + RUN_BYTES)
     _write(b"0" if problem is None else b"1" + problem)
     while tokenizer is not None:
         question = _read()
@@ -61,13 +71,23 @@ def encoded(tokenizer: Any, texts: list[str], special: bool) -> bytes:
     return b"".join(numbers.tobytes() for numbers in (counts, ids, begins, ends))
 
 
-def limit_memory(question: dict[str, Any]) -> None:
+def taken_bytes() -> int:
+    """This process's address space, which includes mapped files such as the system's locales."""
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # not Linux
+        return RUN_BYTES
+
+
+def limit_memory(now_bytes: int, most_bytes: int) -> None:
+    """Allocations beyond `now_bytes` fail, which ends this process; it may be raised to `most_bytes`."""
     try:
         import resource
     except ImportError:  # not a POSIX system: the parent's clock remains
         return
-    most = MEMORY_BYTES + MEMORY_PER_BYTE * len(question["tokenizer"])
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    most_bytes = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (min(now_bytes, most_bytes), most_bytes))
 
 
 def limit_time(seconds: float) -> None:

@@ -60,14 +60,17 @@ class TokenizerProcess:
     def __init__(self, text: str, where: object) -> None:
         self._where = where
         self._child = BoundedChild(_CHILD)
-        seconds = START_S + START_S_PER_BYTE * len(text)
-        self._ask({"tokenizer": text}, seconds, _ANSWER_SLACK)
+        try:
+            self._ask({"tokenizer": text}, load_seconds(text), _ANSWER_SLACK)
+        except BaseException:
+            self.close()
+            raise
 
     def encode(self, texts: Sequence[str], special: bool = False) -> list[Encoded]:
         """The tokens of each text; `special` adds what the post-processor adds, and decodes them too."""
         found: list[Encoded] = []
         for batch in _batches(texts):
-            size = sum(len(text.encode()) for text in batch)
+            size = sum(len(text.encode("utf-8", "surrogatepass")) for text in batch)
             most_tokens = _TOKENS_PER_BYTE * size + 256 * len(batch)
             answer = self._ask(
                 {"texts": batch, "special": special}, TEXT_S + TEXT_S_PER_BYTE * size, 12 * most_tokens + _ANSWER_SLACK
@@ -94,8 +97,9 @@ class TokenizerProcess:
             raise TokenizerError(f"{self._where} ran longer than {seconds:.0f} s", action=_OTHER) from None
         except AnswerTooLarge:
             raise TokenizerError(f"{self._where} makes too many tokens of a text", action=_OTHER) from None
-        except ChildFailed as error:
-            raise TokenizerError(f"{self._where} broke its process ({error})", action=_OTHER) from None
+        except ChildFailed:  # its last words are a remark on backtraces, whatever happened
+            found = f"{self._where} takes too much memory, or crashes the tokenizers library"
+            raise TokenizerError(found, action=_OTHER) from None
         if answer[:1] != b"0":
             raise TokenizerError(
                 f"{self._where} is no tokenizer: {answer[1:].decode('utf-8', 'replace')}", action=_OTHER
@@ -104,6 +108,11 @@ class TokenizerProcess:
 
 
 _OTHER = "use the tokenizer.json that was published with the model"
+
+
+def load_seconds(text: str) -> float:
+    """The clock for making a tokenizer of this tokenizer.json."""
+    return START_S + START_S_PER_BYTE * len(text)
 
 
 def try_out(text: str, where: object) -> None:

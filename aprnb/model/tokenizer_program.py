@@ -7,6 +7,9 @@ library's own defects) is tried in a child process first, see `tokenizer_process
 
 from __future__ import annotations
 
+import base64
+import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,15 +19,25 @@ MAX_STEPS, MAX_DEPTH = 64, 8
 """Steps of normalizer, pre-tokenizer, post-processor and decoder together; published ones have at most some 20."""
 MAX_TEXT, MAX_PATTERN = 256, 4_096
 """Characters of a text that a step inserts or looks for, and of a regular expression."""
-MAX_GROWTH = 256
-"""How many times longer the replacements together may make a text; published ones stay below 4."""
+MAX_GROWTH = 4_096
+"""How many times longer the steps together may make a text; ALBERT's take a single sign to 2,592 characters at most."""
+_GROWTH = {
+    "NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "Lowercase": 2, "BertNormalizer": 24, "ByteLevel": 5, "Metaspace": 2,
+}  # fmt: skip
+"""The most characters that a step makes of one: U+FDFA decomposes into 18, an emoji has 4 bytes (and a space before).
+
+Each of these alone is harmless. Repeated between replacements that make the same sign again, they multiply a text.
+"""
 MAX_PIECES = 64
 """Pieces of a post-processor's template, and tokens of each special piece."""
 MAX_STRIPPED, MAX_WORD = 64, 1_000
 MAX_TOKENS, MAX_ADDED, MAX_TOKEN = 1 << 20, 1 << 15, 4_096
+MAX_ADDED_TEXT = 1 << 19
+"""Characters of the added tokens together, which become an automaton; gemma 3 has 75,802 in 6,415 tokens."""
+MAX_CHARSMAP = 1 << 20
+"""Characters of base64; those that SentencePiece ships have some 320,000."""
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _LISTS = ("normalizers", "pretokenizers", "processors", "decoders")
-_LONG = ("precompiled_charsmap",)
 _DROPPED = {"truncation": None, "padding": None}
 """A text is encoded whole: a limit that travels with a tokenizer would cut training rows without a word."""
 
@@ -34,6 +47,8 @@ def bounded_program(document: Mapping[str, Any], where: object) -> dict[str, Any
     check = _Check(where)
     for part in _PARTS:
         check.component(document.get(part), 0)
+    check.growth(document, ("normalizer", "pre_tokenizer"))
+    check.growth(document, ("decoder",))
     model = document.get("model")
     check.require(isinstance(model, Mapping), "has no model", "an object")
     assert isinstance(model, Mapping)
@@ -46,7 +61,7 @@ class _Check:
     """Counts over one document."""
 
     def __init__(self, where: object) -> None:
-        self._where, self._steps, self._growth = where, 0, 1.0
+        self._where, self._steps = where, 0
 
     def require(self, holds: bool, found: str, expected: str) -> None:
         if not holds:
@@ -57,17 +72,26 @@ class _Check:
         if step is None:
             return
         self._steps += 1
-        self.require(isinstance(step, Mapping), "has a step that is not an object", "an object with a type")
+        typed = isinstance(step, Mapping) and isinstance(step.get("type"), str)  # the library guesses a missing type
+        self.require(typed, "has a step that is not an object with a type", "an object with a type")
         self.require(self._steps <= MAX_STEPS and depth <= MAX_DEPTH, "has too many steps", f"at most {MAX_STEPS}")
         for key, value in step.items():
             if key in _LISTS:
                 self.require(isinstance(value, list), f"has {key} that are not a list", "a list of steps")
                 for inner in value:
                     self.component(inner, depth + 1)
-            elif key not in _LONG:
+            elif key == "precompiled_charsmap":
+                self._charsmap(value)
+            else:
                 self._texts(key, value)
         self._numbers(step)
-        self._grow(step)
+
+    def growth(self, document: Mapping[str, Any], parts: tuple[str, ...]) -> None:
+        """The product of what the steps of these parts, which work on the same text, multiply its length by."""
+        factor = math.prod(_factor(step) for part in parts for step in _steps(document.get(part)))
+        self.require(
+            factor <= MAX_GROWTH, f"makes text more than {MAX_GROWTH:,} times longer", "steps that do not multiply"
+        )
 
     def model(self, model: Mapping[str, Any]) -> None:
         vocabulary = model.get("vocab")
@@ -87,10 +111,15 @@ class _Check:
         self.require(
             isinstance(tokens, list) and len(tokens) <= MAX_ADDED, "adds too many tokens", f"at most {MAX_ADDED:,}"
         )
+        total = 0
         for token in tokens:
             text = token.get("content") if isinstance(token, Mapping) else None
             sound = isinstance(text, str) and 0 < len(text) <= MAX_TOKEN
             self.require(sound, "adds a token without text, or with too much", f"1 to {MAX_TOKEN:,} characters")
+            total += len(text or "")
+        self.require(
+            total <= MAX_ADDED_TEXT, f"adds tokens of {total:,} characters together", f"at most {MAX_ADDED_TEXT:,}"
+        )
 
     def _texts(self, key: str, value: Any) -> None:
         """The length of every text below `value`, and the number of pieces of every list and object."""
@@ -108,18 +137,47 @@ class _Check:
                 f"0 to {MAX_STRIPPED}",
             )
 
-    def _grow(self, step: Mapping[str, Any]) -> None:
-        """A replacement of a pattern of n characters by one of m makes a text up to m/n times longer."""
-        content, pattern = step.get("content"), step.get("pattern")
-        if step.get("type") != "Replace" or not isinstance(content, str) or not isinstance(pattern, Mapping):
-            return
+    def _charsmap(self, value: Any) -> None:
+        sound = isinstance(value, str) and len(value) <= MAX_CHARSMAP and _charsmap_texts(value) is not None
+        expected = f"base64 of at most {MAX_CHARSMAP:,} characters"
+        self.require(sound, "has a precompiled_charsmap that cannot be one", expected)
+
+
+def _steps(step: Any) -> Iterator[Mapping[str, Any]]:
+    """A checked step and those inside it."""
+    if step is not None:
+        yield step
+        for key in _LISTS:
+            for inner in step.get(key) or ():
+                yield from _steps(inner)
+
+
+def _factor(step: Mapping[str, Any]) -> float:
+    """How many times longer this step alone makes a text at most."""
+    content, pattern = step.get("content"), step.get("pattern")
+    if step["type"] == "Replace" and isinstance(content, str) and isinstance(pattern, Mapping):
         literal = pattern.get("String")
-        self.require(literal != "", "replaces an empty text", "a text or a regular expression")
-        # a regular expression may match between any two characters
-        self._growth *= max(1.0, len(content) / len(literal)) if isinstance(literal, str) else 1 + len(content)
-        self.require(
-            self._growth <= MAX_GROWTH, "makes text more than 256 times longer", "replacements that do not multiply"
-        )
+        if not isinstance(literal, str) or not literal:  # a regular expression may match between any two characters
+            return 1 + len(content)
+        return max(1.0, len(content) / len(literal))
+    if step["type"] == "Prepend":
+        return 1 + len(str(step.get("prepend")))
+    if step["type"] == "Precompiled":
+        texts = _charsmap_texts(step.get("precompiled_charsmap")) or b""
+        return max((len(text.decode("utf-8", "replace")) for text in re.findall(rb"[^\0]+", texts)), default=1)
+    return _GROWTH.get(step["type"], 1)
+
+
+def _charsmap_texts(value: Any) -> bytes | None:
+    """What a SentencePiece normalisation writes, each text with a NUL after it; None for what is not base64.
+
+    The bytes are the size of a trie (4, little-endian), the trie, and these texts.
+    """
+    try:
+        raw = base64.b64decode(value, validate=True)
+    except (TypeError, ValueError):
+        return None
+    return raw[4 + int.from_bytes(raw[:4], "little") :]
 
 
 def _token_texts(vocabulary: Any) -> Iterator[str]:

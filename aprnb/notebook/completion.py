@@ -7,7 +7,6 @@ IPython's matchers insert file names unquoted, so they are suppressed, except fo
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -16,9 +15,12 @@ from typing import Any
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
 
+from aprnb.printable import is_visible
+
 # After an assignment (`report = %apr_inspect `), after another magic (`%time %apr_inspect `), and without `%`.
 _MAGIC = re.compile(
-    r"^(?:(?:[^%]*=|\s*%%?\w+\s[^%]*)?\s*%%?|\s*)apr_(?P<command>inspect|check|convert|finetune)[ \t](?P<rest>.*)$",
+    r"^(?:(?:[^%]*=|(?P<outer>\s*%%?\w+\s[^%]*))?\s*%%?|\s*)"
+    r"apr_(?P<command>inspect|check|convert|finetune)[ \t](?P<rest>.*)$",
     re.DOTALL,
 )
 # The pieces of `aprnb.notebook.arguments.split`, except that the last one may be an open quote.
@@ -47,8 +49,6 @@ _MOST = 200
 
 _UNQUOTED = frozenset("_./+@,:~%-")
 _EXPANDED = frozenset('"$`{}')
-# Control, format, surrogate (names that are not UTF-8), line separator, paragraph separator.
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,8 @@ class _Typed:
     quote: str
     following: str
     in_expression: bool
+    behind_magic: bool
+    """After another magic, which may expand names whatever their quotes."""
 
 
 class _NoCompletions(list[SimpleCompletion]):
@@ -79,7 +81,7 @@ def magic_matcher(context: CompletionContext) -> dict[str, Any]:
     found = _MAGIC.match(_logical_line(context))
     if found is None:
         return {"completions": [], "suppress": False}
-    typed = _typed(found["rest"], context.line_with_cursor[context.cursor_position :])
+    typed = _typed(found["rest"], context.line_with_cursor[context.cursor_position :], bool(found["outer"]))
     if len(typed.fragment) > len(context.text_until_cursor):  # begins on an earlier line
         return {"completions": _NoCompletions(), "suppress": True, "matched_fragment": ""}
     offered = islice(_offers(found["command"], typed), _MOST)
@@ -101,7 +103,7 @@ def _logical_line(context: CompletionContext) -> str:
     return line
 
 
-def _typed(rest: str, following: str) -> _Typed:
+def _typed(rest: str, following: str, behind_magic: bool) -> _Typed:
     before: list[str] = []
     start, value, quote, brace = 0, "", "", -1
     for piece in _PIECE.finditer(rest):
@@ -120,7 +122,7 @@ def _typed(rest: str, following: str) -> _Typed:
     if option:
         before.append(option.group()[:-1])
         start, value = option.end(), value[len(option.group()) :]
-    return _Typed(tuple(before), rest[start:], value, quote, following, in_expression)
+    return _Typed(tuple(before), rest[start:], value, quote, following, in_expression, behind_magic)
 
 
 def _takes_python(rest: str, typed: _Typed) -> bool:
@@ -195,9 +197,9 @@ def _as_path(path: str, flag: str) -> str | None:
 
 def _quoted(path: str, typed: _Typed) -> str | None:
     """The path in the quotes that keep it from expansion; None if there are no such quotes."""
-    if "'" in path or not _INVISIBLE.isdisjoint(map(unicodedata.category, path)):
-        return None
     is_literal = _EXPANDED.isdisjoint(path)
+    if "'" in path or not is_visible(path) or (typed.behind_magic and not is_literal):
+        return None
     quote = typed.quote or ("" if all(map(_is_plain, path)) else "'")
     if quote == '"' and not is_literal:
         quote = "'"

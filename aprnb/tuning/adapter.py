@@ -14,6 +14,7 @@ from torch import nn
 from aprnb.errors import UsageProblem, closest
 from aprnb.formats.atomic import atomic_folder
 from aprnb.model.quiet import quiet_loading
+from aprnb.printable import visible
 from aprnb.tuning.adapter_files import Delta
 from aprnb.tuning.base_content import BaseContent
 from aprnb.tuning.folder import write_tensors
@@ -142,7 +143,7 @@ def _wrapped(model: Any, config: Any) -> Any:
 
 def _config_json(model: Any, base: Path) -> dict[str, Any]:
     config = model.peft_config[model.active_adapter].to_dict()
-    config["base_model_name_or_path"] = base.name
+    config["base_model_name_or_path"] = visible(base.name)
     config["inference_mode"] = True
     config["target_modules"] = sorted({name.rpartition(".")[2] for name in adapted_layers(model)})
     return {name: _plain(value) for name, value in config.items()}

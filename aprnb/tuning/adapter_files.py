@@ -5,6 +5,7 @@ W' = W + (alpha / rank) · B·A (Hu et al. 2021, section 4.1); rsLoRA divides al
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from aprnb.architecture import ContractReport, expected_tensors
 from aprnb.errors import FileMissing, UsageProblem
 from aprnb.formats.json_files import read_object
 from aprnb.formats.sidecar_files import safe_path
+from aprnb.formats.source import is_folder
 from aprnb.tuning.base_content import MAX_RECORD_BYTES, BaseContent, read_content
 from aprnb.tuning.folder import read_tensors
 from aprnb.tuning.owned_files import CONFIG_NAME, RECORD_NAME, WEIGHTS_NAME
@@ -43,14 +45,14 @@ class Delta:
     """What an adapter adds to each weight: name → float32 array in the weight's own orientation, on demand.
 
     `names` are the model's names of the weights, `base` is the content of the base that it was trained on, where the
-    folder says so. Raises FileMissing, CheckpointError for files that cannot be read, UsageProblem for an adapter that
-    is not a plain LoRA.
+    folder says so; the weights take at most `most_bytes`. Raises FileMissing, CheckpointError for files that cannot be
+    read, UsageProblem for an adapter that is not a plain LoRA.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, most_bytes: int = MAX_WEIGHTS_BYTES) -> None:
         self.folder = folder
         self.config = _config(folder)
-        self.tensors = _weights(folder)
+        self.tensors = read_tensors(_file(folder, WEIGHTS_NAME), min(most_bytes, MAX_WEIGHTS_BYTES))
         self.names = frozenset(_weight_name(key, folder) for key in self.tensors)
         self._require_pairs()
         self.base = _recorded_base(folder)
@@ -74,7 +76,7 @@ class Delta:
 
     def __call__(self, name: str) -> np.ndarray:
         a, b = (matrix.to(torch.float32) for matrix in self._pair(name))
-        change = np.float32(self.scale) * (b @ a).numpy()
+        change: np.ndarray = (b @ a).mul_(self.scale).numpy()
         return change.T if name in self._turned else change
 
     @property
@@ -132,10 +134,6 @@ def _is_honoured(key: str, value: Any) -> bool:
     return value is None or value is False or value in ({}, [])  # a method that PEFT knows and that was not used
 
 
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    return read_tensors(_file(folder, WEIGHTS_NAME), MAX_WEIGHTS_BYTES)
-
-
 def _weight_name(key: str, folder: Path) -> str:
     for ending in (_A, _B):
         if key.startswith(_PREFIX) and key.endswith(ending):
@@ -145,13 +143,13 @@ def _weight_name(key: str, folder: Path) -> str:
 
 def _recorded_base(folder: Path) -> BaseContent | None:
     path = folder / RECORD_NAME
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     return read_content(read_object(_file(folder, RECORD_NAME), MAX_RECORD_BYTES).get("base"), path)
 
 
 def _file(folder: Path, name: str) -> Path:
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise FileMissing(f"no adapter folder at {folder}", expected="a PEFT adapter folder")
     path = safe_path(folder, name)
     if not path.exists():

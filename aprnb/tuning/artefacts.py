@@ -44,9 +44,11 @@ class Places:
 
 
 RUN_LIST = "files.json"
+_HALF_WRITTEN = ".aprnb-????????.part"
+_STATES = (*(f"step-{'[0-9]' * digits}" for digits in range(6, 10)), f"{_HALF_WRITTEN}/new", f"{_HALF_WRITTEN}/former")
 RUN_FILES = (
-    RUN_LIST, "recipe.json", "plan.json", "base.json", "metrics.jsonl", "manifest.json", ".aprnb-*.part",
-    *(f"state/{folder}/{name}" for folder in ("step-*", ".aprnb-*.part/*") for name in state_document.FILES),
+    RUN_LIST, "recipe.json", "plan.json", "base.json", "metrics.jsonl", "manifest.json", _HALF_WRITTEN,
+    *(f"state/{folder}/{name}" for folder in _STATES for name in state_document.FILES),
 )  # fmt: skip
 """Everything that a run writes into its folder, and lists there when it begins. `.aprnb-*.part` is what a process that
 was killed left half written."""

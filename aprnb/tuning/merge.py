@@ -23,12 +23,12 @@ from aprnb.architecture import (
 )
 from aprnb.architecture.apr_names import written_names
 from aprnb.architecture.weights import read_weight
-from aprnb.errors import GateError, OutputError
+from aprnb.errors import GateError, OutputError, UsageProblem
 from aprnb.formats import Checkpoint, TensorSource, open, write_apr
 from aprnb.formats.atomic import staged
 from aprnb.formats.codecs import encode
 from aprnb.formats.contents import HEAD_NAME
-from aprnb.formats.dtypes import BY_NAME, DType
+from aprnb.formats.dtypes import BY_NAME, LARGEST, DType
 from aprnb.model.experts import from_module
 from aprnb.model.tokenizer import choose_tokenizer
 from aprnb.tuning.adapter_files import Delta
@@ -37,6 +37,8 @@ from aprnb.tuning.merge_check import MergeCheck
 from aprnb.tuning.merged_metadata import merged_metadata
 
 Verify = Callable[[Path], MergeCheck | None]
+_MOST_BYTES, _MOST_BYTES_PER_PARAMETER = 16 << 20, 8
+"""Of an adapter's file: a pair of float32 matrices of the largest useful rank is twice as large as the weight."""
 _OTHER_BASE = "the adapter was trained on another base"
 _MERGE_ANYWAY = "merge it into the base that it was trained on, or add --other-base"
 
@@ -70,11 +72,12 @@ def merge(
     merges only into a base with the same architecture and the same bytes, unless `other_base`. Raises UsageProblem for
     an adapter that does not fit the base, GateError where the merge changed nothing, OutputExists unless `force`.
     """
+    _require_apart(Path(output), Path(base), Path(adapter))
     with open(base) as checkpoint:
         report = check_contract(
             checkpoint, resolve(checkpoint, config=config, overrides=overrides)
         ).raise_for_violations()
-        delta = Delta(Path(adapter))
+        delta = Delta(Path(adapter), _MOST_BYTES + _MOST_BYTES_PER_PARAMETER * report.parameters)
         delta.fit(report)
         recorded = None if other_base else delta.base
         if recorded is not None:
@@ -83,7 +86,8 @@ def merge(
         checkpoint.keep_hashes()
 
         def tuned(name: str) -> np.ndarray:
-            return read_weight(checkpoint, report, name) + delta(name)
+            with np.errstate(over="ignore", invalid="ignore"):  # refused when it is encoded
+                return read_weight(checkpoint, report, name) + delta(name)
 
         def verified(path: Path) -> MergeCheck | None:
             if recorded is not None:
@@ -93,6 +97,14 @@ def merge(
 
         source = _Merging(checkpoint, report, delta.names, tuned)
         return source.write(Path(output), choice.tokenizer, output_dtype, force, verified)
+
+
+def _require_apart(output: Path, base: Path, adapter: Path) -> None:
+    """The output is neither the base nor a file in the adapter's folder, which are read."""
+    target = output.absolute().parent.resolve() / output.name
+    for read in (base.resolve(), adapter.resolve()):
+        if target == read or read in target.parents:
+            raise UsageProblem(f"{output} would be written over {read}, which is read", action="choose another name")
 
 
 def write_trained(
@@ -182,8 +194,9 @@ class _Merging:
         peak = float(max(values.max(initial=0), -values.min(initial=0)))  # without a copy; NaN comes through
         if not peak < np.inf:
             raise OutputError(f"{name} would hold NaN or infinity", action="the adapter or the base is damaged")
-        if dtype.name == "F16" and peak > np.finfo(np.float16).max:
-            raise OutputError(f"{name} holds values beyond F16", action="give --output-dtype BF16 or F32")
+        if peak > LARGEST.get(dtype.name, np.inf):
+            wider = "BF16 or F32" if dtype.name == "F16" else "F32"
+            raise OutputError(f"{name} holds values beyond {dtype.name}", action=f"give --output-dtype {wider}")
         return encode(values, dtype)
 
 

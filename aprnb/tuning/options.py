@@ -91,15 +91,20 @@ def _integer(known: Option, value: Any, where: str) -> int:
     try:
         if isinstance(value, bool) or float(value) != int(float(value)):
             raise ValueError
-        return int(float(value))
+        return int(value) if _is_exact(value) else int(float(value))
     except (TypeError, ValueError, OverflowError):
         raise _refused(known, value, "a whole number", where) from None
+
+
+def _is_exact(value: Any) -> bool:
+    """Whether `int` takes the value without a float between, which rounds beyond 2^53."""
+    return isinstance(value, int) or (isinstance(value, str) and value.strip().lstrip("+-").isdigit())
 
 
 def _number(known: Option, value: Any, where: str) -> float:
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # OverflowError: an integer beyond every float
         found = math.nan
     if isinstance(value, bool) or not math.isfinite(found):
         raise _refused(known, value, "a number", where)

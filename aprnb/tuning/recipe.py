@@ -35,16 +35,16 @@ class Recipe:
     task: str = option("instruct", "text", "instruct: answers to instructions")
     model_size: str | None = option(None, "text", "compared with the file, for example 8B")
     max_seq_len: int | None = option(
-        None, "integer", "longest row in tokens; 1024 or the model's limit unless given", low=8
+        None, "integer", "longest row in tokens; 1024 or the model's limit unless given", low=8, high=1 << 24
     )
     learning_rate: float | None = option(
         None, "number", "peak rate; 2e-4 (lora, qlora), 2e-5 (full)", low=1e-12, high=10
     )
-    epochs: int = option(3, "integer", "how often each row is seen", low=1)
-    max_steps: int | None = option(None, "integer", "stop after this many optimizer steps", low=1)
-    batch_size: int = option(16, "integer", "rows per optimizer step", low=1)
-    micro_batch_tokens: int | None = option(None, "integer", "tokens per forward pass; by device", low=8)
-    eval_every: int | None = option(None, "integer", "steps between evaluations; about ten in a run", low=1)
+    epochs: int = option(3, "integer", "how often each row is seen", low=1, high=10_000)
+    max_steps: int | None = option(None, "integer", "stop after this many optimizer steps", low=1, high=10**9)
+    batch_size: int = option(16, "integer", "rows per optimizer step", low=1, high=1 << 24)
+    micro_batch_tokens: int | None = option(None, "integer", "tokens per forward pass; by device", low=8, high=1 << 24)
+    eval_every: int | None = option(None, "integer", "steps between evaluations; about ten in a run", low=1, high=10**9)
     warmup_ratio: float = option(0.03, "number", "part of the steps with a rising rate", low=0, high=1)
     weight_decay: float = option(0.0, "number", "decay of matrices (not of norms and biases)", low=0, high=10)
     max_grad_norm: float = option(1.0, "number", "clip the gradient's norm to this", low=1e-9)
@@ -128,16 +128,27 @@ def read_toml(text: str, where: str = "recipe") -> dict[str, Any]:
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as problem:
-        action = "training rows in the cell's body begin with { in its first line"
+        action = "a recipe has lines such as rank = 8; training rows in a cell begin with { in its first line"
         raise UsageProblem(f"the recipe is not TOML: {problem}", where=where, action=action) from None
     except (RecursionError, ValueError):  # ValueError: an integer with more digits than Python reads
         raise UsageProblem("the recipe is nested too deeply, or holds a huge number", where=where) from None
-    options = {}
+    options: dict[str, Any] = {}
     for written, value in found.items():
         line = _line_of(written, text, where)
         known = known_option(written, line)
+        if known.name in options:
+            raise UsageProblem(f"the recipe sets {known.name} twice, as {written!r} too", where=line)
+        if not _fits_toml(value):
+            raise UsageProblem(f"{written} holds an integer of more than 64 bits", where=line)
         options[known.name] = read_value(known, value, line)
     return options
+
+
+def _fits_toml(value: Any) -> bool:
+    """Whether every integer in `value` has 64 bits, as TOML's have: Python writes no text of one with 5,000 digits."""
+    if isinstance(value, dict | list):
+        return all(map(_fits_toml, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int) or -(1 << 63) <= value < 1 << 63
 
 
 def describe_source(value: Any) -> Any:

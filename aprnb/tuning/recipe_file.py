@@ -7,6 +7,7 @@ delete nor overwrite nor read anything elsewhere.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
         if name in options:
             raise UsageProblem(
                 f"the recipe {path} sets {name}", expected="how to train, not what to write",
-                action=f"give {OPTIONS[name].flag} on the command line, or paste the recipe into the cell",
+                action=_move_out(name),
             )  # fmt: skip
     for name in _PATHS:
         if isinstance(options.get(name), str):
@@ -49,14 +50,26 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
 
 
 def _require_below_here(name: str, value: str, recipe: Path) -> None:
-    """Raises UsageProblem for a path that leads out of the working directory; rows and templates as text are none."""
+    """Raises UsageProblem for a path that leads out of the working directory; rows and templates as text are none.
+
+    `~` counts both ways, as a home folder and as a folder of that name: options differ in whether they expand it.
+    """
     here = Path.cwd().resolve()
-    try:
-        target = Path(value).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError):  # a loop of links, an unknown home, a NUL: text, or found out later
-        return
-    if not target.is_relative_to(here):
-        raise UsageProblem(
-            f"the recipe {recipe} names {name} {value}", expected=f"a path below {here}",
-            action=f"give {OPTIONS[name].flag} on the command line, or paste the recipe into the cell",
-        )  # fmt: skip
+    readings = [Path(value)]
+    with suppress(RuntimeError):  # no such home folder
+        readings.append(Path(value).expanduser())
+    for path in readings:
+        try:
+            target = path.resolve()
+        except (OSError, RuntimeError, ValueError):  # a loop of links or a NUL: opening it fails
+            continue
+        if not target.is_relative_to(here):
+            leads = f", which leads to {target}" if not path.is_absolute() else ""
+            raise UsageProblem(
+                f"the recipe {recipe} names {name} {value}{leads}", expected=f"a path below {here}",
+                action=_move_out(name),
+            )  # fmt: skip
+
+
+def _move_out(name: str) -> str:
+    return f"take {name} out of the recipe file and give {OPTIONS[name].flag} yourself"

@@ -63,17 +63,17 @@ def read_rows(source: Any, origin_name: str | None = None) -> RowSet:
     name, numbered, raw = _numbered_rows(source, origin_name)
     rows: list[Row] = []
     ignored: dict[str, None] = {}
-    bad: list[str] = []
+    first_bad, bad = "", 0
     for origin, value in numbered:
         try:
             if isinstance(value, _BadRow):
                 raise value
             rows.append(Row(_conversation(value, ignored), origin))
         except _BadRow as reason:
-            bad.append(f"{origin}: {reason}")
+            first_bad, bad = first_bad or f"{origin}: {reason}", bad + 1
     if bad:
-        more = f"; {len(bad) - 1:,} more of {len(bad) + len(rows):,} rows cannot be used" if len(bad) > 1 else ""
-        raise DataError(bad[0] + more, action=f"a row is {_FORMS}")
+        more = f"; {bad - 1:,} more of {bad + len(rows):,} rows cannot be used" if bad > 1 else ""
+        raise DataError(first_bad + more, action=f"a row is {_FORMS}")
     if not rows:
         raise DataError(f"{name} holds no rows", action=f"a row is {_FORMS}")
     return RowSet(tuple(rows), _ignored_warning(name, ignored), hashlib.sha256(raw or _canonical(rows)).hexdigest())

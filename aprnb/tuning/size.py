@@ -8,13 +8,14 @@ from decimal import Decimal
 from aprnb.errors import ArchitectureError, UsageProblem
 from aprnb.units import count_text
 
+_MOST_CHARACTERS = 16
 _UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
 def parse_model_size(text: str) -> tuple[Decimal, Decimal]:
     """`"0.6B"` → (600000000, 100000000): the count it names and the worth of its last non-zero digit."""
     match = re.fullmatch(r"(\d+)(?:\.(\d+))?\s*([KMBT])", text.strip().upper())
-    if not match or Decimal(f"{match[1]}.{match[2] or 0}") == 0:
+    if not match or len(text) > _MOST_CHARACTERS or Decimal(f"{match[1]}.{match[2] or 0}") == 0:
         raise UsageProblem(f"--model-size {text!r}", expected="a count such as 8B, 0.6B or 600M")
     whole, part, unit = match[1], (match[2] or "").rstrip("0"), Decimal(_UNITS[match[3]])
     digits = (whole + part).rstrip("0")

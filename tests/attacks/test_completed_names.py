@@ -12,16 +12,6 @@ from ways_beside import POCKET
 EXPRESSION = "{open('X','w').write('x')}.apr"
 
 
-@pytest.fixture(scope="module")
-def shell():
-    from IPython.testing.globalipapp import start_ipython
-
-    shell = start_ipython()
-    shell.run_line_magic("load_ext", "aprnb")
-    yield shell
-    shell.run_line_magic("unload_ext", "aprnb")
-
-
 def offered(shell, line: str) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the completer calls itself provisional

@@ -1,0 +1,189 @@
+"""Target of the fuzzer: run folders and saved states, restored into a tiny model."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from fuzz_case import SECRET, Case, become, listing
+from fuzz_documents import changed_json, damaged
+from fuzz_judges import hold_removed, hold_state, listed_in
+from fuzz_runs import STEPS, finished_run
+from fuzz_tensors import changed_tensors
+from judges import WrongVerdict
+
+from aprnb.errors import AprnbError
+from aprnb.formats.atomic import remove_folder
+from aprnb.formats.json_files import read_object
+from aprnb.formats.sidecar_files import safe_path
+from aprnb.tuning.artefacts import RUN_FILES, Places, own_run_files, require_free
+from aprnb.tuning.base_content import MAX_RECORD_BYTES, read_content, require_same_model
+from aprnb.tuning.events import mean_tokens_per_s
+from aprnb.tuning.optimizer import build_optimizer, set_learning_rate
+from aprnb.tuning.run import Run
+from aprnb.tuning.state import RunState, load_state, restore, trainable_tensors
+from aprnb_tests.tiny import CPU, identity_of
+
+NEWEST = f"state/step-{STEPS:06d}"
+JSON, TENSORS = f"{NEWEST}/state.json", f"{NEWEST}/tensors.safetensors"
+WORDS = (
+    "__tensor__", "pairs", "items", "step", "optimizer", "state", "param_groups", "exp_avg", "exp_avg_sq", "lr",
+    "params", "betas", "eps", "fused", "metrics", "identity", "recipe", "data", "base", "loss", "eval_loss",
+    "elapsed_s", "optimizer/state/0/step", "model/x", "files", "architecture", "tensors", "../notes.txt", "*",
+    "state/*/*", "notes.txt",
+)  # fmt: skip
+NAMES = (
+    "step-000003", "step-000001", "step-000000", "step-2", "step-0000002", "step-٠٠٠٠٠٢", "step-000002 ", "STEP-000002",
+    "step-999999999", "step-0000000002", ".aprnb-x", ".aprnb-x.part", "step-000002.former", "step--00002", "x\ny",
+)  # fmt: skip
+MOST_BYTES = 1 << 30
+
+
+class States:
+    """One saved state of two steps, in its run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        made = finished_run(folder.parent)
+        self._files, self._report, self._model = made.files("run"), made.report, made.run.model
+        self._identity, self._recipe = identity_of(made.run.recipe), made.run.recipe
+        self._trainable = trainable_tensors(self._model)
+        fresh = torch.Generator().manual_seed(0)
+        for parameter in self._trainable.values():
+            parameter.copy_(torch.randn(parameter.shape, generator=fresh))
+        self._before = {name: value.clone() for name, value in self._trainable.items()}
+        self._random = torch.get_rng_state()
+        self._optimizer = build_optimizer(self._model, self._recipe, CPU)
+        planted = json.loads(self._files["base.json"])
+        planted["architecture"]["x"] = SECRET
+        self.planted = {**self._files, Path(JSON).name: self._files[JSON], Path(TENSORS).name: self._files[TENSORS]}
+        self.planted |= {"base.json": json.dumps(planted).encode(), f"step-{STEPS:06d}/state.json": self._files[JSON]}
+        self.planted[f"step-{STEPS:06d}/tensors.safetensors"] = self._files[TENSORS]
+
+    def build(self, rng: random.Random, case: Case) -> None:
+        files, what = dict(self._files), rng.random()
+        if what < 0.5 or what > 0.97:
+            files[JSON] = damaged(rng, files[JSON], lambda rng, data: changed_json(rng, data, WORDS), aware=0.9)
+        if 0.5 < what < 0.8 or what > 0.97:
+            files[TENSORS] = damaged(rng, files[TENSORS], changed_tensors, aware=0.9)
+        if rng.random() < 0.15:
+            name = rng.choice(("files.json", "base.json"))
+            files[name] = damaged(rng, files[name], lambda rng, data: changed_json(rng, data, WORDS))
+        run = case.folder / "out.run"
+        case.write({f"out.run/{name}": data for name, data in files.items()})
+        if 0.8 < what < 0.88:
+            become(rng, run / rng.choice((JSON, TENSORS, JSON, TENSORS, NEWEST, "state")), case.outside)
+        if 0.88 < what < 0.95:
+            _rename(rng, run / "state", case.outside)
+        if rng.random() < 0.1:
+            become(rng, run / rng.choice(("files.json", "base.json", "recipe.json")), case.outside)
+        if rng.random() < 0.1:
+            _add_own_file(rng, run, case.outside)
+
+    def examine(self, rng: random.Random, case: Case) -> str:
+        run = case.folder / "out.run"
+        torch.set_rng_state(self._random)  # other targets seed it
+        outcome = "restored"
+        try:
+            self._read_base(case, run)
+            state = load_state(run / "state", self._identity, MOST_BYTES, STEPS + rng.randrange(2))
+            self._restore(case, run, state)
+        except AprnbError as error:
+            case.hold_secret(str(error))
+            outcome = "refused"
+            self._hold_unchanged()
+        case.hold_files()
+        if rng.random() < 0.3:
+            outcome += _removed(case, run)
+        return outcome
+
+    def _read_base(self, case: Case, run: Path) -> None:
+        """`base.json` as a run that goes on reads it; what is wrong with it stops nothing else here."""
+        try:
+            path = safe_path(run, "base.json")
+            if path.exists():
+                content = read_content(read_object(path, MAX_RECORD_BYTES), path)
+                case.hold_inside("out.run/base.json")
+                case.hold_secret(content.to_json(), content.digest)
+                require_same_model(content, self._report, "x", "y")
+        except AprnbError as error:
+            case.hold_secret(str(error))
+
+    def _restore(self, case: Case, run: Path, state: RunState) -> None:
+        restore(state, self._model, self._optimizer, CPU)
+        folder = run / "state" / f"step-{state.step:06d}"
+        trainable = self._trainable
+        try:
+            case.hold_inside(*(f"out.run/state/{folder.name}/{name}" for name in ("state.json", "tensors.safetensors")))
+            numbers = torch.get_rng_state()
+            torch.set_rng_state(state.random["cpu"])  # which clears bits that it does not use
+            if not torch.equal(numbers, torch.get_rng_state()):
+                raise WrongVerdict("the random numbers are not the state's")
+            hold_state(folder, state, trainable, self._optimizer)
+            case.hold_secret(state.metrics, state.identity)
+            self._go_on(state, run)
+        finally:
+            for name, value in self._before.items():
+                trainable[name].copy_(value)
+            self._optimizer = build_optimizer(self._model, self._recipe, CPU)
+            torch.set_rng_state(self._random)
+
+    def _go_on(self, state: RunState, run: Path) -> None:
+        """What a run does next with what was restored: a step without gradient, and a report on its rows."""
+        parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        set_learning_rate(self._optimizer, 1e-3)
+        self._optimizer.step()
+        moments = [values["exp_avg"] for values in self._optimizer.state_dict()["state"].values()]
+        ordinary = all(bool((moment.abs() < 1e18).all()) for moment in moments)
+        if ordinary and not all(bool(parameter.isfinite().all()) for parameter in parameters):
+            raise WrongVerdict("a step after the restored state gives numbers that are not finite")
+        mean_tokens_per_s(state.metrics)
+        plan: Any = None
+        resumed = Run(run, plan, Places(run, run, run), list(state.metrics))
+        json.dumps(resumed.to_json(), allow_nan=False), str(resumed.concerns)
+
+    def _hold_unchanged(self) -> None:
+        equal = all(torch.equal(self._trainable[name], value) for name, value in self._before.items())
+        if not equal or self._optimizer.state or not torch.equal(torch.get_rng_state(), self._random):
+            raise WrongVerdict("a state that was refused changed the model, the optimizer or the random numbers")
+
+
+def _rename(rng: random.Random, state: Path, outside: Path) -> None:
+    """The state gets another name, or something lies beside it."""
+    other = state / rng.choice(NAMES)
+    if rng.random() < 0.3:
+        (state / f"step-{STEPS:06d}").rename(other)
+    elif rng.random() < 0.5:
+        shutil.copytree(state / f"step-{STEPS:06d}", other)
+    else:
+        become(rng, other, outside)
+
+
+def _add_own_file(rng: random.Random, run: Path, outside: Path) -> None:
+    """Something of a person's in the run's folder."""
+    folder = run / rng.choice((".", "state", NEWEST, f"{NEWEST}/more"))
+    free = folder.is_dir() or not (folder.exists() or folder.is_symlink())
+    if free and folder.parent.is_dir() and folder.resolve().is_relative_to(run):
+        folder.mkdir(exist_ok=True)
+        become(rng, folder / rng.choice(("notes.txt", "state.json", "files.json", "x.part")), outside)
+
+
+def _removed(case: Case, run: Path) -> str:
+    """Starts anew with --force: removes the run's folder, if everything in it is known to be ours."""
+    before, listed = listing(run), listed_in(run / "files.json")
+    try:
+        require_free(
+            Places(case.folder / "out.apr", case.folder / "out.adapter", run),
+            writes_model=True, writes_adapter=True, force=True, resume=False,
+        )  # fmt: skip
+        remove_folder(run, own_run_files(run))
+    except AprnbError:
+        case.hold_files()
+        return ", kept"
+    hold_removed(before, run, listed, RUN_FILES)
+    return ", removed"
