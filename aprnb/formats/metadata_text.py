@@ -77,7 +77,10 @@ def encode_metadata(metadata: Mapping[str, Any], order: Order = "typed") -> byte
         typed = [key for key in KINDS if key in metadata or key in ALWAYS_WRITTEN]
         chosen = {key: metadata.get(key, ALWAYS_WRITTEN.get(key)) for key in typed}
         chosen |= {key: metadata[key] for key in sorted(metadata) if key not in chosen}
-    parts = (f"{_json(key)}:{_json(value, single=key in _SINGLE)}" for key, value in chosen.items())
+    try:
+        parts = [f"{_json(key)}:{_json(value, single=key in _SINGLE)}" for key, value in chosen.items()]
+    except RecursionError:
+        raise OutputError("the metadata are nested too deeply", expected="a few hundred levels at most") from None
     return f"{{{','.join(parts)}}}".encode()
 
 

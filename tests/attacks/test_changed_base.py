@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,8 @@ from aprnb_tests.tiny import tiny_recipe
 COW = "notebooks/ask-the-cow.jsonl"
 MIDDLE = "model.layers.1.mlp.up_proj.weight"
 FORMATS = ("apr", "gguf", "huggingface")
+pytestmark = pytest.mark.usefixtures("nothing_waits")
+
 SPECIAL: dict[str, dict[str, Any]] = {
     "llama": {},
     "gpt2": {"n_inner": 96},
@@ -45,20 +46,6 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "qwen3_moe": {**families.SPECIAL["qwen3_moe"], "mlp_only_layers": []},
 }
 """Configs that GGUF can express: permuted rows, transposed matrices, norms less one, stacked experts (twice)."""
-
-
-@pytest.fixture(autouse=True)
-def nothing_waits() -> Iterator[None]:
-    """Reading a pipe would wait for ever."""
-
-    def stop(number: int, frame: object) -> None:
-        raise TimeoutError("the test took 300 seconds")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(300)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 def written(family: str, folder: Path) -> dict[str, Path]:

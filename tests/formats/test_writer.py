@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import aprnb
+from aprnb.errors import OutputError
 from aprnb.formats import TensorSource, write_apr
 from aprnb.formats.codecs import encode
 from aprnb.formats.dtypes import BY_NAME, F32
@@ -187,3 +188,11 @@ def test_the_order_of_arrival_is_kept_in_the_data_and_sorted_in_the_index(tmp_pa
     write_apr(tmp_path / "x.apr", {}, tensors, layout=Layout(data="given"))
     checkpoint = aprnb.open(tmp_path / "x.apr", strict=True, verify=True)
     assert [(name, entry.offset) for name, entry in checkpoint.tensors.items()] == [("a", 64), ("b", 0)]
+
+
+def test_metadata_that_are_nested_too_deeply_are_not_written() -> None:
+    deep: list[object] = []
+    for _ in range(3_000):
+        deep = [deep]
+    with pytest.raises(OutputError, match="nested too deeply"):
+        encode_metadata({"x": deep})
