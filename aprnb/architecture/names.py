@@ -10,23 +10,27 @@ from aprnb.architecture.families import FAMILIES, Family
 
 _NUMBER = "(0|[1-9][0-9]{0,5})"
 """ASCII digits without leading zeros: a layer has one name, so that the tables and GGUF's names find the same one."""
+_LONGEST = 512
+"""Characters of a name that may be one of a table; longer ones are not searched."""
 _LAYER = re.compile(rf"(?:^|\.)(?:layers|blk|h)\.{_NUMBER}\.")
 _EXPERT = re.compile(rf"(?<=\.experts\.){_NUMBER}(?=\.)")
 
 
 def layer_of(name: str) -> int | None:
     """`model.layers.7.mlp…` and `blk.7.…` → 7; None outside the layers."""
-    match = _LAYER.search(name)
+    match = _LAYER.search(name, 0, _LONGEST)
     return int(match.group(1)) if match else None
 
 
 def expert_of(name: str) -> int | None:
-    match = _EXPERT.search(name)
+    match = _EXPERT.search(name, 0, _LONGEST)
     return int(match.group(1)) if match else None
 
 
 def pattern_of(name: str) -> str:
     """A name with the numbers of its layer and expert taken out, to compare with a table."""
+    if len(name) > _LONGEST:
+        return name
     match = _LAYER.search(name)
     if match:
         name = f"{name[: match.start(1)]}{{layer}}{name[match.end(1) :]}"

@@ -20,13 +20,13 @@ MAX_STEPS, MAX_DEPTH = 64, 8
 MAX_TEXT, MAX_PATTERN = 256, 4_096
 """Characters of a text that a step inserts or looks for, and of a regular expression."""
 MAX_GROWTH = 4_096
-"""How many times longer the steps together may make a text; ALBERT's take a single sign to 2,592 characters at most."""
+"""How many times longer the steps together may make a text; ALBERT's make at most 2,592 characters of one."""
 _GROWTH = {
     "NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "Lowercase": 2, "BertNormalizer": 24, "ByteLevel": 5, "Metaspace": 2,
 }  # fmt: skip
-"""The most characters that a step makes of one: U+FDFA decomposes into 18, an emoji has 4 bytes (and a space before).
+"""The most characters that a step makes of one: U+FDFA decomposes into 18, an emoji has 4 bytes and a space in front.
 
-Each of these alone is harmless. Repeated between replacements that make the same sign again, they multiply a text.
+One of these is harmless. Repeated, with replacements in between that compose the character again, they multiply a text.
 """
 MAX_PIECES = 64
 """Pieces of a post-processor's template, and tokens of each special piece."""
@@ -72,8 +72,8 @@ class _Check:
         if step is None:
             return
         self._steps += 1
-        typed = isinstance(step, Mapping) and isinstance(step.get("type"), str)  # the library guesses a missing type
-        self.require(typed, "has a step that is not an object with a type", "an object with a type")
+        typed = isinstance(step, Mapping) and isinstance(step.get("type"), str)  # the library infers a missing type
+        self.require(typed, "has a step without a type", "an object with a type")
         self.require(self._steps <= MAX_STEPS and depth <= MAX_DEPTH, "has too many steps", f"at most {MAX_STEPS}")
         for key, value in step.items():
             if key in _LISTS:
@@ -87,7 +87,7 @@ class _Check:
         self._numbers(step)
 
     def growth(self, document: Mapping[str, Any], parts: tuple[str, ...]) -> None:
-        """The product of what the steps of these parts, which work on the same text, multiply its length by."""
+        """How many times longer the steps of these parts, one after the other, make a text at most."""
         factor = math.prod(_factor(step) for part in parts for step in _steps(document.get(part)))
         self.require(
             factor <= MAX_GROWTH, f"makes text more than {MAX_GROWTH:,} times longer", "steps that do not multiply"
@@ -169,7 +169,7 @@ def _factor(step: Mapping[str, Any]) -> float:
 
 
 def _charsmap_texts(value: Any) -> bytes | None:
-    """What a SentencePiece normalisation writes, each text with a NUL after it; None for what is not base64.
+    """The texts that a SentencePiece normalizer writes, each with a NUL after it; None for what is not base64.
 
     The bytes are the size of a trie (4, little-endian), the trie, and these texts.
     """

@@ -72,13 +72,13 @@ def merge(
     merges only into a base with the same architecture and the same bytes, unless `other_base`. Raises UsageProblem for
     an adapter that does not fit the base, GateError where the merge changed nothing, OutputExists unless `force`.
     """
-    _require_apart(Path(output), Path(base), Path(adapter))
     with open(base) as checkpoint:
         report = check_contract(
             checkpoint, resolve(checkpoint, config=config, overrides=overrides)
         ).raise_for_violations()
         delta = Delta(Path(adapter), _MOST_BYTES + _MOST_BYTES_PER_PARAMETER * report.parameters)
         delta.fit(report)
+        _require_apart(Path(output), Path(base), Path(adapter))
         recorded = None if other_base else delta.base
         if recorded is not None:
             require_same_model(recorded, report, _OTHER_BASE, _MERGE_ANYWAY)

@@ -28,7 +28,7 @@ from aprnb.inspection.tokenizer_description import describe_tokenizer
 from aprnb.model.bpe import parsed_tokenizer
 from aprnb.model.tokenizer import build_tokenizer
 from aprnb.model.tokenizer_process import row_encoder
-from aprnb.model.tokenizer_program import MAX_ADDED, MAX_ADDED_TEXT, MAX_GROWTH, MAX_PATTERN, MAX_STEPS, bounded_program
+from aprnb.model.tokenizer_program import MAX_ADDED, MAX_ADDED_TEXT, MAX_PATTERN, MAX_STEPS, bounded_program
 from aprnb_tests import safetensors_bytes as s
 
 TESTS = Path(__file__).parents[1]
@@ -152,7 +152,7 @@ def special(*ids: int) -> dict[str, Any]:
     return changed(post_processor=template([UNKNOWN, TEXT], {"x": piece}))
 
 
-LONG = "times longer"
+LONG, UNTYPED = "times longer", "a step without a type"
 MULTIPLYING = {
     "replacements in a row": refused(LONG, normalize(*[replace("a", "a" * 64)] * 6)),
     "replacements in sequences in sequences": refused(
@@ -171,8 +171,8 @@ MULTIPLYING = {
     "a sign before each sign": refused(LONG, pre_tokenize(*[FIXED, METASPACE] * 20)),
     "long texts in front": refused(LONG, normalize(*[{"type": "Prepend", "prepend": "a" * 256}] * 2)),
     "a longer text in front": refused("prepend of 100,000", normalize({"type": "Prepend", "prepend": "a" * 100_000})),
-    "steps without a type": refused("with a type", normalize(*[{"pattern": {"String": "q"}, "content": "q" * 99}] * 8)),
-    "steps whose type is null": refused("with a type", normalize(*[{**replace("q", "q" * 99), "type": None}] * 8)),
+    "steps without a type": refused(UNTYPED, normalize(*[{"pattern": {"String": "q"}, "content": "q" * 99}] * 8)),
+    "steps whose type is null": refused(UNTYPED, normalize(*[{**replace("q", "q" * 99), "type": None}] * 8)),
     "20,000 pieces": refused("single of 20,000", changed(post_processor=template([TEXT] * 20_000))),
     "64 times the text": refused("too many tokens", changed(post_processor=template([TEXT] * 64))),
     "pieces of pieces": refused("is no tokenizer", processors(*[template([TEXT] * 64)] * 3)),
@@ -244,7 +244,7 @@ CRASHING = {
     "an unknown kind of model": refused(ODD, small("Evil", {"a": 0})),
     "a model that is a list": refused("has no model", changed(model=[1])),
     "an unknown step": refused(ODD, changed(normalizer={"type": "Evil"})),
-    "a step that is a number": refused("not an object with a type", changed(normalizer=5)),
+    "a step that is a number": refused(UNTYPED, changed(normalizer=5)),
     "steps that are an object": refused("not a list", changed(normalizer={"type": "Sequence", "normalizers": {}})),
     "another version": refused(ODD, changed(version="9.9")),
     "an unknown part": refused(ODD, changed(evil=1)),
@@ -308,6 +308,7 @@ TABLES = {
     "misnumbered": MISNUMBERED, "cutting": CUTTING,
 }  # fmt: skip
 
+ROWS = ["Spell the word cow. " * 20, "Q" + "a" * 200 + "b", "ß 🎉 " * 50, ""]
 CHILD = """
 import json, sys, time
 from pathlib import Path
@@ -317,7 +318,7 @@ from aprnb.model.tokenizer import build_tokenizer
 from aprnb_tests.memory import forget_peak, peak
 folder = Path(sys.argv[1])
 (folder / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
-rows = ["Spell the word cow. " * 20, "Q" + "a" * 200 + "b", "ß 🎉 " * 50, ""]
+rows = json.loads(sys.argv[2])
 usual = tokenizer_process.TEXT_S
 for path in sorted(folder.glob("*.case")):
     print(f"== {path.stem}", file=sys.stderr, flush=True)
@@ -350,7 +351,11 @@ def outcomes(tmp_path_factory) -> dict[str, dict[str, Any]]:
     places = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     environment = {**os.environ, "PYTHONPATH": places, "RUST_BACKTRACE": "0"}  # a backtrace takes time to write
     run = subprocess.run(
-        [sys.executable, "-c", CHILD, folder], capture_output=True, text=True, env=environment, timeout=300
+        [sys.executable, "-c", CHILD, folder, json.dumps(ROWS)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
     )
     assert run.returncode == 0, run.stderr[-2000:]
     found = {(line := json.loads(text))["name"]: line for text in run.stdout.splitlines()}
@@ -409,18 +414,16 @@ def test_added_tokens_have_the_ids_that_are_used(outcomes, name):
 @pytest.mark.parametrize("name", CUTTING)
 def test_cutting_and_padding_are_dropped(outcomes, name):
     hold(outcomes, "cutting", name)
-    whole = Tokenizer.from_str(json.dumps(SOURCE))
-    rows = ["Spell the word cow. " * 20, "Q" + "a" * 200 + "b", "ß 🎉 " * 50, ""]  # those of CHILD
-    assert outcomes[f"cutting: {name}"]["tokens"] == [len(whole.encode(row).ids) for row in rows]
+    source = Tokenizer.from_str(json.dumps(SOURCE))
+    assert outcomes[f"cutting: {name}"]["tokens"] == [len(source.encode(row).ids) for row in ROWS]
 
 
 @way("a tokenizer that cuts, pads or drops at random")
 @pytest.mark.parametrize("name", CUTTING)
-def test_long_texts_keep_all_their_ids_however_the_tokenizer_is_used(name):
+def test_long_texts_keep_all_their_ids(name):
     text = "Spell the word cow. " * 2_000
-    whole = Tokenizer.from_str(json.dumps(SOURCE)).encode(text).ids
-    tokenizer = parsed_tokenizer(CUTTING[name].document, "x")
-    assert tokenizer.encode(text).ids == whole
+    found = parsed_tokenizer(CUTTING[name].document, "x").encode(text).ids
+    assert found == Tokenizer.from_str(json.dumps(SOURCE)).encode(text).ids
 
 
 @pytest.fixture(scope="module")
@@ -491,7 +494,6 @@ def sound() -> dict[str, dict[str, Any]]:
 def test_the_steps_of_published_tokenizers_are_within_the_bounds(name):
     document = sound()[name]
     assert bounded_program(document, "x")["normalizer"] == document["normalizer"]
-    assert MAX_GROWTH == 4_096
 
 
 @way("a tokenizer that fills the memory")

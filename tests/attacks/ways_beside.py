@@ -118,12 +118,6 @@ def _(folder: Path) -> bytes:
     return llama_with("\u0660")
 
 
-@attack("100,000 unknown keys in the config", None, "99,990 more keys that are not known")
-def _(folder: Path) -> Path:
-    config = {"model_type": "qwen3", **{f"k{number}": 1 for number in range(100_000)}}
-    return huggingface(folder, config_json=json.dumps(config).encode())
-
-
 @attack("a hundred names of 400,000 characters", None, "more characters")
 def _(folder: Path) -> Path:
     names = {f"{number:03}" + "<" * 400_000: ("F32", (1,), bytes(4)) for number in range(100)}
@@ -161,3 +155,8 @@ def _(folder: Path) -> Path:
     shutil.copyfile(POCKET, folder / "x.apr")
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ 'SIDECAR' }}"}))
     return folder / "x.apr"
+
+
+@attack("100,000 unknown keys in the config", None, "99,990 more keys that are not known")
+def _(folder: Path) -> bytes:
+    return pocket_with(hf_config={"model_type": "qwen3", **{f"k{number}": 1 for number in range(100_000)}})
