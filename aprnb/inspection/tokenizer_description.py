@@ -30,9 +30,12 @@ def describe_tokenizer(
             beside = sidecars.tokenizer if sidecars else None
             there = f"; {safe_path(beside.parent, beside.name).name} beside it is used" if beside else ""
             return {**described, "problem": f"the file carries no tokenizer{there}"}
-        described["warnings"] += whole_tokenizer(metadata)[1]
+        whole, doubts = whole_tokenizer(metadata)
         facts = read_facts(metadata)
-        described |= _described_facts(facts, described["warnings"])
+        described |= _described_facts(facts, [*described["warnings"], *doubts])
+        named = metadata.get("special_tokens")
+        if whole is not None and isinstance(named, Mapping):  # then a null there is a token that is not used
+            described |= {name: None for name in ("bos", "eos") if named.get(f"{name}_token") is None}
         if facts.kind == "byte-level BPE":
             family = architecture or str(metadata.get("architecture") or "this model")
             name, source, _ = choose_pre_tokenizer(metadata, family)

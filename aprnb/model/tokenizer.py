@@ -173,9 +173,9 @@ def _from_whole(whole: Mapping[str, Any], metadata: Mapping[str, Any]) -> Tokeni
     for name in NAMES:
         number = metadata.get(f"tokenizer.{name.removesuffix('_token').replace('pad', 'padding')}_token_id")
         shown = backend.id_to_token(number) if type(number) is int and number >= 0 else None
-        text = shown  # as on the card
-        if text is None and isinstance(typed, Mapping):
-            text = typed.get(name)
+        text = typed.get(name) if isinstance(typed, Mapping) else shown
+        if isinstance(text, str) and shown is not None:
+            text = shown  # as on the card
         if isinstance(text, str) and backend.token_to_id(text) is not None:
             named[name] = text
     return TokenizerChoice(PlainTokenizer(backend, untrusted=True, **named), where, (), "")

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 import aprnb
 from aprnb.errors import TokenizerError
+from aprnb.formats.huggingface_metadata import folder_metadata
 from aprnb.inspection.tokenizer_description import describe_tokenizer
 from aprnb.inspection.tokenizer_rules import PRE_TOKENIZERS
 from aprnb.model.bpe import byte_level_tokenizer
@@ -296,3 +297,15 @@ def test_the_card_says_where_the_template_is_and_when_there_is_no_tokenizer(real
     metadata = aprnb.open(real("gguf-qwen2-q8_0-preserve")).metadata
     assert describe_tokenizer(metadata)["chat_template"] == {"source": "metadata chat_template", "characters": 198}
     assert describe_tokenizer({})["problem"] == "the file carries no tokenizer"
+
+
+def test_a_special_token_that_the_source_leaves_out_is_neither_shown_nor_used(sources, tmp_path):
+    """config.json may name an id for a token that tokenizer_config.json does not have, as published Qwen folders do."""
+    folder = tmp_path / "hf"
+    shutil.copytree(sources / "qwen2", folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "bos_token": None}))
+    metadata, _ = folder_metadata(folder, {}, {})
+    metadata["tokenizer.bos_token_id"] = 0
+    assert build_tokenizer(metadata, "qwen2").tokenizer.bos_token is None
+    assert describe_tokenizer(metadata, "qwen2")["bos"] is None
