@@ -65,8 +65,12 @@ def read_value(known: Option, value: Any, where: str) -> Any:
 def _range_text(known: Option) -> str:
     what = "a whole number" if known.kind == "integer" else "a number"
     if known.high is None:
-        return f"{what} of at least {known.low:g}"
-    return f"{what} from {known.low:g} to {known.high:g}"
+        return f"{what} of at least {_number_text(known.low)}"
+    return f"{what} from {_number_text(known.low)} to {_number_text(known.high)}"
+
+
+def _number_text(number: float | None) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
 
 
 def _refused(known: Option, value: Any, expected: str, where: str) -> UsageProblem:

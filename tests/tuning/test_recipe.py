@@ -37,13 +37,13 @@ def test_an_unknown_option_is_refused_with_the_nearest_name() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("rank", 0, "a whole number from 1 to 4096"),
+        ("rank", 0, "a whole number from 1 to 4,096"),
         ("rank", "8.5", "a whole number"),
         ("rank", True, "a whole number"),
         ("val_split", 1, "a number from 0 to 0.9"),
         ("learning_rate", "fast", "a number"),
         ("learning_rate", "nan", "a number"),
-        ("epochs", 0, "a whole number of at least 1"),
+        ("epochs", 0, "a whole number from 1 to 10,000"),
         ("method", "lara", "did you mean lora?"),
         ("dtype", "float16", "one of auto, float32, bfloat16"),
         ("verbose", "maybe", "true or false"),
