@@ -28,7 +28,7 @@ def stated_template(metadata: Mapping[str, Any], sidecars: Sidecars) -> StatedTe
     Raises CheckpointError for a file beside the checkpoint that cannot be read, or is a link out of its folder.
     """
     stated = [StatedTemplate(metadata[key], f"metadata {key}") for key in KEYS if metadata.get(key)]
-    found = stated or list(_beside(sidecars))
+    found = stated or _beside(sidecars)
     if len(found) == 2 and found[0].value != found[1].value:
         note = f"two chat templates that differ: {found[0].source} is used, {found[1].source} is not"
         return StatedTemplate(found[0].value, found[0].source, (note,))

@@ -18,7 +18,7 @@ from aprnb.printable import visible
 from aprnb.tuning.adapter_files import Delta
 from aprnb.tuning.base_content import BaseContent
 from aprnb.tuning.folder import write_tensors
-from aprnb.tuning.owned_files import ADAPTER_FILES, CONFIG_NAME, RECORD_NAME, WEIGHTS_NAME, listed_files
+from aprnb.tuning.owned_files import ADAPTER_FILES, CONFIG_NAME, RECORD_NAME, WEIGHTS_NAME, own_adapter_files
 from aprnb.tuning.recipe import Recipe
 
 _USED_BY_PEFT = ("r", "lora_alpha", "use_rslora", "fan_in_fan_out")
@@ -92,7 +92,7 @@ def save_adapter(
     config = json.dumps(_config_json(model, base), indent=2, sort_keys=True)
     # Left to choose, PEFT asks the network whether the base's vocabulary has changed.
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
-    with atomic_folder(folder, force, listed_files(folder, RECORD_NAME, ADAPTER_FILES)) as written:
+    with atomic_folder(folder, force, own_adapter_files(folder)) as written:
         write_tensors(tensors, written / WEIGHTS_NAME)
         (written / CONFIG_NAME).write_text(config + "\n", "utf-8")
         if content is not None:

@@ -15,7 +15,7 @@ from aprnb.errors import FileMissing, OutputError, OutputExists, UsageProblem
 from aprnb.formats.atomic import remove_folder, require_name, require_replaceable, require_writable, write_text
 from aprnb.formats.source import open_regular
 from aprnb.tuning import state_document
-from aprnb.tuning.owned_files import ADAPTER_FILES, RECORD_NAME, listed_files
+from aprnb.tuning.owned_files import listed_files, own_adapter_files
 
 if TYPE_CHECKING:
     from aprnb.formats import Checkpoint
@@ -89,16 +89,12 @@ def own_run_files(folder: Path) -> tuple[str, ...]:
     return listed_files(folder, RUN_LIST, RUN_FILES)
 
 
-def own_adapter_files(folder: Path) -> tuple[str, ...]:
-    """Names of the files in an adapter's folder that a run wrote; none where its record is missing."""
-    return listed_files(folder, RECORD_NAME, ADAPTER_FILES)
-
-
 def begin(where: Places, preparation: Preparation, content: BaseContent, *, fresh: bool) -> None:
     """The run's folder with its list of files, recipe, plan and base; a fresh run removes an earlier one's files."""
     if fresh and where.run.exists():
-        require_replaceable(where.run, preparation.recipe.force, own_run_files(where.run))  # made meanwhile
-        remove_folder(where.run, own_run_files(where.run))
+        own = own_run_files(where.run)
+        require_replaceable(where.run, preparation.recipe.force, own)  # made meanwhile
+        remove_folder(where.run, own)
     try:
         where.run.mkdir(exist_ok=True)
     except OSError as error:

@@ -27,3 +27,8 @@ def listed_files(folder: Path, list_name: str, possible: Sequence[str]) -> tuple
     except (CheckpointError, FileMissing):
         return ()
     return tuple(name for name in possible if isinstance(listed, list) and name in listed)
+
+
+def own_adapter_files(folder: Path) -> tuple[str, ...]:
+    """Names of the files in an adapter's folder that a run wrote; none where its record is missing."""
+    return listed_files(folder, RECORD_NAME, ADAPTER_FILES)

@@ -1,6 +1,6 @@
 """A run's resumable state: tensors in safetensors, everything else in JSON, never pickle.
 
-states/
+state/
   step-000012/            arrives whole by rename; the older one goes after that
     state.json            step, metrics so far, identity, optimizer state without its tensors
     tensors.safetensors   trainable parameters, optimizer tensors, random number generators

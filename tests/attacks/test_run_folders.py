@@ -27,7 +27,7 @@ from aprnb.errors import AprnbError, FileMissing, OutputExists
 from aprnb.formats.atomic import remove_folder
 from aprnb.tuning import artefacts
 from aprnb.tuning.artefacts import Places, places
-from aprnb.tuning.owned_files import ADAPTER_FILES, RECORD_NAME
+from aprnb.tuning.owned_files import ADAPTER_FILES, RECORD_NAME, own_adapter_files
 
 pytestmark = pytest.mark.usefixtures("nothing_waits")
 
@@ -87,7 +87,7 @@ def free(where: Places) -> None:
 def test_the_folders_of_an_earlier_run_may_be_replaced_and_go_completely(earlier: Places) -> None:
     free(earlier)
     remove_folder(earlier.run, artefacts.own_run_files(earlier.run))
-    remove_folder(earlier.adapter, artefacts.own_adapter_files(earlier.adapter))
+    remove_folder(earlier.adapter, own_adapter_files(earlier.adapter))
     assert list(earlier.output.parent.iterdir()) == []
 
 
