@@ -93,7 +93,7 @@ def test_a_splitting_that_gguf_has_no_name_for_is_refused(sources):
 
 
 @pytest.mark.parametrize(
-    ("step", "said"), [(7, "has a step that is not an object"), ({"type": "Nonsense"}, "is no tokenizer")]
+    ("step", "said"), [(7, "has a step without a type"), ({"type": "Nonsense"}, "is no tokenizer")]
 )
 def test_a_tokenizer_json_that_the_library_refuses_is_our_error(sources, step, said):
     metadata = metadata_of(Tokenizer.from_file(str(sources / "qwen2" / "tokenizer.json")), eos_token="<|im_end|>")
