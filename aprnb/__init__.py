@@ -19,8 +19,8 @@ _HOMES = {
     "inspect": "aprnb.inspection",
     "load": "aprnb.model",
     "generate": "aprnb.model",
-    "finetune": "aprnb.tuning.run",
-    "merge": "aprnb.tuning.merge",
+    "finetune": "aprnb.tuning.finetune",
+    "merge": "aprnb.tuning.results.merge",
     "convert": "aprnb.conversion.convert",
     "AprnbError": "aprnb.errors",
 }
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from aprnb.formats import Checkpoint, open
     from aprnb.inspection import inspect
     from aprnb.model import generate, load
-    from aprnb.tuning.merge import merge
-    from aprnb.tuning.run import finetune
+    from aprnb.tuning.finetune import finetune
+    from aprnb.tuning.results.merge import merge
 
 
 def __getattr__(name: str) -> Any:

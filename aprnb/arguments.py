@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from aprnb.commands import SUMMARIES, Argument, Surface, arguments_of
 from aprnb.errors import UsageProblem, closest
-from aprnb.tuning.options import Option, read_value
+from aprnb.options import Option, read_value
 
 
 def parse(command: str, tokens: Sequence[object], *, prog: str, surface: Surface) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def with_recipe(given: Mapping[str, Any], between: Mapping[str, Any] | None = No
     path = options.pop("recipe", None)
     if path is None:
         return {**(between or {}), **options}
-    from aprnb.tuning.recipe_file import read_recipe_file  # reading files brings numpy along
+    from aprnb.tuning.planning.recipe_file import read_recipe_file  # reading files brings numpy along
 
     return {**read_recipe_file(Path(path)), **(between or {}), **options}
 

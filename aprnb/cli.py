@@ -120,7 +120,7 @@ def _check(given: dict[str, Any]) -> Outcome:
 
 
 def _plan(given: dict[str, Any]) -> Outcome:
-    from aprnb.tuning.run import finetune
+    from aprnb.tuning.finetune import finetune
 
     options = with_recipe(given)
     return _said(finetune(options.pop("checkpoint", None), **{**options, "plan": True}))
@@ -129,7 +129,7 @@ def _plan(given: dict[str, Any]) -> Outcome:
 def _finetune(given: dict[str, Any]) -> Outcome:
     if given.get("plan"):
         return _plan(given)
-    from aprnb.tuning.run import Run, finetune
+    from aprnb.tuning.finetune import Run, finetune
 
     options = with_recipe(given)
     progress = Progress(every_step=bool(options.get("verbose")))
@@ -149,7 +149,7 @@ def _convert(given: dict[str, Any]) -> Outcome:
 
 
 def _merge(given: dict[str, Any]) -> Outcome:
-    from aprnb.tuning.merge import merge
+    from aprnb.tuning.results.merge import merge
 
     merged = merge(given.pop("checkpoint"), given.pop("adapter"), given.pop("output"), **given)
     document = {"output": str(merged.path), "tensors": merged.tensors, "changed": merged.changed}

@@ -10,8 +10,8 @@ from functools import cache
 from typing import Literal
 
 from aprnb.errors import UsageProblem, closest
-from aprnb.tuning.options import Option
-from aprnb.tuning.recipe import OPTIONS as RECIPE
+from aprnb.options import Option
+from aprnb.tuning.planning.recipe import OPTIONS as RECIPE
 
 Surface = Literal["notebook", "shell"]
 _DTYPES = ("F32", "BF16", "F16")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from aprnb.printable import running_text
 
 if TYPE_CHECKING:
-    from aprnb.tuning.events import Event
-    from aprnb.tuning.plan import Plan
+    from aprnb.tuning.planning.plan import Plan
+    from aprnb.tuning.training.events import Event
 
 _CLEAR_LINE = "\r\x1b[K"
 
@@ -81,7 +81,7 @@ class Progress:
         self.open_line = False
 
     def __call__(self, event: Plan | Event) -> None:
-        from aprnb.tuning import events
+        from aprnb.tuning.training import events
 
         if isinstance(event, events.StepEvent):
             if self.in_place or self.every_step or event.step % max(1, event.steps // 20) == 0 or event.step == 1:

@@ -76,8 +76,9 @@ def sentence(choose: random.Random, shortest: int, longest: int) -> str:
 def token_rows(folder: Path, task: dict[str, Any]) -> tuple[list[list[int]], list[list[bool]]]:
     """The rows as both sides train them: ids, and which of them are labelled."""
     import aprnb
-    from aprnb.model.tokenizer import choose_tokenizer
-    from aprnb.tuning.data import encode_rows, read_rows
+    from aprnb.tokenizer.choose import choose_tokenizer
+    from aprnb.tuning.data.examples import encode_rows
+    from aprnb.tuning.data.rows import read_rows
 
     checkpoint = aprnb.open(folder / "base.apr")
     tokenizer = choose_tokenizer(checkpoint, checkpoint.architecture, None).tokenizer
@@ -86,8 +87,8 @@ def token_rows(folder: Path, task: dict[str, Any]) -> tuple[list[list[int]], lis
 
 
 def by_aprnb(task: dict[str, Any]) -> dict[str, Any]:
-    from aprnb.tuning.events import StepEvent
-    from aprnb.tuning.run import finetune
+    from aprnb.tuning.finetune import finetune
+    from aprnb.tuning.training.events import StepEvent
 
     steps: list[StepEvent] = []
     folder = Path(task["folder"])

@@ -15,8 +15,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "aprnb"
 
 FOUNDATION = {"errors", "printable", "units"}
-CORE = FOUNDATION | {"formats", "architecture", "inspection"}
-TRAINING = CORE | {"model", "tuning"}
+CORE = FOUNDATION | {"formats", "architecture", "tokenizer"}
+OPTIONS = {"options", "commands", "arguments"}
+TRAINING = CORE | {"options", "model", "conversion", "tuning"}
 # Rooms of the package that a room may import; itself is always allowed, and `display` is a leaf open to every room.
 MAY_IMPORT = {
     "printable": set(),
@@ -25,17 +26,19 @@ MAY_IMPORT = {
     "display": FOUNDATION,
     "formats": FOUNDATION,
     "architecture": FOUNDATION | {"formats"},
-    "inspection": FOUNDATION | {"formats", "architecture"},
+    "tokenizer": FOUNDATION | {"formats", "architecture"},
+    "inspection": CORE,
     "model": CORE,
     "conversion": CORE | {"model"},
+    "options": FOUNDATION,
     "tuning": TRAINING,
-    "commands": FOUNDATION | {"tuning"},
-    "arguments": FOUNDATION | {"tuning", "commands"},
+    "commands": FOUNDATION | {"options", "tuning"},
+    "arguments": FOUNDATION | {"options", "tuning", "commands"},
     "terminal": TRAINING,
-    "cli": TRAINING | {"conversion", "commands", "arguments", "terminal", "__init__"},
-    "notebook": TRAINING | {"conversion", "commands", "arguments", "__init__"},
+    "cli": TRAINING | OPTIONS | {"inspection", "terminal", "__init__"},
+    "notebook": TRAINING | OPTIONS | {"inspection", "__init__"},
     "__main__": {"cli"},
-    "__init__": TRAINING | {"conversion", "notebook"},
+    "__init__": TRAINING | {"inspection", "notebook"},
 }
 # Doors that people use and that lead upwards, opened only when someone goes through: `Checkpoint.architecture`.
 UPWARD_INSIDE_FUNCTIONS = {("formats/checkpoint.py", "architecture")}
@@ -57,6 +60,7 @@ DRAWING = {"matplotlib", "pandas"}
 AT_MODULE_LEVEL = {
     "formats": {"numpy"},
     "architecture": {"numpy"},
+    "tokenizer": {"numpy", "tokenizers", "transformers", "jinja2"},
     "inspection": {"numpy"},
     "model": {"numpy"} | HEAVY,
     "conversion": {"numpy"},
@@ -65,6 +69,7 @@ AT_MODULE_LEVEL = {
 }
 INSIDE_FUNCTIONS = {
     "formats": {"gguf", "lz4", "zstandard"},
+    "tokenizer": {"gguf"},
     "inspection": {"pandas"},
     "display": {"matplotlib"},
     "conversion": HEAVY | {"gguf"},
@@ -72,7 +77,10 @@ INSIDE_FUNCTIONS = {
     "tuning": {"pandas", "psutil"},
 }
 # Parts of tuning/ that plan without torch.
-WITHOUT_TORCH = ("recipe", "recipe_file", "options", "plan", "data", "packing", "events")
+WITHOUT_TORCH = (
+    "planning.recipe", "planning.recipe_file", "planning.plan", "planning.memory", "data.rows",
+    "data.labels", "data.examples", "data.packing", "training.events",
+)  # fmt: skip
 
 
 When = Literal["at import", "when called", "never"]

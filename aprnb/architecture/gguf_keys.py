@@ -17,7 +17,7 @@ from aprnb.architecture.evidence import Evidence
 from aprnb.architecture.families import FAMILIES
 from aprnb.errors import ArchitectureError
 from aprnb.formats import Checkpoint
-from aprnb.formats.gguf_values import shortest
+from aprnb.formats.gguf.values import shortest
 
 ROPE_FREQS = "rope_freqs.weight"
 ROPE_LONG, ROPE_SHORT = "rope_factors_long.weight", "rope_factors_short.weight"

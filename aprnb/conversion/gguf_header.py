@@ -17,8 +17,8 @@ from aprnb.architecture.gguf_keys import (
 )
 from aprnb.errors import OutputError
 from aprnb.formats.dtypes import F32
-from aprnb.formats.gguf_values import GgufValue
-from aprnb.formats.gguf_writer import GgufTensor
+from aprnb.formats.gguf.values import GgufValue
+from aprnb.formats.gguf.writer import GgufTensor
 
 SLUGS = {
     "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma": "gemma",

@@ -16,7 +16,7 @@ from aprnb.formats import Checkpoint, TensorEntry
 from aprnb.formats.codecs.decoding import decode
 from aprnb.formats.codecs.encoding import encode
 from aprnb.formats.dtypes import F16, F32, GGML, DType
-from aprnb.formats.gguf_writer import GgufTensor
+from aprnb.formats.gguf.writer import GgufTensor
 
 _BY_GGUF_PACKAGE = ("Q8_0", "Q4_0")
 _PART_BYTES = 16 << 20

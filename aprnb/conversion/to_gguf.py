@@ -16,14 +16,14 @@ from aprnb.architecture import Architecture, ContractReport, resolve
 from aprnb.conversion.convert import Written
 from aprnb.conversion.gguf_header import SLUGS, architecture_values, rope_tensors
 from aprnb.conversion.gguf_tensors import PlannedTensor, plan_tensors
-from aprnb.conversion.gguf_tokenizer import tokenizer_values
 from aprnb.conversion.tensors import quantised_again
 from aprnb.errors import ArchitectureError, OutputError
 from aprnb.formats import Checkpoint, open
 from aprnb.formats.atomic import failed_to_write
 from aprnb.formats.dtypes import BY_NAME, F32, DType
-from aprnb.formats.gguf_values import GgufValue
-from aprnb.formats.gguf_writer import GgufTensor, Progress, gguf_front, write_gguf_file
+from aprnb.formats.gguf.values import GgufValue
+from aprnb.formats.gguf.writer import GgufTensor, Progress, gguf_front, write_gguf_file
+from aprnb.tokenizer.gguf_values import tokenizer_values
 
 DTYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")
 """What tensors can be converted to; whatever GGUF can hold is also copied as it is."""

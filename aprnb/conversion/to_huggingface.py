@@ -173,7 +173,7 @@ def _config(report: ContractReport, kept: Any, dtype: str, ids: dict[str, Any]) 
 def _write_tokenizer(
     folder: Path, checkpoint: Checkpoint, report: ContractReport
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
-    from aprnb.model.tokenizer import carries_tokenizer, choose_tokenizer
+    from aprnb.tokenizer.choose import carries_tokenizer, choose_tokenizer
 
     if not carries_tokenizer(checkpoint.metadata, checkpoint.path):
         return ("the source has no tokenizer: none is written",), {}

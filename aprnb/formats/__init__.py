@@ -1,9 +1,9 @@
 """Reading and writing checkpoints: bytes on one side, `Checkpoint` and tensor entries on the other."""
 
+from aprnb.formats.apr.header import Header
+from aprnb.formats.apr.writer import TensorSource, write_apr
 from aprnb.formats.checkpoint import Checkpoint, open
 from aprnb.formats.contents import TensorEntry
 from aprnb.formats.dtypes import DType
-from aprnb.formats.header import Header
-from aprnb.formats.writer import TensorSource, write_apr
 
 __all__ = ["Checkpoint", "DType", "Header", "TensorEntry", "TensorSource", "open", "write_apr"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aprnb.formats.apr import read_apr
+from aprnb.formats.apr.reader import read_apr
+from aprnb.formats.apr.shards import is_manifest, read_manifest
 from aprnb.formats.contents import Contents
-from aprnb.formats.folder import INDEX_ENDING, read_folder, read_index, read_single
-from aprnb.formats.gguf import MAGIC as GGUF_MAGIC
-from aprnb.formats.gguf import read_gguf
-from aprnb.formats.safetensors import LENGTH_BYTES, is_safetensors
-from aprnb.formats.shards import is_manifest, read_manifest
+from aprnb.formats.gguf.reader import MAGIC as GGUF_MAGIC
+from aprnb.formats.gguf.reader import read_gguf
+from aprnb.formats.huggingface.folder import INDEX_ENDING, read_folder, read_index, read_single
+from aprnb.formats.huggingface.safetensors import LENGTH_BYTES, is_safetensors
 from aprnb.formats.source import ByteSource, is_folder
 
 

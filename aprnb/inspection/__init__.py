@@ -1,4 +1,4 @@
-"""Reports on checkpoints and on the memory a run needs; no torch."""
+"""Reports on checkpoints; no torch."""
 
 from aprnb.inspection.foreign import ForeignReport
 from aprnb.inspection.report import Report, inspect

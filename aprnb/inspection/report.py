@@ -16,7 +16,7 @@ from aprnb.formats import Checkpoint, TensorEntry, open
 from aprnb.formats.sidecar_files import find_sidecars
 from aprnb.inspection.foreign import ForeignReport
 from aprnb.inspection.statistics import Statistics, tensor_statistics
-from aprnb.inspection.tokenizer_description import describe_tokenizer
+from aprnb.tokenizer.description import describe_tokenizer
 
 if TYPE_CHECKING:
     from pandas import DataFrame

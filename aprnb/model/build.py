@@ -27,7 +27,7 @@ from aprnb.model.experts import module_shapes
 from aprnb.model.gpu_decode import can_decode, decode_on
 from aprnb.model.nf4 import quick_4bit
 from aprnb.model.quiet import quiet_loading
-from aprnb.model.tokenizer import choose_tokenizer
+from aprnb.tokenizer.choose import choose_tokenizer
 
 _DIRECT = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

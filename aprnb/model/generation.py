@@ -10,8 +10,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from aprnb.errors import UsageProblem
-from aprnb.model.chat import render
-from aprnb.model.tokenizer_process import interruptible
+from aprnb.tokenizer.chat_template import render
+from aprnb.tokenizer.sandbox.tokenizer_process import interruptible
 
 _ENCODE_S = 60.0
 """For one prompt or answer; a published tokenizer takes milliseconds."""

@@ -157,7 +157,7 @@ def _convert(session: Session, given: dict[str, Any]) -> Any:
 def _finetune(session: Session, given: dict[str, Any], body: str) -> Any:
     options = _with_body(given, body)
     checkpoint = options.pop("checkpoint", None)
-    from aprnb.tuning.run import finetune
+    from aprnb.tuning.finetune import finetune
 
     if options.get("plan"):
         return finetune(checkpoint, **options)
@@ -175,7 +175,7 @@ def _with_body(given: dict[str, Any], body: str) -> dict[str, Any]:
     A body that begins with `{` is training rows as JSON Lines, else it is a recipe in TOML.
     """
     from aprnb.arguments import with_recipe
-    from aprnb.tuning.recipe import read_toml
+    from aprnb.tuning.planning.recipe import read_toml
 
     text = body.strip()
     if not text.startswith("{"):

@@ -24,7 +24,7 @@ from aprnb.notebook.screen import Screen, picture_bundle, pictures, publish, sta
 from aprnb.notebook.stop import stop_button
 
 if TYPE_CHECKING:
-    from aprnb.tuning.events import Event
+    from aprnb.tuning.training.events import Event
 
 
 class Panel:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from aprnb.errors import Interrupted
 from aprnb.formats.json_files import read_object
 from aprnb.formats.sidecar_files import safe_path
-from aprnb.inspection.memory import adapted_shapes
 from aprnb.model.build import build_model
-from aprnb.tuning import artefacts
-from aprnb.tuning.adapter import attach, prepare_full, save_adapter
-from aprnb.tuning.artefacts import Places
-from aprnb.tuning.base_content import (
+from aprnb.tuning.planning.memory import adapted_shapes
+from aprnb.tuning.planning.preparation import Preparation
+from aprnb.tuning.results import artefacts
+from aprnb.tuning.results.artefacts import Places
+from aprnb.tuning.results.base_content import (
     MAX_RECORD_BYTES,
     BaseContent,
     base_content,
@@ -22,16 +22,16 @@ from aprnb.tuning.base_content import (
     require_same_model,
     require_same_tensors,
 )
-from aprnb.tuning.events import Event, Finished, Notice, Saved, to_metrics_row
-from aprnb.tuning.interrupt import Interrupt
-from aprnb.tuning.loop import train
-from aprnb.tuning.merge import merge, write_trained
-from aprnb.tuning.merge_check import MergeCheck, compare_adapter, compare_trained
-from aprnb.tuning.preparation import Preparation
-from aprnb.tuning.state import Identity, RunState, check_identity, save_state
+from aprnb.tuning.results.merge import merge, write_trained
+from aprnb.tuning.results.merge_check import MergeCheck, compare_adapter, compare_trained
+from aprnb.tuning.training.events import Event, Finished, Notice, Saved, to_metrics_row
+from aprnb.tuning.training.interrupt import Interrupt
+from aprnb.tuning.training.loop import train
+from aprnb.tuning.training.lora import attach, prepare_full, save_adapter
+from aprnb.tuning.training.state import Identity, RunState, check_identity, save_state
 
 if TYPE_CHECKING:
-    from aprnb.tuning.run import Run
+    from aprnb.tuning.finetune import Run
 
 Tell = Callable[[Event], None]
 

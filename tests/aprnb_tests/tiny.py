@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from transformers import BitsAndBytesConfig, Qwen3Config, Qwen3ForCausalLM
 
-from aprnb.tuning.adapter import attach
-from aprnb.tuning.batches import Batches
-from aprnb.tuning.events import Event
-from aprnb.tuning.examples import Example, Examples
-from aprnb.tuning.loop import train
-from aprnb.tuning.loss import hidden_states
-from aprnb.tuning.packing import Schedule, Step
-from aprnb.tuning.recipe import Recipe
-from aprnb.tuning.state import Identity, RunState, save_state
+from aprnb.tuning.data.examples import Example, Examples
+from aprnb.tuning.data.packing import Schedule, Step
+from aprnb.tuning.planning.recipe import Recipe
+from aprnb.tuning.training.batches import Batches
+from aprnb.tuning.training.events import Event
+from aprnb.tuning.training.loop import train
+from aprnb.tuning.training.lora import attach
+from aprnb.tuning.training.loss import hidden_states
+from aprnb.tuning.training.state import Identity, RunState, save_state
 
 CPU = torch.device("cpu")
 VOCABULARY = 96

@@ -16,10 +16,10 @@ from judges import WrongVerdict
 
 from aprnb.errors import AprnbError
 from aprnb.formats.atomic import remove_folder, require_replaceable
-from aprnb.tuning.adapter import adapted_layers, load_adapter
-from aprnb.tuning.adapter_files import Delta
-from aprnb.tuning.base_content import require_same_model, require_same_tensors
-from aprnb.tuning.owned_files import own_adapter_files
+from aprnb.tuning.results.adapter_files import Delta
+from aprnb.tuning.results.base_content import require_same_model, require_same_tensors
+from aprnb.tuning.results.owned_files import own_adapter_files
+from aprnb.tuning.training.lora import adapted_layers, load_adapter
 from aprnb_tests.tiny import tiny_model
 
 CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "aprnb.json"

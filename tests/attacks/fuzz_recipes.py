@@ -22,12 +22,12 @@ from aprnb.architecture import resolve
 from aprnb.architecture.configs import read_config
 from aprnb.errors import AprnbError
 from aprnb.formats.sidecar_files import Sidecars
-from aprnb.model.chat import choose_template
-from aprnb.model.plain import PlainTokenizer
-from aprnb.tuning.recipe import OPTIONS, Recipe
-from aprnb.tuning.recipe_file import read_recipe_file
-from aprnb.tuning.rows import read_rows
-from aprnb.tuning.size import check_model_size
+from aprnb.tokenizer.chat_template import choose_template
+from aprnb.tokenizer.plain import PlainTokenizer
+from aprnb.tuning.data.rows import read_rows
+from aprnb.tuning.planning.model_size import check_model_size
+from aprnb.tuning.planning.recipe import OPTIONS, Recipe
+from aprnb.tuning.planning.recipe_file import read_recipe_file
 
 ROW = {"instruction": "Say moo.", "response": "moo"}
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"

@@ -13,7 +13,7 @@ from fuzz_case import NAMED_BY_A_PERSON, Case, become
 from fuzz_documents import blind, changed_json, damaged
 from judges import WrongVerdict
 
-from aprnb.tuning.rows import Row, RowSet, read_rows, split_rows
+from aprnb.tuning.data.rows import Row, RowSet, read_rows, split_rows
 
 ROOT = Path(__file__).parents[2]
 WORDS = (

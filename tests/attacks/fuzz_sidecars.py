@@ -20,9 +20,9 @@ from judges import Row, WrongVerdict, apr_rows, safetensors_rows
 import aprnb
 from aprnb.errors import AprnbError
 from aprnb.formats.sidecar_files import find_sidecars
-from aprnb.inspection.stated_template import stated_template
-from aprnb.model.sidecars import sidecar_object
-from aprnb.model.tokenizer import choose_tokenizer
+from aprnb.tokenizer.choose import choose_tokenizer
+from aprnb.tokenizer.sidecar_files import sidecar_object
+from aprnb.tokenizer.stated_template import stated_template
 
 BUILT = 0.005
 """How many of the checkpoints that are accepted have their tokenizer made, in a child process."""

@@ -16,14 +16,14 @@ from fuzz_layouts import small_tokenizer
 from judges import WrongVerdict
 
 from aprnb.errors import AprnbError
+from aprnb.formats.huggingface.tokenizer_json import reassembled, special_ids, tokenizer_metadata
 from aprnb.formats.sidecar_files import find_sidecars
-from aprnb.formats.tokenizer_json import reassembled, special_ids, tokenizer_metadata
-from aprnb.inspection.stated_template import stated_template
-from aprnb.inspection.tokenizer_description import describe_tokenizer
-from aprnb.model.chat import render
-from aprnb.model.sidecars import sidecar_object
-from aprnb.model.tokenizer import build_tokenizer
-from aprnb.model.tokenizer_program import MAX_GROWTH, MAX_STEPS, bounded_program
+from aprnb.tokenizer.chat_template import render
+from aprnb.tokenizer.choose import build_tokenizer
+from aprnb.tokenizer.description import describe_tokenizer
+from aprnb.tokenizer.sandbox.tokenizer_program import MAX_GROWTH, MAX_STEPS, bounded_program
+from aprnb.tokenizer.sidecar_files import sidecar_object
+from aprnb.tokenizer.stated_template import stated_template
 
 DATA = Path(__file__).parents[1] / "data"
 MADE = 0.03

@@ -22,9 +22,10 @@ import aprnb
 from aprnb import cli
 from aprnb.architecture.weights import read_weight
 from aprnb.errors import AprnbError, CheckpointError, FileMissing, OutputError, TruncatedFile, UsageProblem
-from aprnb.tuning import adapter_files, folder
-from aprnb.tuning.adapter_files import Delta
-from aprnb.tuning.merge import merge
+from aprnb.tuning import tensor_files as folder
+from aprnb.tuning.results import adapter_files
+from aprnb.tuning.results.adapter_files import Delta
+from aprnb.tuning.results.merge import merge
 from aprnb_tests import families
 from aprnb_tests import safetensors_bytes as s
 
@@ -441,7 +442,7 @@ SHRINKING = """
 import sys
 from pathlib import Path
 import numpy as np
-from aprnb.tuning.adapter_files import Delta
+from aprnb.tuning.results.adapter_files import Delta
 made = Path(sys.argv[1])
 delta = Delta(made)
 (made / "adapter_model.safetensors").write_bytes(b"")

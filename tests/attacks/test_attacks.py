@@ -24,7 +24,7 @@ SLACK_BYTES = 64 << 20
 CHILD = """
 import json, sys, time
 sys.path.insert(0, sys.argv[2])
-import aprnb, aprnb.inspection, aprnb.formats.huggingface_metadata, aprnb.architecture, aprnb.display.html
+import aprnb, aprnb.inspection, aprnb.formats.huggingface.metadata, aprnb.architecture, aprnb.display.html
 from aprnb.errors import AprnbError
 from aprnb_tests.memory import forget_peak, peak
 found = {"error": None, "text": "", "html": ""}

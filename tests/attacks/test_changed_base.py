@@ -18,18 +18,18 @@ from aprnb.architecture import check_contract, resolve
 from aprnb.errors import AprnbError, CheckpointError, FileMissing, UsageProblem
 from aprnb.model.build import build_model
 from aprnb.model.device import place
-from aprnb.tuning.adapter import attach, save_adapter
-from aprnb.tuning.adapter_files import Delta
-from aprnb.tuning.artefacts import file_sha256
-from aprnb.tuning.base_content import (
+from aprnb.tuning.results.adapter_files import Delta
+from aprnb.tuning.results.artefacts import file_sha256
+from aprnb.tuning.results.base_content import (
     BaseContent,
     base_content,
     read_content,
     require_same_model,
     require_same_tensors,
 )
-from aprnb.tuning.events import StepEvent
-from aprnb.tuning.merge import merge
+from aprnb.tuning.results.merge import merge
+from aprnb.tuning.training.events import StepEvent
+from aprnb.tuning.training.lora import attach, save_adapter
 from aprnb_tests import apr_bytes, families
 from aprnb_tests.tiny import tiny_recipe
 

@@ -18,13 +18,13 @@ from aprnb.architecture.configs import read_config
 from aprnb.errors import AprnbError
 from aprnb.formats.json_files import read_object
 from aprnb.formats.sidecar_files import find_sidecars
-from aprnb.inspection.stated_template import stated_template
-from aprnb.model.chat import choose_template
-from aprnb.model.sidecars import sidecar_object
-from aprnb.tuning.adapter_files import Delta
-from aprnb.tuning.recipe_file import read_recipe_file
-from aprnb.tuning.rows import read_rows
-from aprnb.tuning.state import Identity, load_state
+from aprnb.tokenizer.chat_template import choose_template
+from aprnb.tokenizer.sidecar_files import sidecar_object
+from aprnb.tokenizer.stated_template import stated_template
+from aprnb.tuning.data.rows import read_rows
+from aprnb.tuning.planning.recipe_file import read_recipe_file
+from aprnb.tuning.results.adapter_files import Delta
+from aprnb.tuning.training.state import Identity, load_state
 from aprnb_tests import safetensors_bytes as s
 
 Read = Callable[[Path], Any]

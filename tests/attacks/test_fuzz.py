@@ -19,7 +19,7 @@ from judges import WrongVerdict, hold_to_bytes
 from safetensors.torch import save_file
 
 import aprnb
-from aprnb.tuning.rows import read_rows, split_rows
+from aprnb.tuning.data.rows import read_rows, split_rows
 
 FUZZ = Path(__file__).with_name("fuzz.py")
 POCKET = Path(__file__).parents[2] / "notebooks" / "pocket-qwen3.apr"

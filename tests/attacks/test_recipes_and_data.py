@@ -11,9 +11,9 @@ from registry import way
 import aprnb
 from aprnb.arguments import with_recipe
 from aprnb.errors import AprnbError, DataError, UsageProblem
-from aprnb.tuning.recipe import OPTIONS, Recipe
-from aprnb.tuning.recipe_file import NOT_FROM_FILES, read_recipe_file
-from aprnb.tuning.rows import read_rows
+from aprnb.tuning.data.rows import read_rows
+from aprnb.tuning.planning.recipe import OPTIONS, Recipe
+from aprnb.tuning.planning.recipe_file import NOT_FROM_FILES, read_recipe_file
 
 ROWS = '{"instruction": "a", "response": "b"}\n{"instruction": "c", "response": "d"}\n'
 

@@ -25,9 +25,9 @@ from safetensors.torch import load_file, save_file
 import aprnb
 from aprnb.errors import AprnbError, FileMissing, OutputExists
 from aprnb.formats.atomic import remove_folder
-from aprnb.tuning import artefacts
-from aprnb.tuning.artefacts import Places, places
-from aprnb.tuning.owned_files import ADAPTER_FILES, RECORD_NAME, own_adapter_files
+from aprnb.tuning.results import artefacts
+from aprnb.tuning.results.artefacts import Places, places
+from aprnb.tuning.results.owned_files import ADAPTER_FILES, RECORD_NAME, own_adapter_files
 
 pytestmark = pytest.mark.usefixtures("nothing_waits")
 

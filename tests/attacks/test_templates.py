@@ -1,4 +1,4 @@
-"""Chat templates that are programs; tests/model/test_chat.py holds the renderer to each bound in detail."""
+"""Chat templates that are programs; tests/tokenizer/test_chat_template.py tests each bound of the renderer."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from registry import way
 
 from aprnb.errors import ChatTemplateError
-from aprnb.model import chat
-from aprnb.model.chat import Request, render, render_all
+from aprnb.tokenizer import chat_template as chat
+from aprnb.tokenizer.chat_template import Request, render, render_all
 
 TALK = [{"role": "user", "content": "Hi"}]
 

@@ -24,11 +24,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 import aprnb
 from aprnb import cli
 from aprnb.errors import AprnbError, TokenizerError
-from aprnb.inspection.tokenizer_description import describe_tokenizer
-from aprnb.model.bpe import parsed_tokenizer
-from aprnb.model.tokenizer import build_tokenizer
-from aprnb.model.tokenizer_process import row_encoder
-from aprnb.model.tokenizer_program import MAX_ADDED, MAX_ADDED_TEXT, MAX_PATTERN, MAX_STEPS, bounded_program
+from aprnb.tokenizer.choose import build_tokenizer
+from aprnb.tokenizer.description import describe_tokenizer
+from aprnb.tokenizer.fast_tokenizer import parsed_tokenizer
+from aprnb.tokenizer.sandbox.tokenizer_process import row_encoder
+from aprnb.tokenizer.sandbox.tokenizer_program import MAX_ADDED, MAX_ADDED_TEXT, MAX_PATTERN, MAX_STEPS, bounded_program
 from aprnb_tests import safetensors_bytes as s
 
 TESTS = Path(__file__).parents[1]
@@ -313,8 +313,8 @@ CHILD = """
 import json, sys, time
 from pathlib import Path
 from aprnb.errors import AprnbError
-from aprnb.model import tokenizer_process
-from aprnb.model.tokenizer import build_tokenizer
+from aprnb.tokenizer.sandbox import tokenizer_process
+from aprnb.tokenizer.choose import build_tokenizer
 from aprnb_tests.memory import forget_peak, peak
 folder = Path(sys.argv[1])
 (folder / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from aprnb.formats.apr.writer import TensorSource, write_apr
 from aprnb.formats.dtypes import F32
-from aprnb.formats.writer import TensorSource, write_apr
 
 from .lab import LabPage, output_kinds
 

@@ -19,7 +19,7 @@ MEASURE = """
 import sys
 sys.path.insert(0, sys.argv[4])
 if sys.argv[2].endswith("hf"):
-    import transformers, aprnb.model.build, aprnb.model.tokenizer
+    import transformers, aprnb.model.build, aprnb.tokenizer.choose
 import aprnb.conversion, aprnb.conversion.to_apr, aprnb.conversion.to_gguf, aprnb.conversion.to_huggingface, aprnb
 from aprnb_tests.memory import forget_peak, peak
 before = forget_peak()

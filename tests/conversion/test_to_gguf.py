@@ -15,13 +15,13 @@ import torch
 
 import aprnb
 from aprnb.conversion.gguf_tensors import permute
-from aprnb.conversion.gguf_tokenizer import tokenizer_values
 from aprnb.conversion.to_gguf import write_gguf
 from aprnb.formats import TensorSource, write_apr
 from aprnb.formats.dtypes import BF16
 from aprnb.model.build import build_model
 from aprnb.model.device import place
-from aprnb.model.tokenizer import build_tokenizer
+from aprnb.tokenizer.choose import build_tokenizer
+from aprnb.tokenizer.gguf_values import tokenizer_values
 
 IDS = list(range(40, 70))
 NONE = {"rope_scaling": None}
@@ -143,7 +143,7 @@ def test_sentencepiece_merges_become_scores_that_give_them_back():
     values = tokenizer_values(metadata, "llama", 12)
     assert values["tokenizer.ggml.model"].value == "llama"
     assert values["tokenizer.ggml.token_type"].value == [2, 3, 3, 6, 1, 1, 1, 1, 1, 1, 1, 5]
-    from aprnb.inspection.tokenizer_facts import read_facts
+    from aprnb.tokenizer.facts import read_facts
 
     again = {"tokenizer.vocabulary": vocabulary, "tokenizer.model": "llama",
              "tokenizer.scores": values["tokenizer.ggml.scores"].value[:11]}  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import aprnb
-from aprnb.formats.tokenizer_json import reassembled, tokenizer_metadata
+from aprnb.formats.huggingface.tokenizer_json import reassembled, tokenizer_metadata
 from aprnb_tests import families
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]

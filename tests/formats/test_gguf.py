@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import aprnb
-from aprnb.formats import gguf_front, gguf_values
+from aprnb.formats.gguf import front as gguf_front
+from aprnb.formats.gguf import values as gguf_values
 from aprnb_tests.gguf_bytes import (
     ARRAY,
     BOOL,

@@ -6,11 +6,11 @@ import pytest
 
 import aprnb
 from aprnb.errors import ForeignFormat, MissingExtra, OutputError
-from aprnb.formats.rewrite import rewrite
 from aprnb_tests.apr_bytes import entry
 from aprnb_tests.producers import HEADERS, INDEXES, METADATA_CASES, SOUND, Case, whole
 from aprnb_tests.producers_of_codes import CODES
 from aprnb_tests.producers_of_containers import LZ4_FILE, PACKED, RELATIVES, ZSTANDARD_FILE
+from aprnb_tests.rewrite import rewrite
 
 CASES = [*SOUND, *HEADERS, *INDEXES, *METADATA_CASES, *CODES, *PACKED, *RELATIVES]
 OPEN, REFUSED = [case for case in CASES if not case.refused], [case for case in CASES if case.refused]

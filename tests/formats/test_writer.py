@@ -11,11 +11,11 @@ import pytest
 import aprnb
 from aprnb.errors import OutputError
 from aprnb.formats import TensorSource, write_apr
+from aprnb.formats.apr.metadata_text import encode_metadata
+from aprnb.formats.apr.writer import Layout
 from aprnb.formats.codecs import encode
 from aprnb.formats.dtypes import BY_NAME, F32
-from aprnb.formats.metadata_text import encode_metadata
-from aprnb.formats.rewrite import rewrite as rewrite_unchanged
-from aprnb.formats.writer import Layout
+from aprnb_tests.rewrite import rewrite as rewrite_unchanged
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"

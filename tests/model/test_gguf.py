@@ -15,7 +15,7 @@ from aprnb.formats.codecs import encode
 from aprnb.formats.dtypes import F32
 from aprnb.model.build import build_model
 from aprnb.model.device import place
-from aprnb.model.tokenizer import build_tokenizer
+from aprnb.tokenizer.choose import build_tokenizer
 
 SOURCES = {
     "llama-F16": "llama", "llama-Q4_0": "llama", "qwen2-F16": "qwen2", "qwen2-Q8_0": "qwen2",

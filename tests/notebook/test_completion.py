@@ -17,7 +17,7 @@ from aprnb.errors import UsageProblem
 from aprnb.notebook import arguments
 from aprnb.notebook.arguments import expand, split
 from aprnb.notebook.completion import magic_matcher
-from aprnb.tuning.rows import read_rows
+from aprnb.tuning.data.rows import read_rows
 
 EVIL = '{open("X","w").write("x")}'
 

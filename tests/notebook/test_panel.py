@@ -10,7 +10,7 @@ from aprnb.display.document import Document, Fields, Messages, Table
 from aprnb.notebook.panel import Panel
 from aprnb.notebook.screen import Screen
 from aprnb.notebook.stop import stop_button
-from aprnb.tuning.events import EvalEvent, Finished, Notice, Saved, StepEvent
+from aprnb.tuning.training.events import EvalEvent, Finished, Notice, Saved, StepEvent
 
 
 class SmallPlan(Displayed):

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 
 import aprnb
 from aprnb.errors import ChatTemplateError, DataError, FileMissing
-from aprnb.model.tokenizer import build_tokenizer
-from aprnb.tuning.data import Example, Message, Row, encode_rows, read_rows, split_rows
-from aprnb.tuning.labels import Turn, find_answers
+from aprnb.tokenizer.choose import build_tokenizer
+from aprnb.tuning.data.examples import Example, encode_rows
+from aprnb.tuning.data.labels import Turn, find_answers
+from aprnb.tuning.data.rows import Message, Row, read_rows, split_rows
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ from torch.nn.functional import cross_entropy
 import aprnb
 from aprnb.architecture import FAMILIES, expected_tensors
 from aprnb.architecture.weights import read_weight
-from aprnb.inspection.memory import activation_bytes, adapted_shapes, weight_bytes
 from aprnb.model.build import build_model
 from aprnb.model.device import place
-from aprnb.tuning.adapter import attach, prepare_full
-from aprnb.tuning.batches import Batches
-from aprnb.tuning.loss import answer_loss, hidden_states
-from aprnb.tuning.merge import Delta
-from aprnb.tuning.recipe import Recipe
+from aprnb.tuning.planning.memory import activation_bytes, adapted_shapes, weight_bytes
+from aprnb.tuning.planning.recipe import Recipe
+from aprnb.tuning.results.merge import Delta
+from aprnb.tuning.training.batches import Batches
+from aprnb.tuning.training.lora import attach, prepare_full
+from aprnb.tuning.training.loss import answer_loss, hidden_states
 from aprnb_tests import families
 from aprnb_tests.tiny import CPU, bytes_kept_for_backward, tiny_examples
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from aprnb.errors import GateError, TrainingError
-from aprnb.tuning import gates
-from aprnb.tuning.adapter import adapted_layers, attach
-from aprnb.tuning.events import Notice, StepEvent
+from aprnb.tuning.training import gates
+from aprnb.tuning.training.events import Notice, StepEvent
+from aprnb.tuning.training.lora import adapted_layers, attach
 from aprnb_tests.tiny import tiny_model, tiny_nf4_model, tiny_recipe, tiny_run
 
 IDS, POSITIONS = torch.arange(2, 12), torch.arange(10)

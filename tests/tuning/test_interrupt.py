@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from aprnb.tuning.interrupt import Interrupt
+from aprnb.tuning.training.interrupt import Interrupt
 
 
 def press() -> None:

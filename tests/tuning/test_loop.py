@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from aprnb.errors import TrainingError, UsageProblem
-from aprnb.tuning.adapter import prepare_full
-from aprnb.tuning.events import EvalEvent, Finished, Notice, StepEvent, mean_tokens_per_s, to_metrics_row
-from aprnb.tuning.loop import evaluation_steps
-from aprnb.tuning.optimizer import decay_groups, learning_rate
-from aprnb.tuning.recipe import Recipe
+from aprnb.tuning.planning.recipe import Recipe
+from aprnb.tuning.training.events import EvalEvent, Finished, Notice, StepEvent, mean_tokens_per_s, to_metrics_row
+from aprnb.tuning.training.loop import evaluation_steps
+from aprnb.tuning.training.lora import prepare_full
+from aprnb.tuning.training.optimizer import decay_groups, learning_rate
 from aprnb_tests.tiny import losses, schedule_of, tiny_examples, tiny_model, tiny_nf4_model, tiny_run
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from aprnb.tuning import loss as loss_module
-from aprnb.tuning.adapter import attach
-from aprnb.tuning.batches import Batches
-from aprnb.tuning.loss import answer_loss, chunked_cross_entropy, hidden_states
+from aprnb.tuning.training import loss as loss_module
+from aprnb.tuning.training.batches import Batches
+from aprnb.tuning.training.lora import attach
+from aprnb.tuning.training.loss import answer_loss, chunked_cross_entropy, hidden_states
 from aprnb_tests.tiny import CPU, tiny_examples, tiny_model, tiny_recipe
 
 

@@ -12,10 +12,10 @@ import torch
 
 from aprnb.architecture import Architecture, ContractReport, parameter_count
 from aprnb.errors import UsageProblem
-from aprnb.inspection.memory import activation_bytes, adapter_parameters, plan_memory, weight_bytes
-from aprnb.tuning.adapter import attach, prepare_full
-from aprnb.tuning.plan import DeviceFacts, Plan, make_plan, settle
-from aprnb.tuning.recipe import Recipe
+from aprnb.tuning.planning.memory import activation_bytes, adapter_parameters, plan_memory, weight_bytes
+from aprnb.tuning.planning.plan import DeviceFacts, Plan, make_plan, settle
+from aprnb.tuning.planning.recipe import Recipe
+from aprnb.tuning.training.lora import attach, prepare_full
 from aprnb_tests.tiny import (
     bytes_kept_for_backward,
     schedule_of,

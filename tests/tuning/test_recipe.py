@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from aprnb.errors import ArchitectureError, UsageProblem
-from aprnb.tuning.recipe import OPTIONS, Recipe
-from aprnb.tuning.size import check_model_size, size_fits, size_without_file
+from aprnb.tuning.planning.model_size import check_model_size, size_fits, size_without_file
+from aprnb.tuning.planning.recipe import OPTIONS, Recipe
 
 
 def test_the_command_from_the_story_becomes_a_recipe() -> None:
@@ -158,7 +158,7 @@ def test_a_size_that_is_no_count_is_refused() -> None:
 
 
 def test_reading_options_loads_neither_torch_nor_numpy() -> None:
-    imports = "import sys, aprnb.tuning.recipe, aprnb.tuning.size, aprnb.tuning.events"
+    imports = "import sys, aprnb.tuning.planning.recipe, aprnb.tuning.planning.model_size, aprnb.tuning.training.events"
     code = f"{imports}; print('torch' in sys.modules, 'numpy' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False"]

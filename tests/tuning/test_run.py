@@ -12,8 +12,8 @@ import torch
 import aprnb
 import aprnb.errors
 from aprnb import finetune
-from aprnb.tuning.events import Finished, StepEvent
-from aprnb.tuning.plan import Plan
+from aprnb.tuning.planning.plan import Plan
+from aprnb.tuning.training.events import Finished, StepEvent
 
 COW = "notebooks/ask-the-cow.jsonl"
 QUICK = {"epochs": 1, "batch_size": 16, "learning_rate": 2e-3, "rank": 8}
@@ -186,7 +186,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_end(pocket_qwen3, cow, tmp_pa
 
 def test_kill_9_keeps_the_last_saved_state(pocket_qwen3, cow, tmp_path):
     program = (
-        "import os, sys; from aprnb.tuning.run import finetune; from aprnb.tuning.events import Saved\n"
+        "import os, sys; from aprnb.tuning.finetune import finetune; from aprnb.tuning.training.events import Saved\n"
         "def die(event):\n"
         "    if isinstance(event, Saved): os.kill(os.getpid(), 9)\n"
         "finetune(sys.argv[1], data=sys.argv[2], output=sys.argv[3], eval_every=2, epochs=1, listener=die)"
@@ -227,7 +227,7 @@ def test_an_adapter_of_another_model_is_refused(pocket_qwen3, real, cow, tmp_pat
     with pytest.raises(
         aprnb.AprnbError, match=r"changes model\.layers\.2\..*; expected linear layers of pocket-qwen2\.apr"
     ):
-        aprnb.tuning.merge.merge(real("pocket-qwen2"), run.adapter, tmp_path / "b.apr")
+        aprnb.tuning.results.merge.merge(real("pocket-qwen2"), run.adapter, tmp_path / "b.apr")
 
 
 def test_a_broken_base_is_refused_before_the_first_step(pocket_qwen3, cow, tmp_path):
@@ -275,7 +275,7 @@ def test_a_second_press_while_the_results_are_written_keeps_the_state(pocket_qwe
 
 def test_a_merged_file_that_computes_something_else_never_takes_its_name(pocket_qwen3, cow, tmp_path, monkeypatch):
     """The comparison sees an output whose head was written from other weights: here, the base's norm doubled."""
-    from aprnb.tuning import merge_check
+    from aprnb.tuning.results import merge_check
 
     real = merge_check.build_model
 
@@ -294,7 +294,7 @@ def test_a_merged_file_that_computes_something_else_never_takes_its_name(pocket_
 
 
 def test_a_step_that_trains_other_labels_than_planned_is_refused(pocket_qwen3, cow, tmp_path, monkeypatch):
-    from aprnb.tuning import batches
+    from aprnb.tuning.training import batches
 
     real = batches.answer_loss
 

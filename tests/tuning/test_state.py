@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from aprnb.errors import FileMissing, OutputError, TrainingError, UsageProblem
-from aprnb.tuning import state as state_module
-from aprnb.tuning.events import EvalEvent, Finished, Saved, StepEvent
-from aprnb.tuning.interrupt import Interrupt
-from aprnb.tuning.state import RunState, load_state, save_state
+from aprnb.tuning.training import state as state_module
+from aprnb.tuning.training.events import EvalEvent, Finished, Saved, StepEvent
+from aprnb.tuning.training.interrupt import Interrupt
+from aprnb.tuning.training.state import RunState, load_state, save_state
 from aprnb_tests.tiny import TinyRun, identity_of, losses, saver, tiny_run
 
 TESTS = Path(__file__).parent.parent
@@ -81,7 +81,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from aprnb_tests.tiny import saver, tiny_run
-from aprnb.tuning.events import StepEvent
+from aprnb.tuning.training.events import StepEvent
 for event in tiny_run(lora_dropout=0.1).events(save=saver(Path(sys.argv[1]))):
     if isinstance(event, StepEvent) and event.step == 5:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""The `.apr` container: header, metadata, tensor index, shards, legacy containers, writer."""

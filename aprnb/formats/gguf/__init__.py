@@ -1,0 +1,1 @@
+"""The GGUF container: reader, metadata in `.apr` keys, writer."""

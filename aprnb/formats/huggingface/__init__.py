@@ -1,0 +1,1 @@
+"""Hugging Face folders and safetensors files: config, index, shards, tokenizer.json."""

@@ -1,0 +1,1 @@
+"""Tokenizers and chat templates of checkpoints: what a file states, which tokenizer is built, and in which process."""

@@ -1,0 +1,221 @@
+"""The tokenizer of a checkpoint: from its metadata, else from the files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
+
+from aprnb.errors import TokenizerError
+from aprnb.formats.huggingface.tokenizer_json import reassembled
+from aprnb.formats.sidecar_files import Sidecars, find_sidecars
+from aprnb.tokenizer.chat_template import choose_template
+from aprnb.tokenizer.facts import TokenizerFacts, has_tokenizer, read_facts
+from aprnb.tokenizer.fast_tokenizer import byte_level_tokenizer, parsed_tokenizer, sentencepiece_tokenizer
+from aprnb.tokenizer.plain import NAMES, PlainTokenizer
+from aprnb.tokenizer.rules import choose_pre_tokenizer
+from aprnb.tokenizer.sidecar_files import sidecar_object
+from aprnb.tokenizer.stated_tokenizer import whole_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from aprnb.architecture import Architecture
+    from aprnb.formats import Checkpoint
+
+_PUBLISHED_QWEN_END_OF_TEXT = 151643
+
+
+@dataclass(frozen=True)
+class TokenizerChoice:
+    """A tokenizer with its chat template, where both come from, and what had to be assumed."""
+
+    plain: PlainTokenizer
+    source: str
+    assumptions: tuple[str, ...]
+    template_source: str
+    warnings: tuple[str, ...] = ()
+    vocabulary_note: str = ""
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer as `transformers` has it, made on first use."""
+        return self.plain.to_transformers()
+
+
+def build_tokenizer(
+    metadata: Mapping[str, Any],
+    architecture_name: str,
+    beside: Path | None = None,
+    chat_template: str | None = None,
+) -> TokenizerChoice:
+    """The tokenizer of a checkpoint with this metadata.
+
+    `beside` is the checkpoint's path (or its folder): the files next to it are used where the metadata carries no
+    tokenizer, and in place of assumptions. `chat_template` is a name, a file or template text and goes before all.
+    Without any template `tokenizer.chat_template` is None and rendering a conversation raises ChatTemplateError.
+
+    Raises TokenizerError where nothing settles the tokenizer, ChatTemplateError where the wanted template is none.
+    """
+    sidecars = find_sidecars(beside)
+    whole, doubts = whole_tokenizer(metadata)
+    if whole is not None:
+        built = _from_whole(whole, metadata)
+    elif has_tokenizer(metadata):
+        built = _from_metadata(metadata, architecture_name, sidecars)
+    elif sidecars.tokenizer is not None:
+        built = _from_sidecars(sidecars)
+    else:
+        raise TokenizerError(
+            "the checkpoint carries no tokenizer",
+            where="metadata tokenizer.vocabulary is absent, no tokenizer.json stands beside the file",
+            action="put the model's tokenizer.json (and tokenizer_config.json) into the checkpoint's folder",
+        )
+    tokenizer = built.plain
+    template = choose_template(metadata, architecture_name, sidecars, chat_template, tokenizer)
+    tokenizer.chat_template = template.text
+    assumptions = (*built.assumptions, *template.assumptions)
+    warnings = (*doubts, *built.warnings, *template.warnings)
+    return TokenizerChoice(tokenizer, built.source, assumptions, template.source, warnings)
+
+
+def choose_tokenizer(
+    checkpoint: Checkpoint, architecture: Architecture, chat_template: str | None = None
+) -> TokenizerChoice:
+    """`build_tokenizer` for an open checkpoint; `vocabulary_note` counts the embedding's rows without a token."""
+    choice = build_tokenizer(checkpoint.metadata, architecture.model_type, checkpoint.path, chat_template)
+    note = check_vocabulary(choice.plain, architecture.vocab_size)
+    return replace(choice, vocabulary_note=note or "")
+
+
+def carries_tokenizer(metadata: Mapping[str, Any], beside: Path) -> bool:
+    """Whether anything says what the tokenizer is: the metadata, or a file beside the checkpoint."""
+    stated = reassembled(metadata) is not None or has_tokenizer(metadata)
+    return stated or find_sidecars(beside).tokenizer is not None
+
+
+def check_vocabulary(tokenizer: PlainTokenizer | PreTrainedTokenizerFast, vocab_size: int) -> str | None:
+    """Holds the tokenizer against an embedding of `vocab_size` rows; returns a note where rows stay unused.
+
+    Raises TokenizerError where a token has no row.
+    """
+    ids = tokenizer.get_vocab()
+    text, highest = max(ids.items(), key=lambda item: item[1], default=("", -1))
+    if highest >= vocab_size:
+        raise TokenizerError(
+            f"the tokenizer's highest id is {highest:,} ({text!r}); the embedding has {vocab_size:,} rows",
+            expected=f"ids below {vocab_size:,}",
+            action="this tokenizer is not the model's: put the right tokenizer.json beside the checkpoint",
+        )
+    unused = vocab_size - len(set(ids.values()))
+    return f"{unused:,} of the embedding's {vocab_size:,} rows belong to no token" if unused else None
+
+
+def _from_metadata(metadata: Mapping[str, Any], architecture: str, sidecars: Sidecars) -> TokenizerChoice:
+    facts = read_facts(metadata)
+    if facts.kind == "byte-level BPE":
+        backend, notes, unsure = _byte_level(facts, metadata, architecture)
+    else:
+        backend, notes, unsure = _sentencepiece(facts)
+    warnings = list(facts.warnings)
+    if unsure and sidecars.tokenizer is not None:
+        settled = _from_sidecars(sidecars)
+        if _same_vocabulary(settled.plain, facts):
+            _take_special_tokens(settled.plain, facts, architecture)
+            source = f"{sidecars.tokenizer.name} beside the file (its vocabulary is the file's)"
+            return TokenizerChoice(settled.plain, source, (), "", facts.warnings)
+        warnings.append(f"{sidecars.tokenizer} has another vocabulary than the checkpoint; it is not used")
+    tokenizer = PlainTokenizer(backend)
+    _take_special_tokens(tokenizer, facts, architecture)
+    return TokenizerChoice(tokenizer, f"metadata ({facts.kind})", notes, "", tuple(warnings))
+
+
+def _byte_level(
+    facts: TokenizerFacts, metadata: Mapping[str, Any], architecture: str
+) -> tuple[Tokenizer, tuple[str, ...], bool]:
+    name, source, assumed = choose_pre_tokenizer(metadata, architecture)
+    published_qwen = name == "qwen2" and facts.tokens.get(_PUBLISHED_QWEN_END_OF_TEXT) == "<|endoftext|>"
+    notes = []
+    if assumed:
+        notes.append(f"tokenizer: text is split as {name} does ({source}); a tokenizer.json beside the file settles it")
+    if published_qwen:
+        notes.append(
+            "tokenizer: text is normalised to NFC, as every published Qwen vocabulary (<|endoftext|> = 151643)"
+        )
+    elif name == "qwen2":
+        notes.append("tokenizer: text is not normalised (not the published Qwen vocabulary, which takes NFC)")
+    elif facts.bos_id is not None and facts.add_bos is None:
+        notes.append(f"tokenizer: no {facts.tokens[facts.bos_id]} is put in front of text; the file does not say")
+    return byte_level_tokenizer(facts, name, compose=published_qwen), tuple(notes), assumed
+
+
+def _sentencepiece(facts: TokenizerFacts) -> tuple[Tokenizer, tuple[str, ...], bool]:
+    notes = []
+    if facts.add_space is None:
+        notes.append("tokenizer: a space is put in front of text, as llama's SentencePiece models do (assumed)")
+    if facts.add_bos is None and facts.bos_id is not None:
+        bos = facts.tokens[facts.bos_id]
+        notes.append(f"tokenizer: {bos} is put in front of text, as every SentencePiece model does")
+        facts = replace(facts, add_bos=True)
+    return sentencepiece_tokenizer(facts), tuple(notes), facts.add_space is None
+
+
+def _from_whole(whole: Mapping[str, Any], metadata: Mapping[str, Any]) -> TokenizerChoice:
+    """The source's own tokenizer.json, put together from the metadata."""
+    where = "metadata hf_tokenizer"
+    backend = parsed_tokenizer(whole, where)
+    typed = metadata.get("special_tokens")
+    named = {}
+    for name in NAMES:
+        number = metadata.get(f"tokenizer.{name.removesuffix('_token').replace('pad', 'padding')}_token_id")
+        shown = backend.id_to_token(number) if type(number) is int and number >= 0 else None
+        text = typed.get(name) if isinstance(typed, Mapping) else shown
+        if isinstance(text, str) and shown is not None:
+            text = shown  # as on the card
+        if isinstance(text, str) and backend.token_to_id(text) is not None:
+            named[name] = text
+    return TokenizerChoice(PlainTokenizer(backend, untrusted=True, **named), where, (), "")
+
+
+def _from_sidecars(sidecars: Sidecars) -> TokenizerChoice:
+    path = sidecars.tokenizer
+    assert path is not None
+    backend = parsed_tokenizer(sidecar_object(path), path)
+    named, warnings = _named_tokens(sidecars, backend)
+    source = f"{path.name} beside the file"
+    return TokenizerChoice(PlainTokenizer(backend, untrusted=True, **named), source, (), "", warnings)
+
+
+def _named_tokens(sidecars: Sidecars, backend: Tokenizer) -> tuple[dict[str, str], tuple[str, ...]]:
+    """bos, eos, pad and unk of tokenizer_config.json, as far as the tokenizer has them."""
+    if sidecars.settings is None:
+        return {}, ("no tokenizer_config.json beside the file: which token ends an answer is not known",)
+    settings = sidecar_object(sidecars.settings)
+    named, warnings = {}, []
+    for name in NAMES:
+        value = settings.get(name)
+        text = value.get("content") if isinstance(value, dict) else value
+        if isinstance(text, str) and backend.token_to_id(text) is not None:
+            named[name] = text
+        elif text is not None:
+            warnings.append(f"{sidecars.settings.name}: {name} {text!r} is no token of {sidecars.tokenizer}; not used")
+    return named, tuple(warnings)
+
+
+def _same_vocabulary(tokenizer: PlainTokenizer, facts: TokenizerFacts) -> bool:
+    return bool(tokenizer.get_vocab() == {text: number for number, text in facts.tokens.items()})
+
+
+def _take_special_tokens(tokenizer: PlainTokenizer, facts: TokenizerFacts, architecture: str) -> None:
+    """The ids that the file names; published Qwen models pad with <|endoftext|>, which the file does not say."""
+    named = tokenizer.special_tokens_map
+    for name, number in (("bos_token", facts.bos_id), ("eos_token", facts.eos_id), ("pad_token", facts.pad_id)):
+        if number is not None:
+            named[name] = facts.tokens[number]
+    end = "<|endoftext|>"
+    if facts.pad_id is None and architecture in ("qwen2", "qwen3") and end in facts.tokens.values():
+        named["pad_token"] = end

@@ -1,0 +1,72 @@
+"""The tokenizer as the inspection card shows it: what is used, or what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aprnb.errors import CheckpointError, FileMissing, TokenizerError
+from aprnb.formats.sidecar_files import Sidecars, safe_path
+from aprnb.tokenizer.facts import TokenizerFacts, has_tokenizer, read_facts
+from aprnb.tokenizer.rules import choose_pre_tokenizer
+from aprnb.tokenizer.stated_template import stated_template
+from aprnb.tokenizer.stated_tokenizer import whole_tokenizer
+
+
+def describe_tokenizer(
+    metadata: Mapping[str, Any], architecture: str | None = None, sidecars: Sidecars | None = None
+) -> dict[str, Any]:
+    """The tokenizer as JSON for the inspection card; never raises: what is wrong stands under `problem`.
+
+    `sidecars` are the files beside the checkpoint, which count where the metadata say nothing.
+    """
+    described: dict[str, Any] = {
+        "kind": None, "vocab_size": None, "used": None, "added": None, "merges": None, "bos": None, "eos": None,
+        "pre_tokenizer": None, "problem": None, "warnings": [], "chat_template": None,
+    }  # fmt: skip
+    try:
+        described |= _described_template(metadata, sidecars or Sidecars())
+        if not has_tokenizer(metadata):
+            beside = sidecars.tokenizer if sidecars else None
+            there = f"; {safe_path(beside.parent, beside.name).name} beside it is used" if beside else ""
+            return {**described, "problem": f"the file carries no tokenizer{there}"}
+        whole, doubts = whole_tokenizer(metadata)
+        facts = read_facts(metadata)
+        described |= _described_facts(facts, [*described["warnings"], *doubts])
+        named = metadata.get("special_tokens")
+        if whole is not None and isinstance(named, Mapping):  # then a null there is a token that is not used
+            described |= {name: None for name in ("bos", "eos") if named.get(f"{name}_token") is None}
+        if facts.kind == "byte-level BPE":
+            family = architecture or str(metadata.get("architecture") or "this model")
+            name, source, _ = choose_pre_tokenizer(metadata, family)
+            described["pre_tokenizer"] = {"name": name, "source": source}
+    except (CheckpointError, FileMissing, TokenizerError) as problem:
+        described["problem"] = problem.found
+    return described
+
+
+def _described_template(metadata: Mapping[str, Any], sidecars: Sidecars) -> dict[str, Any]:
+    stated = stated_template(metadata, sidecars)
+    if stated is None:
+        return {}
+    characters = len(stated.value) if isinstance(stated.value, str) else None
+    return {
+        "chat_template": {"source": stated.source, "characters": characters},
+        "warnings": list(stated.warnings),
+    }
+
+
+def _described_facts(facts: TokenizerFacts, warnings: list[str]) -> dict[str, Any]:
+    def named(number: int | None) -> dict[str, Any] | None:
+        return None if number is None else {"id": number, "token": facts.tokens[number]}
+
+    return {
+        "kind": facts.kind,
+        "vocab_size": facts.vocabulary_size,
+        "used": len(facts.tokens),
+        "added": len(facts.added),
+        "merges": len(facts.merges),
+        "bos": named(facts.bos_id),
+        "eos": named(facts.eos_id),
+        "warnings": [*warnings, *facts.warnings],
+    }

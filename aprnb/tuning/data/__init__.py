@@ -1,0 +1,1 @@
+"""Training rows: reading, encoding, labels, packing (no torch)."""

@@ -1,0 +1,31 @@
+"""What a device has, and how much of it a run holds."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+from aprnb.model.device import Placement
+from aprnb.tuning.planning.plan import DeviceFacts
+
+
+def device_facts(placement: Placement) -> DeviceFacts:
+    """The device in words, with the memory that is free now."""
+    device = placement.device
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return DeviceFacts(str(device), torch.cuda.get_device_name(device), placement.dtype_name, free)
+    import psutil
+
+    name = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return DeviceFacts(str(device), name, placement.dtype_name, psutil.virtual_memory().available)
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Bytes: the most that torch has held on a GPU so far, or what the process holds now on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)

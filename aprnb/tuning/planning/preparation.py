@@ -1,0 +1,132 @@
+"""From a path and a recipe to everything a run needs except the weights: contract, tokenizer, rows, schedule, plan."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from aprnb.architecture import ContractReport, check_contract, parameter_count, resolve
+from aprnb.errors import DataError, UsageProblem
+from aprnb.formats import Checkpoint, open
+from aprnb.model.device import Placement, place
+from aprnb.tokenizer.choose import TokenizerChoice, choose_tokenizer
+from aprnb.tokenizer.sandbox.tokenizer_process import Encode, row_encoder
+from aprnb.tuning.data.examples import Examples, encode_rows
+from aprnb.tuning.data.packing import Schedule, build_schedule
+from aprnb.tuning.data.rows import Row, RowSet, read_rows, split_rows
+from aprnb.tuning.planning.device import device_facts
+from aprnb.tuning.planning.model_size import check_model_size, size_without_file
+from aprnb.tuning.planning.plan import Plan, make_plan, settle
+from aprnb.tuning.planning.recipe import Recipe
+from aprnb.tuning.training.state import Identity
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A run that could start; `plan.recipe` is the settled recipe."""
+
+    checkpoint: Checkpoint
+    report: ContractReport
+    choice: TokenizerChoice
+    examples: Examples
+    held_out: Examples | None
+    schedule: Schedule
+    placement: Placement
+    plan: Plan
+    identity: Identity
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.plan.recipe
+
+
+def prepare(model: str | os.PathLike[str] | None, recipe: Recipe) -> Preparation:
+    """Everything up to the plan; nothing is written and no weight is read.
+
+    Raises the error of whichever part does not hold: the file, its architecture, its contract, its tokenizer, the rows.
+    """
+    if model is None:
+        if recipe.model_size:
+            raise size_without_file(recipe.model_size)
+        raise UsageProblem("no checkpoint is named", action="name one: %%apr_finetune model.apr")
+    checkpoint = open(model)
+    report = check_contract(checkpoint, resolve(checkpoint, config=recipe.config, overrides=recipe.overrides))
+    report.raise_for_violations()
+    _check_size(recipe, report)
+    if recipe.data is None:
+        raise UsageProblem("no training rows are named", action="give --data FILE.jsonl, or rows as the cell's body")
+    placement = place(recipe.device, recipe.dtype)
+    facts = device_facts(placement)
+    recipe, notes = settle(recipe, report.architecture, facts)
+    choice = choose_tokenizer(checkpoint, report.architecture, recipe.chat_template)
+    rows, train, held_out = _read(recipe)
+    with row_encoder(choice.plain) as encode:
+        examples = _encode(train, choice, recipe, encode)
+        evaluated = _encode(held_out, choice, recipe, encode) if held_out else None
+    schedule = _schedule(examples, recipe)
+    warnings = [*checkpoint.warnings, *report.architecture.warnings, *choice.warnings, *examples.warnings]
+    warnings += [warning for one in rows for warning in one.warnings]
+    assumptions = (*notes, *choice.assumptions)
+    tokenizer = (choice.source, choice.vocabulary_note)
+    plan = make_plan(report, recipe, examples, evaluated, schedule, facts, assumptions, warnings, tokenizer)
+    placement = Placement(placement.device, placement.dtype, "nf4" if recipe.method == "qlora" else None)
+    identity = Identity(recipe.identity(), _data_fingerprint(rows, choice, (examples, evaluated)), base="")
+    return Preparation(checkpoint, report, choice, examples, evaluated, schedule, placement, plan, identity)
+
+
+def _check_size(recipe: Recipe, report: ContractReport) -> None:
+    architecture = report.architecture
+    unique = parameter_count(architecture)
+    head = architecture.vocab_size * architecture.hidden_size if architecture.tie_word_embeddings else 0
+    check_model_size(recipe.model_size, unique, unique + head)
+
+
+def _read(recipe: Recipe) -> tuple[list[RowSet], tuple[Row, ...], tuple[Row, ...]]:
+    """The sets read, the rows to train on and those to evaluate on."""
+    rows = read_rows(recipe.data)
+    if recipe.eval_data is not None:
+        other = read_rows(recipe.eval_data)
+        return [rows, other], rows.rows, _not_among(other.rows, rows.rows)
+    train, held_out = split_rows(rows.rows, recipe.val_split, recipe.seed)
+    return [rows], train, held_out
+
+
+def _not_among(held_out: tuple[Row, ...], train: tuple[Row, ...]) -> tuple[Row, ...]:
+    """The rows to evaluate on; one that is trained on as well would make the loss a lie."""
+    trained = {row.messages for row in train}
+    shared = [row.origin for row in held_out if row.messages in trained]
+    if shared:
+        raise DataError(
+            f"{len(shared)} of {len(held_out)} evaluation rows are training rows as well, first {shared[0]}",
+            action="take them out of --eval-data, or leave it out: --val-split holds rows out",
+        )
+    return held_out
+
+
+def _encode(rows: tuple[Row, ...], choice: TokenizerChoice, recipe: Recipe, encode: Encode) -> Examples:
+    assert recipe.max_seq_len is not None
+    return encode_rows(rows, choice.plain, recipe.max_seq_len, encode)
+
+
+def _schedule(examples: Examples, recipe: Recipe) -> Schedule:
+    assert recipe.micro_batch_tokens is not None
+    return build_schedule(
+        examples.lengths,
+        examples.labelled,
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        micro_batch_tokens=recipe.micro_batch_tokens,
+        max_steps=recipe.max_steps,
+        seed=recipe.seed,
+    )
+
+
+def _data_fingerprint(rows: list[RowSet], choice: TokenizerChoice, encoded: tuple[Examples | None, ...]) -> str:
+    """Over the rows, the chat template and the tokens that the tokenizer made of them."""
+    parts: list[Any] = [one.sha256 for one in rows] + [choice.plain.chat_template]
+    digest = hashlib.sha256("\n".join(map(str, parts)).encode("utf-8", "surrogatepass"))
+    for example in (example for examples in encoded if examples for example in examples.examples):
+        digest.update(example.input_ids.tobytes() + example.labels_mask.tobytes())
+    return digest.hexdigest()

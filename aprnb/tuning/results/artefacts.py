@@ -1,0 +1,151 @@
+"""Where a run's files stand and what is in them; each arrives whole by rename."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aprnb.errors import FileMissing, OutputError, OutputExists, UsageProblem
+from aprnb.formats.atomic import remove_folder, require_name, require_replaceable, require_writable, write_text
+from aprnb.formats.source import open_regular
+from aprnb.tuning.results.owned_files import listed_files, own_adapter_files
+from aprnb.tuning.training import state_document
+
+if TYPE_CHECKING:
+    from aprnb.formats import Checkpoint
+    from aprnb.tuning.planning.preparation import Preparation
+    from aprnb.tuning.results.base_content import BaseContent
+
+_HASH_CHUNK_BYTES = 4 << 20
+_PACKAGES = ("aprnb", "torch", "transformers", "peft", "bitsandbytes", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class Places:
+    """`out.apr`, `out.adapter/` and `out.run/`, side by side."""
+
+    output: Path
+    adapter: Path
+    run: Path
+
+    @property
+    def state(self) -> Path:
+        return self.run / "state"
+
+    @property
+    def metrics(self) -> Path:
+        return self.run / "metrics.jsonl"
+
+
+RUN_LIST = "files.json"
+_HALF_WRITTEN = ".aprnb-????????.part"
+_STATES = (*(f"step-{'[0-9]' * digits}" for digits in range(6, 10)), f"{_HALF_WRITTEN}/new", f"{_HALF_WRITTEN}/former")
+RUN_FILES = (
+    RUN_LIST, "recipe.json", "plan.json", "base.json", "metrics.jsonl", "manifest.json", _HALF_WRITTEN,
+    *(f"state/{folder}/{name}" for folder in _STATES for name in state_document.FILES),
+)  # fmt: skip
+"""Everything that a run writes into its folder, and lists there when it begins. `.aprnb-*.part` is what a process that
+was killed left half written."""
+
+
+def places(output: str | None, model: Path) -> Places:
+    """Beside `output`; without one, `MODEL-finetuned.apr` in the current folder."""
+    path = Path(output) if output else Path(f"{model.stem}-finetuned.apr")
+    if path.suffix != ".apr":
+        raise UsageProblem(f"--output {path}", expected="a name that ends in .apr")
+    return Places(path, path.with_suffix(".adapter"), path.with_suffix(".run"))
+
+
+def require_free(where: Places, *, writes_model: bool, writes_adapter: bool, force: bool, resume: bool) -> None:
+    """Called before any work: raises where something existing is in the way that may not be replaced."""
+    for path in (where.output, where.run):
+        require_name(path)
+    if writes_model:
+        if resume and where.output.exists() and not force:
+            action = "add --force to overwrite it; with --resume the saved state of the run is kept"
+            raise OutputExists(f"{where.output} exists, from an earlier run", action=action)
+        require_writable(where.output, force)
+    if writes_adapter:
+        require_replaceable(where.adapter, force or resume, own_adapter_files(where.adapter))
+    if where.run.is_symlink():
+        raise OutputExists(f"{where.run} is a link; it is left alone", action="choose another --output")
+    if resume:
+        if not where.run.is_dir():
+            raise FileMissing(f"no run to resume at {where.run}", action="start it without --resume")
+    elif where.run.exists() and not force:
+        raise OutputExists(f"{where.run} exists", action="continue it with --resume, or start anew with --force")
+    else:
+        require_replaceable(where.run, force, own_run_files(where.run))
+
+
+def own_run_files(folder: Path) -> tuple[str, ...]:
+    """Paths of the files in a run's folder that a run wrote; none where its list is missing."""
+    return listed_files(folder, RUN_LIST, RUN_FILES)
+
+
+def begin(where: Places, preparation: Preparation, content: BaseContent, *, fresh: bool) -> None:
+    """The run's folder with its list of files, recipe, plan and base; a fresh run removes an earlier one's files."""
+    if fresh and where.run.exists():
+        own = own_run_files(where.run)
+        require_replaceable(where.run, preparation.recipe.force, own)  # made meanwhile
+        remove_folder(where.run, own)
+    try:
+        where.run.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{where.run} could not be made: {error.strerror}") from error
+    plan = preparation.plan.to_json()
+    write_json(where.run / RUN_LIST, {"files": list(RUN_FILES)})
+    write_json(where.run / "recipe.json", plan["recipe"])
+    write_json(where.run / "plan.json", plan)
+    write_json(where.run / "base.json", content.to_json())
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n", force=True)
+
+
+def write_metrics(where: Places, rows: Iterable[Mapping[str, Any]]) -> None:
+    """`metrics.jsonl` anew, so that a reader never meets half a line."""
+    write_text(where.metrics, "".join(json.dumps(row) + "\n" for row in rows), force=True)
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _base_sha256(checkpoint: Checkpoint) -> str:
+    """The file's SHA-256; of a base in several files that of their digests, one after the other."""
+    digests = [file_sha256(file.source.path) for file in checkpoint.contents.files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def manifest(
+    preparation: Preparation, where: Places, used: Mapping[str, Any], result: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What went in, what was really used (read back from the module), what came out, with hashes."""
+    template = preparation.choice.plain.chat_template or ""
+    files = [path for path in (where.output, *sorted(where.adapter.glob("*"))) if path.is_file()]
+    return {
+        "base": {"path": str(preparation.checkpoint.path), "sha256": _base_sha256(preparation.checkpoint)},
+        "data": {"fingerprint": preparation.identity.data},
+        "chat_template": {
+            "source": preparation.choice.template_source,
+            "sha256": hashlib.sha256(template.encode()).hexdigest(),
+        },
+        "tokenizer": {"source": preparation.choice.source},
+        "used": dict(used),
+        "assumptions": list(preparation.plan.assumptions),
+        "result": dict(result),
+        "files": {path.relative_to(where.output.parent).as_posix(): file_sha256(path) for path in files},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+    }

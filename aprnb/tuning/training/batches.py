@@ -1,0 +1,168 @@
+"""Packed micro-batches through the model: gradients of a step, loss on held-out rows, and what to do out of memory."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aprnb.errors import TrainingError
+from aprnb.tuning.data.examples import Examples
+from aprnb.tuning.data.packing import pack
+from aprnb.tuning.training.events import Notice
+from aprnb.tuning.training.loss import answer_loss
+from aprnb.tuning.training.state import capture_random, restore_random
+
+Indices = tuple[int, ...]
+
+
+class Accumulated(NamedTuple):
+    """A step's gradients are in the parameters; `loss` is the mean over its labelled tokens."""
+
+    loss: float
+    tokens: int
+    labelled_tokens: int
+
+
+class Batches:
+    """Runs packed micro-batches of at most `token_limit` tokens; the limit shrinks when the device's memory is full."""
+
+    def __init__(self, model: Any, device: torch.device, token_limit: int, compute_dtype: torch.dtype) -> None:
+        self._model, self._device, self._limit, self._dtype = model, device, token_limit, compute_dtype
+
+    def accumulate(
+        self, examples: Examples, micro_batches: Sequence[Indices], stopped: Callable[[], bool]
+    ) -> Generator[Notice, None, Accumulated | None]:
+        """Adds up the gradients of one optimizer step; returns `Accumulated`, or None where `stopped()` turned true.
+
+        The loss is divided by the labelled tokens of the whole step: any cut into micro-batches is the same step.
+        Out of memory, the step starts again with micro-batches of half the size, and a Notice says so.
+        """
+        lengths = examples.lengths
+        labelled = planned_labels(examples, micro_batches)
+        random = capture_random(self._device)
+        while True:
+            parts = fit(micro_batches, lengths, self._limit)
+            try:
+                return self._backward(examples, parts, labelled, stopped)
+            except torch.OutOfMemoryError as error:
+                reason = _first_line(error)
+            # Here the error and the frames that it held are gone, and with them the tensors of the failed pass.
+            yield self._halve(parts, lengths, reason)
+            restore_random(random, self._device)
+
+    def evaluate(
+        self, examples: Examples, micro_batches: Sequence[Indices] | None = None
+    ) -> Generator[Notice, None, float]:
+        """Returns the mean loss over the labelled tokens of `examples`, or of those in `micro_batches`.
+
+        Without gradients, in evaluation mode; the model is in its former mode afterwards.
+        """
+        lengths = examples.lengths
+        chosen = micro_batches or [tuple(range(len(lengths)))]
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            while True:
+                parts = fit(chosen, lengths, self._limit)
+                try:
+                    return self._mean_loss(examples, parts)
+                except torch.OutOfMemoryError as error:
+                    reason = _first_line(error)
+                yield self._halve(parts, lengths, reason)
+        finally:
+            self._model.train(was_training)
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """16-bit computing where the recipe has it: float32 adapters then multiply in 16 bits, without copies."""
+        from peft.helpers import disable_input_dtype_casting
+
+        with ExitStack() as stack:
+            if self._dtype != torch.float32:
+                stack.enter_context(disable_input_dtype_casting(self._model))
+                stack.enter_context(torch.autocast(self._device.type, self._dtype))
+            yield
+
+    def row(self, examples: Examples, indices: Indices) -> tuple[Tensor, Tensor, Tensor]:
+        """`input_ids`, `position_ids` and the labels' mask of one packed row, each [T], on the device."""
+        packed = pack(examples.examples, indices)
+        arrays = packed.input_ids.astype(np.int64), packed.position_ids.astype(np.int64), packed.labels_mask
+        ids, positions, labelled = (torch.from_numpy(np.ascontiguousarray(array)).to(self._device) for array in arrays)
+        return ids, positions, labelled
+
+    def _backward(
+        self, examples: Examples, parts: Sequence[Indices], labelled: int, stopped: Callable[[], bool]
+    ) -> Accumulated | None:
+        self._model.zero_grad(set_to_none=True)
+        total, tokens, counted = torch.zeros((), device=self._device), 0, 0
+        for indices in parts:
+            if stopped():
+                self._model.zero_grad(set_to_none=True)
+                return None
+            row = self.row(examples, indices)
+            with self.precision():
+                loss, count = answer_loss(self._model, *row)
+                (loss / labelled).backward()
+            total += loss.detach()
+            tokens, counted = tokens + len(row[0]), counted + count
+        return Accumulated(total.item() / labelled, tokens, counted)
+
+    @torch.no_grad()
+    def _mean_loss(self, examples: Examples, parts: Sequence[Indices]) -> float:
+        total, counted = torch.zeros((), device=self._device), 0
+        for indices in parts:
+            with self.precision():
+                loss, count = answer_loss(self._model, *self.row(examples, indices))
+            total, counted = total + loss, counted + count
+        return total.item() / counted
+
+    def _halve(self, parts: Sequence[Indices], lengths: Sequence[int], reason: str) -> Notice:
+        self._model.zero_grad(set_to_none=True)
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        largest = max(sum(lengths[index] for index in indices) for indices in parts)
+        self._limit = largest // 2
+        if all(len(indices) == 1 for indices in parts):
+            raise TrainingError(
+                f"out of memory with one row of {largest} tokens in the micro-batch ({reason})",
+                action="a smaller --max-seq-len, --gradient-checkpointing on, or --quantize-nf4",
+            )
+        text = f"out of memory: micro-batches of at most {self._limit} tokens from here on; the step stays the same"
+        return Notice("warning", text)
+
+
+def fit(micro_batches: Sequence[Indices], lengths: Sequence[int], limit: int) -> list[Indices]:
+    """The micro-batches, cut where they exceed `limit` tokens; a row longer than that stands alone."""
+    parts: list[Indices] = []
+    for indices in micro_batches:
+        part: list[int] = []
+        for index in indices:
+            if part and sum(lengths[other] for other in part) + lengths[index] > limit:
+                parts.append(tuple(part))
+                part = []
+            part.append(index)
+        parts.append(tuple(part))
+    return parts
+
+
+def planned_labels(examples: Examples, micro_batches: Sequence[Indices]) -> int:
+    """Labelled tokens of a step, by the data alone; a row's first token is predicted from nothing and never counts."""
+    return sum(int(examples.examples[index].labels_mask[1:].sum()) for indices in micro_batches for index in indices)
+
+
+def prompts_of(examples: Examples) -> Examples:
+    """The same rows with everything labelled but the answers."""
+    turned = tuple(replace(example, labels_mask=~example.labels_mask) for example in examples.examples)
+    return replace(examples, examples=turned)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n")[0].split(". ")[0]

@@ -1,0 +1,248 @@
+"""The training loop: one generator of events that never knows who listens.
+
+train(model, examples, held_out, schedule, recipe, *, device, identity, state=None, interrupt=None, save=None)
+    -> Iterator[Event]
+
+model      from `adapter.attach` (lora, qlora) or `adapter.prepare_full`, already on `device`
+examples   the training rows as `data.Examples`; `schedule` (`packing.Schedule`) holds indices into them
+held_out   the rows to evaluate on, or None
+recipe     settled by `plan.settle`: nothing that the loop uses is None or "auto"
+identity   `state.Identity` of recipe, data and base
+state      from `state.load_state`, to go on after its step
+interrupt  an entered `interrupt.Interrupt`
+save       writes a `RunState` and returns its path; called at each evaluation, at the end, when the run is
+           interrupted and before it fails on a loss that is no number
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from aprnb.errors import TrainingError
+from aprnb.model.build import disable_cpu_repacking
+from aprnb.tuning.data.examples import Examples
+from aprnb.tuning.data.packing import Schedule
+from aprnb.tuning.planning.device import memory_in_use
+from aprnb.tuning.planning.recipe import Recipe
+from aprnb.tuning.training import gates
+from aprnb.tuning.training.batches import Batches, prompts_of
+from aprnb.tuning.training.clock import Clock
+from aprnb.tuning.training.events import EvalEvent, Event, Finished, Notice, Saved, StepEvent, to_metrics_row
+from aprnb.tuning.training.interrupt import Interrupt
+from aprnb.tuning.training.lora import adapted_layers
+from aprnb.tuning.training.loss import causal_model
+from aprnb.tuning.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from aprnb.tuning.training.state import Identity, RunState, capture_random, restore, trainable_tensors
+
+T = TypeVar("T")
+E = TypeVar("E", StepEvent, EvalEvent)
+_PROBE_TOKENS = 64
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def train(
+    model: Any,
+    examples: Examples,
+    held_out: Examples | None,
+    schedule: Schedule,
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    identity: Identity,
+    state: RunState | None = None,
+    interrupt: Interrupt | None = None,
+    save: Callable[[RunState], Path] | None = None,
+) -> Iterator[Event]:
+    """Trains `model` in place and tells what happens; the last event is `Finished`.
+
+    Seeds torch from the recipe at the start. Raises GateError where a check fails and TrainingError where training
+    cannot go on; the state after the last good step is saved before.
+    """
+    torch.manual_seed(recipe.seed)
+    run = Training(model, examples, schedule, recipe, device, identity, save)
+    evaluations = evaluation_steps(run.steps, recipe.eval_every) if held_out else frozenset()
+    frozen = gates.frozen_fingerprint(model)
+
+    if state is None:
+        yield from run.check_start(held_out)
+    else:
+        yield run.go_on_from(state)
+
+    for step in range(run.step + 1, run.steps + 1):
+        done = yield from run.take_step(step, interrupt)
+        if done is None:
+            yield from run.save()
+            yield Finished("interrupted", run.step)
+            return
+        yield done
+        if held_out and step in evaluations:
+            yield (yield from run.evaluate(held_out))
+        if step in evaluations or step == run.steps:
+            yield from run.save()
+
+    gates.check_frozen(frozen, gates.frozen_fingerprint(model))
+    yield Finished("finished", run.steps)
+
+
+class Training:
+    """A run between two steps: model, optimizer, what was measured so far, and how to keep it all."""
+
+    def __init__(
+        self,
+        model: Any,
+        examples: Examples,
+        schedule: Schedule,
+        recipe: Recipe,
+        device: torch.device,
+        identity: Identity,
+        save: Callable[[RunState], Path] | None,
+    ) -> None:
+        disable_cpu_repacking(model)
+        set_checkpointing(model, recipe.gradient_checkpointing)
+        self.model, self.recipe, self.device = model.train(), recipe, device
+        self.steps, self.step = len(schedule.steps), 0
+        self._examples, self._schedule, self._identity, self._save = examples, schedule, identity, save
+        self._optimizer = build_optimizer(model, recipe, device)
+        self._batches = Batches(model, device, required(recipe.micro_batch_tokens), _DTYPES[recipe.dtype])
+        self._metrics: list[Mapping[str, Any]] = []
+        self._clock = Clock(self.steps)
+        self._random: Mapping[str, Tensor] = capture_random(device)
+
+    def check_start(self, held_out: Examples | None) -> Iterator[Event]:
+        """Before step 1: a fresh adapter changes nothing, and the base is better than guessing on these rows."""
+        first = self._schedule.steps[0].micro_batches
+        self.model.eval()
+        if adapted_layers(self.model):
+            with self._batches.precision():
+                gates.check_adapter_is_neutral(self.model, *self._probe())
+        self.model.train()
+        probe, micro_batches = (held_out, None) if held_out else (self._examples, first)
+        loss = yield from self._batches.evaluate(probe, micro_batches)
+        vocab_size, prompts = self.model.get_input_embeddings().weight.shape[0], loss
+        if not gates.beats_guessing(loss, vocab_size):
+            prompts = yield from self._batches.evaluate(prompts_of(probe), micro_batches)
+        warning = gates.check_base_loss(loss, prompts, vocab_size)
+        if warning:
+            yield Notice("warning", warning)
+        if held_out:
+            yield self._noted(EvalEvent(0, loss))
+
+    def _probe(self) -> tuple[Tensor, Tensor]:
+        """The beginning of the first row: enough to see an adapter, few enough for a full matrix of logits."""
+        first = self._schedule.steps[0].micro_batches[0][:1]
+        ids, positions, _ = self._batches.row(self._examples, first)
+        return ids[:_PROBE_TOKENS], positions[:_PROBE_TOKENS]
+
+    def go_on_from(self, state: RunState) -> Notice:
+        """Puts the saved state in place."""
+        restore(state, self.model, self._optimizer, self.device)
+        self.step, self._metrics, self._random = state.step, list(state.metrics), state.random
+        self._clock = Clock(self.steps, state.elapsed_s)
+        return Notice("info", f"going on after step {state.step} of {self.steps}")
+
+    def take_step(self, step: int, interrupt: Interrupt | None) -> Generator[Event, None, StepEvent | None]:
+        """One optimizer step; returns its StepEvent, or None where a person stopped it before its end."""
+        planned = self._schedule.steps[step - 1]
+        recipe, optimizer = self.recipe, self._optimizer
+        rate = learning_rate(step, self.steps, required(recipe.learning_rate), recipe.warmup_ratio)
+        set_learning_rate(optimizer, rate)
+        self._clock.start_step()
+
+        result = yield from self._batches.accumulate(
+            self._examples, planned.micro_batches, lambda: interrupt is not None and interrupt.requested
+        )
+        if result is None:
+            return None
+        weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        grad_norm = float(nn.utils.clip_grad_norm_(weights, recipe.max_grad_norm))
+
+        yield from self._check_finite(step, result.loss, grad_norm)
+        gates.check_labelled(step, result.labelled_tokens, planned.labelled_tokens)
+        with gates.targets_must_move(self.model) if step == 1 else nullcontext():
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        speed, remaining_s = self._clock.end_step(step, result.tokens)
+        self.step, self._random = step, capture_random(self.device)
+        return self._noted(
+            StepEvent(
+                step=step,
+                steps=self.steps,
+                loss=result.loss,
+                learning_rate=rate,
+                grad_norm=grad_norm,
+                tokens=result.tokens,
+                labelled_tokens=result.labelled_tokens,
+                tokens_per_s=speed,
+                elapsed_s=self._clock.elapsed_s,
+                memory_bytes=memory_in_use(self.device),
+                remaining_s=remaining_s,
+            )
+        )
+
+    def evaluate(self, held_out: Examples) -> Generator[Event, None, EvalEvent]:
+        """Returns the EvalEvent of the weights as they are now."""
+        loss = yield from self._batches.evaluate(held_out)
+        return self._noted(EvalEvent(self.step, loss))
+
+    def save(self) -> Iterator[Event]:
+        """Keeps the run as it stood after its last complete step."""
+        if self._save is None:
+            return
+        state = RunState(
+            step=self.step,
+            identity=self._identity,
+            metrics=tuple(self._metrics),
+            elapsed_s=self._clock.elapsed_s,
+            tensors=trainable_tensors(self.model),
+            optimizer=self._optimizer.state_dict(),
+            random=self._random,
+        )
+        yield Saved(self.step, str(self._save(state)))
+
+    def _check_finite(self, step: int, loss: float, grad_norm: float) -> Iterator[Event]:
+        try:
+            gates.check_finite(step, loss, grad_norm)
+        except TrainingError:
+            yield from self.save()
+            raise
+
+    def _noted(self, event: E) -> E:
+        self._metrics.append(required(to_metrics_row(event)))
+        return event
+
+
+def evaluation_steps(steps: int, every: int | None) -> frozenset[int]:
+    """The steps after which held-out rows are evaluated: each `every`-th (about ten in all), and the last."""
+    stride = every or max(1, math.ceil(steps / 10))
+    return frozenset((*range(stride, steps + 1, stride), steps))
+
+
+def set_checkpointing(model: Any, wanted: str) -> None:
+    """Switches recomputing of activations on or off, and reads back whether the model obeyed."""
+    base = causal_model(model)
+    # transformers renamed these from gradient_ to activation_ and warns about the old names.
+    word = "activation" if hasattr(base, "activation_checkpointing_enable") else "gradient"
+    if wanted == "on":
+        getattr(base, f"{word}_checkpointing_enable")(**{f"{word}_checkpointing_kwargs": {"use_reentrant": False}})
+    elif wanted == "off":
+        getattr(base, f"{word}_checkpointing_disable")()
+    else:
+        raise ValueError(f"the recipe is not settled: gradient_checkpointing={wanted}")
+    if getattr(base, f"is_{word}_checkpointing") != (wanted == "on"):
+        found = f"{type(base).__name__} cannot recompute activations"
+        raise TrainingError(found, action="--gradient-checkpointing off")
+
+
+def required(value: T | None) -> T:
+    """A value that a settled recipe has."""
+    if value is None:
+        raise ValueError("the recipe is not settled: pass it through plan.settle first")
+    return value

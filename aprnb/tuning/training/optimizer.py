@@ -1,0 +1,162 @@
+"""Optimizer and learning rate."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from aprnb.errors import CheckpointError, UsageProblem
+from aprnb.tuning.planning.recipe import Recipe
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW over what requires a gradient; matrices decay, norms and biases do not.
+
+    Raises UsageProblem where the device has not got the optimizer that was asked for.
+    """
+    name = check_optimizer(recipe.optimizer, device.type)
+    groups = decay_groups(model.named_parameters(), recipe.weight_decay)
+    rate = recipe.learning_rate
+    if rate is None:
+        raise ValueError("the recipe is not settled: learning_rate")
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, fused=True)
+    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
+
+    build: Any = {"adamw8bit": AdamW8bit, "paged_adamw8bit": PagedAdamW8bit}[name]
+    optimizer: torch.optim.Optimizer = build(groups, lr=rate)
+    return optimizer
+
+
+def check_optimizer(name: str, device_type: str) -> str:
+    """The optimizer's name, `auto` settled to adamw; refuses the 8-bit ones where no CUDA device runs them."""
+    if name in ("adamw8bit", "paged_adamw8bit") and device_type != "cuda":
+        raise UsageProblem(
+            f"--optimizer {name} on {device_type}", expected="a CUDA device", action="use --optimizer adamw"
+        )  # fmt: skip
+    return "adamw" if name == "auto" else name
+
+
+def decay_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups for torch: trainable matrices with the decay, trainable vectors without."""
+    trainable = [parameter for _, parameter in named if parameter.requires_grad]
+    groups = [
+        {"params": [one for one in trainable if one.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [one for one in trainable if one.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup_ratio: float) -> float:
+    """The rate of optimizer step `step` (1 to `steps`): linear warm-up, then a cosine that ends just above 0."""
+    warmup = math.ceil(warmup_ratio * steps)
+    if step <= warmup:
+        return peak * step / warmup
+    progress = (step - warmup - 1) / max(1, steps - warmup)
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The rate of the next step, for every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def check_optimizer_state(optimizer: torch.optim.Optimizer, saved: Any, step: int) -> None:
+    """Compares a state dict saved after `step` steps with what `optimizer` would write after as many.
+
+    Groups must be equal but for the learning rate, which every step sets. Every parameter has exactly the tensors of
+    its optimizer, with their dtypes, shapes and counts of steps. Raises CheckpointError where something differs.
+    """
+    present = optimizer.state_dict()
+    if not isinstance(saved, Mapping) or saved.keys() != present.keys():
+        raise _misfit("has no optimizer's state")
+    if _settings(saved["param_groups"]) != _settings(present["param_groups"]):
+        raise _misfit("has an optimizer with other settings")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    states = saved["state"]
+    if not isinstance(states, Mapping) or states.keys() != set(range(len(parameters) if step else 0)):
+        raise _misfit("has an optimizer with other parameters")
+    for number, values in states.items():
+        wrong = _misfit_of(optimizer, parameters[number], values, step)
+        if wrong:
+            raise _misfit(f"has an optimizer whose {wrong[:80]} does not fit parameter {number}")
+
+
+_WRAPPED = "__bnb_optimizer_quant_state__"
+"""Under this key bitsandbytes writes the tensors of a parameter's state (`Optimizer8bit.state_dict`)."""
+_BLOCK = 256
+"""Elements that share a scale in bitsandbytes' 8-bit states; their codes index tables of as many values."""
+_TABLES = {"qmap1": "dynamic", "qmap2": "udynamic"}
+"""Name in a parameter's state → name of the optimizer's table."""
+_NOT_NEGATIVE = {"exp_avg_sq", "state2", "absmax1", "absmax2"}
+
+
+def _misfit(found: str) -> CheckpointError:
+    return CheckpointError(f"the saved state {found}", action="start the run without --resume")
+
+
+def _settings(groups: Any) -> Any:
+    """The groups' values as JSON, where tuples are lists and 1 is not true; of learning rates only that they are."""
+    if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
+        return None
+    return [
+        {
+            key: type(value) in (int, float) if key == "lr" else json.dumps(value, default=str)
+            for key, value in group.items()
+        }
+        for group in groups
+    ]
+
+
+def _misfit_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, values: Any, step: int) -> str | None:
+    """The name of what in a parameter's state is not what `optimizer` keeps for it after `step` steps."""
+    if not isinstance(values, Mapping):
+        return "state"
+    inner = values.get(_WRAPPED)
+    values = {**values, **inner} if isinstance(inner, Mapping) else dict(values)
+    values.pop(_WRAPPED, None)
+    tensors, count = _layout(optimizer, parameter), values.pop("step", None)
+    if isinstance(optimizer, torch.optim.AdamW):
+        counted = _is_like(count, torch.float32, ()) and count.item() == step
+    else:
+        counted = type(count) is int and count == step
+    if not counted:
+        return "step"
+    if values.keys() != tensors.keys():
+        return ", ".join(map(str, values.keys() ^ tensors.keys()))
+    for name, (dtype, shape) in tensors.items():
+        if not _is_like(values[name], dtype, shape) or (name in _NOT_NEGATIVE and bool((values[name] < 0).any())):
+            return name
+    tables = getattr(optimizer, "name2qmap", {})
+    wrong = [name for name, table in _TABLES.items() if name in values and not _equal(values[name], tables[table])]
+    return wrong[0] if wrong else None
+
+
+def _layout(
+    optimizer: torch.optim.Optimizer, parameter: nn.Parameter
+) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Dtype and shape of each tensor that `optimizer` keeps for `parameter`, its count of steps left out."""
+    shape, elements = tuple(parameter.shape), parameter.numel()
+    if isinstance(optimizer, torch.optim.AdamW):
+        return dict.fromkeys(("exp_avg", "exp_avg_sq"), (parameter.dtype, shape))
+    if elements < optimizer.args.min_8bit_size:  # type: ignore[attr-defined]
+        return dict.fromkeys(("state1", "state2"), (torch.float32, shape))
+    return {
+        **dict.fromkeys(("state1", "state2"), (torch.uint8, shape)),
+        **dict.fromkeys(("qmap1", "qmap2"), (torch.float32, (_BLOCK,))),
+        **dict.fromkeys(("absmax1", "absmax2"), (torch.float32, (math.ceil(elements / _BLOCK),))),
+    }
+
+
+def _is_like(value: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype == dtype and tuple(value.shape) == shape
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.equal(one.cpu(), other.cpu())

@@ -1,0 +1,53 @@
+"""Writes an open `.apr` file again, unchanged: to the byte where its writer kept the format's own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from aprnb.errors import OutputError
+from aprnb.formats.apr.header import COMPRESSED, flags_of
+from aprnb.formats.apr.writer import Layout, TensorSource, write_apr
+from aprnb.formats.checkpoint import Checkpoint
+from aprnb.formats.dtypes import CODES
+
+_PART_BYTES = 16 << 20
+_GGML_CODES = {"Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q5_K": 13}
+"""Codes that only the tool's direct GGUF path writes: kept in a copy, never put into a new file."""
+
+
+def rewrite(checkpoint: Checkpoint, path: Path, *, force: bool = False) -> None:
+    """The same metadata, in their order, and the same tensors, in theirs; a part of a tensor in memory at a time.
+
+    The result equals the source byte by byte if that has a sorted index, a header checksum, compact JSON without a
+    repeated key, and its tensors one after the other. Otherwise all tensors are identical and the metadata equal.
+    Raises OutputError for another format, and for what `write_apr` refuses.
+    """
+    contents = checkpoint.contents
+    if contents.format != "apr" or len(contents.files) != 1:
+        raise OutputError(f"{checkpoint.path} is no single .apr file", action="convert it with aprnb.convert")
+    placed = sorted(checkpoint.tensors.values(), key=lambda entry: entry.offset)
+    tensors = [
+        TensorSource(
+            entry.name,
+            entry.dtype,
+            entry.shape,
+            lambda name=entry.name: _parts(checkpoint, name),  # type: ignore[misc]
+            entry.size_bytes,
+        )
+        for entry in placed
+    ]
+    layout = Layout(
+        metadata="given",
+        data="given",
+        footer=contents.checksums["footer"] != "absent",
+        flags=flags_of(contents.flags) & ~COMPRESSED,
+        codes={**_GGML_CODES, **CODES},
+    )
+    write_apr(path, checkpoint.metadata, tensors, force=force, layout=layout)
+
+
+def _parts(checkpoint: Checkpoint, name: str) -> Iterator[bytes]:
+    size = checkpoint.entry(name).size_bytes
+    for start in range(0, size, _PART_BYTES):
+        yield bytes(checkpoint.read_part(name, start, min(_PART_BYTES, size - start)))
