@@ -87,7 +87,10 @@ class Adapters:
             require_same_model(delta.base, self._report, "x", "y")
             require_same_tensors(delta.base, self._content.tensors, folder, "x", "y")
             record = parsed((folder / RECORD).read_bytes())["base"]
-            if any(record[key] != value for key, value in self._content.to_json().items()):
+            base = self._content.to_json()
+            stated = {name: value for name, value in record["architecture"].items() if value is not None}
+            known = {name: value for name, value in base["architecture"].items() if value is not None}
+            if stated != known or record["tensors"] != base["tensors"]:
                 raise WrongVerdict("the record is of another base")
         if peft:
             _hold_loaded(load_adapter(tiny_model(), folder), folder)

@@ -104,7 +104,7 @@ def hold_state(folder: Path, state: Any, trainable: Mapping[str, Any], optimizer
         raise WrongVerdict("step or metrics are not the file's")
     if not all(math.isfinite(value) for row in document["metrics"] for value in row.values()):
         raise WrongVerdict("a row of metrics is not finite")
-    if not 0 <= state.elapsed_s < math.inf or state.elapsed_s != document["elapsed_s"]:
+    if not 0 <= state.elapsed_s < math.inf or state.elapsed_s != float(document["elapsed_s"]):
         raise WrongVerdict(f"elapsed_s is {state.elapsed_s}")
     found = {f"model/{name}": value for name, value in trainable.items()} | {"random/cpu": state.random["cpu"]}
     for number, values in optimizer.state_dict()["state"].items():
