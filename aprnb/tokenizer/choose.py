@@ -8,20 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import Tokenizer
-
 from aprnb.errors import TokenizerError
 from aprnb.formats.huggingface.tokenizer_json import reassembled
 from aprnb.formats.sidecar_files import Sidecars, find_sidecars
 from aprnb.tokenizer.chat_template import choose_template
 from aprnb.tokenizer.facts import TokenizerFacts, has_tokenizer, read_facts
-from aprnb.tokenizer.fast_tokenizer import byte_level_tokenizer, parsed_tokenizer, sentencepiece_tokenizer
 from aprnb.tokenizer.plain import NAMES, PlainTokenizer
 from aprnb.tokenizer.rules import choose_pre_tokenizer
 from aprnb.tokenizer.sidecar_files import sidecar_object
 from aprnb.tokenizer.stated_tokenizer import whole_tokenizer
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     from aprnb.architecture import Architecture
@@ -137,6 +135,8 @@ def _from_metadata(metadata: Mapping[str, Any], architecture: str, sidecars: Sid
 def _byte_level(
     facts: TokenizerFacts, metadata: Mapping[str, Any], architecture: str
 ) -> tuple[Tokenizer, tuple[str, ...], bool]:
+    from aprnb.tokenizer.fast_tokenizer import byte_level_tokenizer
+
     name, source, assumed = choose_pre_tokenizer(metadata, architecture)
     published_qwen = name == "qwen2" and facts.tokens.get(_PUBLISHED_QWEN_END_OF_TEXT) == "<|endoftext|>"
     notes = []
@@ -154,6 +154,8 @@ def _byte_level(
 
 
 def _sentencepiece(facts: TokenizerFacts) -> tuple[Tokenizer, tuple[str, ...], bool]:
+    from aprnb.tokenizer.fast_tokenizer import sentencepiece_tokenizer
+
     notes = []
     if facts.add_space is None:
         notes.append("tokenizer: a space is put in front of text, as llama's SentencePiece models do (assumed)")
@@ -166,6 +168,8 @@ def _sentencepiece(facts: TokenizerFacts) -> tuple[Tokenizer, tuple[str, ...], b
 
 def _from_whole(whole: Mapping[str, Any], metadata: Mapping[str, Any]) -> TokenizerChoice:
     """The source's own tokenizer.json, put together from the metadata."""
+    from aprnb.tokenizer.fast_tokenizer import parsed_tokenizer
+
     where = "metadata hf_tokenizer"
     backend = parsed_tokenizer(whole, where)
     typed = metadata.get("special_tokens")
@@ -182,6 +186,8 @@ def _from_whole(whole: Mapping[str, Any], metadata: Mapping[str, Any]) -> Tokeni
 
 
 def _from_sidecars(sidecars: Sidecars) -> TokenizerChoice:
+    from aprnb.tokenizer.fast_tokenizer import parsed_tokenizer
+
     path = sidecars.tokenizer
     assert path is not None
     backend = parsed_tokenizer(sidecar_object(path), path)
