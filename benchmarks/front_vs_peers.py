@@ -20,7 +20,7 @@ import gguf
 from safetensors import safe_open
 
 import aprnb
-from aprnb.inspection.report_document import tensor_table
+from aprnb.inspection.tables import tensor_table
 from record import HERE, apr_binary, machine, save, spread
 
 sys.path.insert(0, str(HERE.parent / "tests"))
@@ -91,7 +91,8 @@ def by_gguf(path: Path) -> None:
 
 
 def table(path: Path) -> None:
-    assert len(tensor_table(aprnb.inspect(path)).rows) == MANY
+    report = aprnb.inspect(path)
+    assert len(tensor_table(report.checkpoint, report.contract).rows) == MANY
 
 
 def by_safetensors(path: Path) -> None:

@@ -97,7 +97,6 @@ NOT_YET_CIRCLES = {
     "formats.checkpoint", "formats.values",
     "architecture.arrangement", "architecture.contract", "architecture.contract_document", "architecture.weights",
     "conversion.convert", "conversion.converted_document",
-    "inspection.report", "inspection.report_document", "inspection.statistics", "inspection.statistics_document",
     "tuning.planning.plan", "tuning.planning.plan_document",
     "tuning.execution", "tuning.finetune", "tuning.results.run_document",
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """Reports on checkpoints; no torch."""
 
-from aprnb.inspection.foreign import ForeignReport
-from aprnb.inspection.report import Report, inspect
+from aprnb.inspection.make_report import inspect
+from aprnb.inspection.report import Report
 from aprnb.inspection.statistics import Statistics, tensor_statistics
+from aprnb.inspection.unsupported import UnsupportedReport
 
-__all__ = ["ForeignReport", "Report", "Statistics", "inspect", "tensor_statistics"]
+__all__ = ["Report", "Statistics", "UnsupportedReport", "inspect", "tensor_statistics"]

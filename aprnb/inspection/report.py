@@ -1,38 +1,22 @@
-"""Everything a checkpoint says about itself, and whether it holds: the report behind `%apr_inspect`."""
+"""The report that `aprnb.inspect` returns: file, architecture, contract, tokenizer and values, as JSON and document."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aprnb.architecture import Architecture, ContractReport, check_contract, resolve
-from aprnb.architecture.names import layer_of
+from aprnb.architecture import Architecture, ContractReport
 from aprnb.display.bundle import Displayed
-from aprnb.errors import ArchitectureError, ContractError, ForeignFormat, UnsupportedFamily
-from aprnb.formats import Checkpoint, TensorEntry, open
-from aprnb.formats.sidecar_files import find_sidecars
-from aprnb.inspection.foreign import ForeignReport
-from aprnb.inspection.statistics import Statistics, tensor_statistics
-from aprnb.tokenizer.description import describe_tokenizer
+from aprnb.display.document import Block, Column, Details, Document, Fields, Messages, Paragraph, Status, Table
+from aprnb.errors import ArchitectureError, ContractError, UnsupportedFamily
+from aprnb.formats import Checkpoint
+from aprnb.inspection.statistics import Statistics, values_table
+from aprnb.inspection.tables import Share, dtype_table, layer_table, shares_by_dtype, shares_by_layer, tensor_table
+from aprnb.units import bytes_text, count_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-    from aprnb.display.document import Document
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Part of the file: tensors, elements and bytes of one layer or one dtype."""
-
-    name: str
-    tensors: int
-    parameters: int
-    size_bytes: int
-    dtypes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -48,13 +32,13 @@ class Report(Displayed):
 
     @property
     def ok(self) -> bool:
-        """The architecture is settled, every tensor is as it calls for, and no value that was looked at is damaged."""
+        """The architecture is settled, every tensor matches it, and no value that was read is NaN or infinite."""
         values = self.statistics is None or self.statistics.ok
         return self.contract is not None and self.contract.ok and values
 
     @property
     def exit_code(self) -> int:
-        """0 where nothing is wrong; a family that nobody here can build is no fault of the file."""
+        """0 where nothing is wrong, or the family is not supported, which is not an error in the file."""
         if self.statistics is not None and not self.statistics.ok:
             return ContractError.exit_code
         if self.architecture_error:
@@ -75,19 +59,11 @@ class Report(Displayed):
 
     def layers(self) -> tuple[Share, ...]:
         """What lies outside the layers, then layer by layer."""
-        groups: dict[int | None, list[TensorEntry]] = {}
-        for entry in self.checkpoint.tensors.values():
-            groups.setdefault(layer_of(entry.name), []).append(entry)
-        order = sorted(groups, key=lambda layer: -1 if layer is None else layer)
-        return tuple(_share("outside layers" if layer is None else f"layer {layer}", groups[layer]) for layer in order)
+        return shares_by_layer(self.checkpoint.tensors.values())
 
     def dtypes(self) -> tuple[Share, ...]:
         """Largest share of the bytes first."""
-        groups: dict[str, list[TensorEntry]] = {}
-        for entry in self.checkpoint.tensors.values():
-            groups.setdefault(entry.dtype.name, []).append(entry)
-        shares = (_share(name, entries) for name, entries in groups.items())
-        return tuple(sorted(shares, key=lambda share: -share.size_bytes))
+        return shares_by_dtype(self.checkpoint.tensors.values())
 
     @property
     def df(self) -> DataFrame:
@@ -136,59 +112,25 @@ class Report(Displayed):
         }
 
     def document(self) -> Document:
-        from aprnb.inspection.report_document import report_document
-
-        return report_document(self)
-
-
-def inspect(
-    path: str | os.PathLike[str] | Checkpoint,
-    *,
-    config: str | Path | Mapping[str, Any] | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    verify: bool = False,
-    strict: bool = False,
-    stats: bool = False,
-) -> Report | ForeignReport:
-    """Reads header, metadata and index, settles the architecture and holds the tensors against it; no torch.
-
-    A file of a family that cannot be built is reported too, with the reason; so is a related container that cannot be
-    opened, by its header. `verify` also checks the footer checksum, `strict` refuses every warning, `stats` decodes
-    every tensor and looks at its values. Raises FileMissing or CheckpointError for what does not open.
-    """
-    try:
-        checkpoint = path if isinstance(path, Checkpoint) else open(path, verify=verify, strict=strict)
-    except ForeignFormat as error:
-        if not error.facts:
-            raise
-        return ForeignReport(Path(str(path)), error)
-    architecture, contract, refusal = None, None, None
-    try:
-        architecture = resolve(checkpoint, config=config, overrides=overrides)
-        contract = check_contract(checkpoint, architecture)
-    except ArchitectureError as error:
-        refusal = error
-    values = tensor_statistics(checkpoint) if stats else None
-    report = Report(checkpoint, architecture, refusal, contract, _tokenizer(checkpoint, architecture), values)
-    if strict:
-        checkpoint.refuse_warnings(report.warnings)
-    return report
-
-
-def _tokenizer(checkpoint: Checkpoint, architecture: Architecture | None) -> Mapping[str, Any]:
-    stated = architecture.model_type if architecture else checkpoint.metadata.get("architecture")
-    name = stated if isinstance(stated, str) else "unknown"
-    return describe_tokenizer(checkpoint.metadata, name, find_sidecars(checkpoint.path))
-
-
-def _share(name: str, entries: list[TensorEntry]) -> Share:
-    return Share(
-        name,
-        len(entries),
-        sum(entry.elements for entry in entries),
-        sum(entry.size_bytes for entry in entries),
-        tuple(sorted({entry.dtype.name for entry in entries})),
-    )
+        blocks: list[Block] = [Paragraph(_verdict(self)), Fields(_file(self))]
+        if self.contract and self.contract.violations:
+            columns = (Column("tensor"), Column("kind"), Column("expected"), Column("found"))
+            rows = tuple((v.tensor, v.kind, v.expected, v.found) for v in self.contract.violations)
+            blocks.append(Table("Contract violations", columns, rows))
+        if self.warnings:
+            blocks.append(Messages("warning", self.warnings))
+        if self.architecture:
+            blocks.append(Details("Architecture", (Fields(_architecture(self.architecture)),)))
+            if self.architecture.assumptions:
+                blocks.append(Messages("assumption", self.architecture.assumptions))
+        blocks.append(Details("Bytes by dtype", (dtype_table(self.dtypes()),)))
+        blocks.append(layer_table(self.layers()))
+        blocks.append(tensor_table(self.checkpoint, self.contract))
+        if self.statistics:
+            blocks.append(values_table(self.statistics))
+        tokenizer = tuple((name, str(value), "") for name, value in self.tokenizer.items() if name != "warnings")
+        blocks.append(Details("Tokenizer", (Fields(tokenizer),)))
+        return Document(self.checkpoint.path.name, _status(self), tuple(blocks))
 
 
 def _declared_quantization(checkpoint: Checkpoint) -> list[str]:
@@ -201,3 +143,47 @@ def _declared_quantization(checkpoint: Checkpoint) -> list[str]:
     if scheme.upper().replace("_M", "").replace("_S", "") in (name.upper() for name in measured):
         return []
     return [f"metadata declares quantization {scheme!r}; the tensors hold {', '.join(measured) or 'none'}"]
+
+
+def _status(report: Report) -> Status:
+    if not report.ok:
+        return "failed"
+    return "warning" if report.warnings else "ok"
+
+
+def _verdict(report: Report) -> str:
+    if report.architecture_error:
+        return f"Contract not checked: {report.architecture_error}"
+    assert report.architecture
+    assert report.contract
+    model = report.architecture.model_type
+    if report.statistics and report.statistics.damaged:
+        damaged = [row.name for row in report.statistics.damaged]
+        return f"{len(damaged)} tensors hold NaN or infinite values, first {damaged[0]}."
+    if report.contract.ok:
+        return f"Contract: all {report.contract.checked} tensors are those of this {model} model."
+    return f"Contract broken: {len(report.contract.violations)} violations against a {model} model."
+
+
+def _file(report: Report) -> tuple[tuple[str, str, str], ...]:
+    facts, parameters = report.file_facts(), report.parameters
+    return (
+        ("file", facts["path"], f"{bytes_text(facts['size_bytes'])} ({facts['size_bytes']:,} bytes)"),
+        ("format", f"{facts['format']} {facts['version']}".rstrip(), ", ".join(facts["flags"]) or "no flags"),
+        *_checksums(report),
+        (
+            "parameters",
+            count_text(parameters["unique"]),
+            f"{parameters['total']:,} in {len(report.checkpoint)} index entries",
+        ),
+    )
+
+
+def _checksums(report: Report) -> tuple[tuple[str, str, str], ...]:
+    states = [f"{name} {state}" for name, state in report.checkpoint.contents.checksums.items()]
+    return (("checksums", states[0], ", ".join(states[1:])),) if states else ()
+
+
+def _architecture(architecture: Architecture) -> tuple[tuple[str, str, str], ...]:
+    settled = architecture.to_json()
+    return tuple((name, str(field["value"]), str(field["source"])) for name, field in settled.items())

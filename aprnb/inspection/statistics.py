@@ -1,4 +1,4 @@
-"""What the values of the tensors are like: range, mean, spread, zeros, and whether any is NaN or infinite.
+"""Statistics of the tensors' values: range, mean, standard deviation, zeros, NaN and infinite values.
 
 Each tensor is decoded part by part, so that a file of any size needs some tens of MiB.
 """
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprnb.display.bundle import Displayed
+from aprnb.display.document import Block, Column, Document, Messages, Paragraph, Table
 from aprnb.formats import Checkpoint
 from aprnb.formats.codecs import decode
 from aprnb.formats.codecs.arrays import Floats
@@ -26,10 +27,12 @@ from aprnb.formats.values import encoded_parts
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from aprnb.display.document import Document
-
 _PART, _SMALL, _SLICE = 1 << 19, 1 << 18, 1 << 16
 """Elements: of a part, decoded by one thread; of one summed in float64; of a slice that stays in a core's cache."""
+_COLUMNS = (
+    Column("tensor"),
+    *(Column(name, "right") for name in ("elements", "minimum", "maximum", "mean", "std", "zeros", "NaN", "infinite")),
+)
 _THREADS = min(2, os.cpu_count() or 1)
 
 
@@ -80,14 +83,29 @@ class Statistics(Displayed):
         return {"ok": self.ok, "tensors": [{name: getattr(row, name) for name in names} for row in self.rows]}
 
     def document(self) -> Document:
-        from aprnb.inspection.statistics_document import statistics_document
+        found = f"{len(self.damaged)} of {len(self.rows)} tensors hold NaN or infinite values"
+        blocks: list[Block] = [Paragraph(f"all {len(self.rows)} tensors hold finite values" if self.ok else found)]
+        if not self.ok:
+            named = tuple(f"{row.name}: {row.nan:,} NaN, {row.infinite:,} infinite" for row in self.damaged)
+            blocks.append(Messages("error", named))
+        blocks.append(values_table(self))
+        return Document("Values", "ok" if self.ok else "failed", tuple(blocks))
 
-        return statistics_document(self)
+
+def values_table(statistics: Statistics) -> Table:
+    return Table(
+        "Values",
+        _COLUMNS,
+        tuple(
+            (row.name, row.elements, row.minimum, row.maximum, row.mean, row.std, row.zeros, row.nan, row.infinite)
+            for row in statistics.rows
+        ),
+    )
 
 
 @dataclass
 class _Sums:
-    """What the parts of one tensor add up to."""
+    """Running sums over the parts of one tensor."""
 
     elements: int = 0
     finite: int = 0
@@ -123,9 +141,9 @@ def tensor_statistics(
     names: Iterable[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Statistics:
-    """Decodes the tensors `names` (all that have bytes) and looks at every value; `progress(done, total)` in elements.
+    """Decode the tensors `names` (by default all that have bytes) and examine every value.
 
-    Raises TruncatedFile for a file that became shorter meanwhile.
+    `progress(done, total)` counts elements. Raises TruncatedFile for a file that became shorter meanwhile.
     """
     chosen = [name for name in (checkpoint.tensors if names is None else names) if checkpoint.entry(name).size_bytes]
     sums: Mapping[str, _Sums] = {name: _Sums() for name in chosen}
@@ -139,7 +157,7 @@ def tensor_statistics(
 
 
 def _measured(checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[tuple[str, _Sums]]:
-    """The parts' sums in their order; a thread decodes its part and looks at it while the next one is read."""
+    """The parts' sums in their order; threads decode and sum parts while the next one is read."""
     with ThreadPoolExecutor(_THREADS) as pool:
         waiting: deque[tuple[str, Future[_Sums]]] = deque()
         for name in names:

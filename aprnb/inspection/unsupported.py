@@ -1,21 +1,19 @@
-"""What can be shown of a file that is refused by name: the refusal, and what its header says."""
+"""The report on a container that is not supported: the error, and what its header says."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aprnb.display.bundle import Displayed
+from aprnb.display.document import Document, Fields, Paragraph
 from aprnb.errors import ForeignFormat
-
-if TYPE_CHECKING:
-    from aprnb.display.document import Document
 
 
 @dataclass(frozen=True)
-class ForeignReport(Displayed):
-    """A container that holds no transformer for us; its header's facts are all that is read of it."""
+class UnsupportedReport(Displayed):
+    """A container of another format; nothing but its header is read."""
 
     path: Path
     error: ForeignFormat
@@ -36,7 +34,5 @@ class ForeignReport(Displayed):
         }
 
     def document(self) -> Document:
-        from aprnb.display.document import Document, Fields, Paragraph
-
         facts = tuple((name, value, "") for name, value in self.error.facts.items())
         return Document(self.path.name, "failed", (Paragraph(str(self.error)), Fields(facts)))
