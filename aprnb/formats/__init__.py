@@ -2,8 +2,11 @@
 
 from aprnb.formats.apr.header import Header
 from aprnb.formats.apr.writer import TensorSource, write_apr
-from aprnb.formats.checkpoint import Checkpoint, open
+from aprnb.formats.checkpoint import Checkpoint, open_checkpoint
 from aprnb.formats.contents import TensorEntry
 from aprnb.formats.dtypes import DType
 
-__all__ = ["Checkpoint", "DType", "Header", "TensorEntry", "TensorSource", "open", "write_apr"]
+open = open_checkpoint
+"""The public name: `aprnb.open`."""
+
+__all__ = ["Checkpoint", "DType", "Header", "TensorEntry", "TensorSource", "open_checkpoint", "write_apr"]

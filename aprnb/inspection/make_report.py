@@ -9,7 +9,7 @@ from typing import Any
 
 from aprnb.architecture import Architecture, check_contract, resolve
 from aprnb.errors import ArchitectureError, ForeignFormat
-from aprnb.formats import Checkpoint, open
+from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.formats.sidecar_files import find_sidecars
 from aprnb.inspection.report import Report
 from aprnb.inspection.statistics import tensor_statistics
@@ -33,7 +33,7 @@ def inspect(
     tensor and examines its values. Raises FileMissing or CheckpointError for a file that does not open.
     """
     try:
-        checkpoint = path if isinstance(path, Checkpoint) else open(path, verify=verify, strict=strict)
+        checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, verify=verify, strict=strict)
     except ForeignFormat as error:
         if not error.facts:
             raise

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from aprnb.architecture import Architecture, ContractReport, check_contract, expected_tensors, resolve
 from aprnb.architecture.weights import read_weight
 from aprnb.errors import ArchitectureError, ContractError
-from aprnb.formats import Checkpoint, open
+from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.formats.codecs import decode
 from aprnb.model.device import Placement, place
 from aprnb.model.experts import module_shapes
@@ -47,7 +47,7 @@ def load(
     `quantize` is None, "nf4" or "int8" (bitsandbytes; the linear layers, not embedding, head or stacked experts).
     Raises ArchitectureError or ContractError before a weight is read, TokenizerError, ContractError for NaN weights.
     """
-    checkpoint = path if isinstance(path, Checkpoint) else open(path)
+    checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
     report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
     report.raise_for_violations()
     tokenizer = choose_tokenizer(checkpoint, report.architecture, chat_template).tokenizer
