@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.errors import CheckpointError
-from aprnb.formats.json_text import MAX_VALUES
+from aprnb.formats.json_memory import MAX_VALUES
 from aprnb.formats.metadata import read_metadata
 from aprnb.formats.source import read_bytes
 

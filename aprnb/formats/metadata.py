@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from aprnb.formats.json_text import MAX_VALUES, Read, read_json
+from aprnb.formats.json_memory import MAX_VALUES
+from aprnb.formats.json_text import Read, read_json
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "hidden_size": ("hidden_dim", "d_model", "n_embd"),

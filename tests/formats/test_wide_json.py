@@ -5,7 +5,7 @@ import json
 import pytest
 
 from aprnb.errors import CheckpointError
-from aprnb.formats import json_text
+from aprnb.formats import json_memory, json_text
 from aprnb.formats.metadata import read_metadata
 
 VALUE = {"a": ["é", "你好 \U0001f600", "x" * 3000, '\n"\\'], "naïve \U0001f600": {"b": 1.5}, "c": "ß" * 2000}
@@ -18,7 +18,7 @@ def read(raw: bytes):
 @pytest.fixture
 def wide(monkeypatch):
     """Every text beyond Latin-1 is escaped, in parts that cut characters in two."""
-    monkeypatch.setattr(json_text, "_WIDE_BYTES", -1)
+    monkeypatch.setattr(json_memory, "_WIDE_BYTES", -1)
     monkeypatch.setattr(json_text, "_CHUNK_BYTES", 7)
 
 
@@ -40,8 +40,8 @@ def test_an_error_names_the_byte_of_the_file(wide, monkeypatch, front):
 
 
 def test_only_wide_texts_are_escaped():
-    assert not json_text._is_wide(b"x" * (30 << 20))
-    assert not json_text._is_wide("ÿ".encode() + b"x" * (30 << 20))
-    assert not json_text._is_wide("Ā".encode() + b"x" * (20 << 20))
-    assert json_text._is_wide("Ā".encode() + b"x" * (30 << 20))
-    assert json_text._is_wide("\U0001f600".encode() + b"x" * (9 << 20))
+    assert not json_memory._is_wide(b"x" * (30 << 20))
+    assert not json_memory._is_wide("ÿ".encode() + b"x" * (30 << 20))
+    assert not json_memory._is_wide("Ā".encode() + b"x" * (20 << 20))
+    assert json_memory._is_wide("Ā".encode() + b"x" * (30 << 20))
+    assert json_memory._is_wide("\U0001f600".encode() + b"x" * (9 << 20))

@@ -15,7 +15,7 @@ from aprnb.errors import CheckpointError
 from aprnb.formats.contents import HEAD_NAME, TensorEntry
 from aprnb.formats.huggingface.tokenizer_json import special_ids, tokenizer_metadata
 from aprnb.formats.json_files import MAX_TOKENIZER_VALUES, read_object, read_text
-from aprnb.formats.json_text import MAX_VALUES
+from aprnb.formats.json_memory import MAX_VALUES
 from aprnb.formats.sidecar_files import find_sidecar
 from aprnb.printable import visible
 
