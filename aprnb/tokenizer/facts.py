@@ -5,31 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from itertools import compress, count, islice, repeat
-from operator import not_
+from itertools import compress, islice
 from typing import Any, Literal
 
 import numpy as np
 
 from aprnb.errors import TokenizerError
-from aprnb.tokenizer.rules import (
+from aprnb.tokenizer.merges import MAX_MERGES, Merges, merges_of_splits, split_pieces, written_merges
+from aprnb.tokenizer.rules import SIBLING
+from aprnb.tokenizer.vocabulary import (
     BYTE_PIECE,
-    MAX_MERGES,
-    SIBLING,
-    Merges,
+    CONTROL,
+    MAX_VOCABULARY,
+    USER_DEFINED,
     UsedTokens,
     byte_symbols,
-    merges_of_splits,
-    split_pieces,
-    written_merges,
+    checked_numbers,
+    checked_strings,
+    used_tokens,
 )
 
 Kind = Literal["byte-level BPE", "SentencePiece BPE"]
-CONTROL, USER_DEFINED, UNUSED = 3, 4, 5  # of tokenizer.token_type, as GGUF counts them
 MAX_ADDED_TOKENS = 16_384  # published vocabularies have at most some 6,000 (gemma 3)
-MAX_TOKEN_CHARACTERS = 4_096
-MAX_VOCABULARY = 5 << 16
-"""327,680; the largest published vocabulary of a language model has 262,208 (gemma 3)."""
 
 _SENTENCEPIECE_TYPES = ("llama", "spm", "sentencepiece", "unigram")
 _PIECE_CONTROLS = frozenset({"<unk>", "<s>", "</s>", "<pad>"})
@@ -65,10 +62,10 @@ def read_facts(metadata: Mapping[str, Any]) -> TokenizerFacts:
     Raises TokenizerError where lists have the wrong type, a merge makes no token, or the kind is not one that the
     metadata settles.
     """
-    vocabulary = _strings(metadata, "tokenizer.vocabulary", MAX_VOCABULARY)
-    types = _numbers(metadata, "tokenizer.token_type", len(vocabulary))
+    vocabulary = checked_strings(metadata, "tokenizer.vocabulary", MAX_VOCABULARY)
+    types = checked_numbers(metadata, "tokenizer.token_type", len(vocabulary))
     kind = tokenizer_kind(metadata, vocabulary)
-    tokens, made, warnings = _used_tokens(vocabulary, types)
+    tokens, made, warnings = used_tokens(vocabulary, types)
     special_ids = {name: _token_id(metadata, name, tokens, warnings) for name in ("bos", "eos", "padding")}
     is_made = np.zeros(len(vocabulary), bool)
     if metadata.get("tokenizer.merges"):
@@ -77,7 +74,7 @@ def read_facts(metadata: Mapping[str, Any]) -> TokenizerFacts:
     else:
         made.clear()
         controls = {tokens[number] for number in special_ids.values() if number is not None} | _PIECE_CONTROLS
-        splits = split_pieces(tokens, _numbers(metadata, "tokenizer.scores", len(vocabulary)), controls)
+        splits = split_pieces(tokens, checked_numbers(metadata, "tokenizer.scores", len(vocabulary)), controls)
         merges = merges_of_splits(tokens, *splits)
         is_made[splits[0]] = True
     add_bos, add_space = metadata.get("tokenizer.add_bos_token"), metadata.get("tokenizer.add_space_prefix")
@@ -116,36 +113,6 @@ def tokenizer_kind(metadata: Mapping[str, Any], vocabulary: list[str]) -> Kind:
     )
 
 
-def _strings(metadata: Mapping[str, Any], key: str, most: int) -> list[str]:
-    values = metadata.get(key)
-    if not isinstance(values, list):
-        raise TokenizerError(f"metadata {key} is {type(values).__name__}", expected="a list of strings", action=SIBLING)
-    if len(values) > most:
-        raise TokenizerError(f"metadata {key} has {len(values):,} entries", expected=f"at most {most:,}")
-    if set(map(type, values)) <= {str} and max(map(len, values), default=0) <= MAX_TOKEN_CHARACTERS:
-        return values
-    for at, value in enumerate(values):
-        if not isinstance(value, str) or len(value) > MAX_TOKEN_CHARACTERS:
-            found = f"{len(value):,} characters" if isinstance(value, str) else type(value).__name__
-            raise TokenizerError(
-                f"metadata {key} holds {found} at {at:,}",
-                expected=f"a string of at most {MAX_TOKEN_CHARACTERS:,} characters", action=SIBLING,
-            )  # fmt: skip
-    return values
-
-
-def _numbers(metadata: Mapping[str, Any], key: str, count: int) -> list[Any]:
-    values = metadata.get(key)
-    if not values:
-        return []
-    if not isinstance(values, list) or len(values) != count:
-        found = f"{len(values):,} values" if isinstance(values, list) else type(values).__name__
-        raise TokenizerError(f"metadata {key} holds {found}", expected=f"one number per token ({count:,})")
-    if not set(map(type, values)) <= {int, float, bool}:
-        raise TokenizerError(f"metadata {key} holds something else than numbers")
-    return values
-
-
 def _are_ranks(scores: Any) -> bool:
     """Whether scores are whole and never positive: ranks of merges (BPE), not logarithms of probabilities (unigram)."""
     if not isinstance(scores, list) or not set(map(type, scores)) <= {int, float, bool}:
@@ -155,39 +122,6 @@ def _are_ranks(scores: Any) -> bool:
     except OverflowError:  # an integer beyond every floating-point number
         return False
     return bool((np.isfinite(values) & (values <= 0) & (values == np.floor(values))).all())
-
-
-def _used_tokens(vocabulary: list[str], types: list[Any]) -> tuple[UsedTokens, dict[str, bool], list[str]]:
-    """Id → string without the holes, each of these strings → False, and what was odd about the list."""
-    alphabet_at = next((at for at, text in enumerate(vocabulary) if len(text) == 1), len(vocabulary))
-    padded = vocabulary.count("<unk>") > 1
-    used = bytearray(kind != UNUSED for kind in types) if types else bytearray(b"\1") * len(vocabulary)
-    # importers fill holes with <unk> (one string at many ids) or [PAD<id>]; a real <unk> stands before the alphabet
-    for at in compress(count(), map(str.startswith, vocabulary, repeat(("<unk>", "[PAD")))):
-        if vocabulary[at] == f"[PAD{at}]" or (vocabulary[at] == "<unk>" and padded and at > alphabet_at):
-            used[at] = False
-    for at in compress(count(), map(not_, vocabulary)):
-        used[at] = False
-    strings = dict.fromkeys(compress(vocabulary, used), False)
-    warnings = [] if len(strings) == used.count(1) else [_leave_out_repeats(vocabulary, used, strings)]
-    return UsedTokens(vocabulary, used), strings, warnings
-
-
-def _leave_out_repeats(vocabulary: list[str], used: bytearray, strings: dict[str, bool]) -> str:
-    """Leaves the first of equal strings in `used`; which they are, as a warning."""
-    repeats, shown = 0, []
-    for at in compress(range(len(vocabulary)), bytes(used)):
-        text = vocabulary[at]
-        if strings[text]:
-            used[at], repeats = False, repeats + 1
-            if repeats <= 3:
-                first = next(before for before in compress(range(at), used) if vocabulary[before] == text)
-                shown.append(f"{text[:60]!r} at {first} and {at}")
-        strings[text] = True
-    for text in strings:
-        strings[text] = False
-    more = f" and {repeats - 3:,} more" if repeats > 3 else ""
-    return f"the vocabulary repeats {', '.join(shown)}{more}; the first one counts"
 
 
 def _token_id(metadata: Mapping[str, Any], name: str, tokens: Mapping[int, str], warnings: list[str]) -> int | None:
@@ -204,7 +138,7 @@ def _token_id(metadata: Mapping[str, Any], name: str, tokens: Mapping[int, str],
 
 def _read_merges(metadata: Mapping[str, Any], made: dict[str, bool]) -> Merges:
     """The merges as written, checked in one pass that sets `made` of what each of them makes."""
-    texts = _strings(metadata, "tokenizer.merges", MAX_MERGES)
+    texts = checked_strings(metadata, "tokenizer.merges", MAX_MERGES)
     for at, text in enumerate(texts):
         left, space, right = text.partition(" ")
         whole = left + right

@@ -7,11 +7,10 @@ from typing import Any
 
 from aprnb.errors import TokenizerError
 from aprnb.formats.gguf.values import GgufValue
-from aprnb.tokenizer.facts import CONTROL, UNUSED, USER_DEFINED, TokenizerFacts, has_tokenizer, read_facts
+from aprnb.tokenizer.facts import TokenizerFacts, has_tokenizer, read_facts
 from aprnb.tokenizer.gguf_splitting import settle_splitting
-from aprnb.tokenizer.rules import BYTE_PIECE, merges_from_scores
-
-_NORMAL, _UNKNOWN, _BYTE = 1, 2, 6
+from aprnb.tokenizer.merges import merges_from_scores
+from aprnb.tokenizer.vocabulary import BYTE, BYTE_PIECE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 
 
 def tokenizer_values(metadata: Mapping[str, Any], model_type: str, vocab_size: int) -> dict[str, GgufValue]:
@@ -52,10 +51,10 @@ def _token_type(facts: TokenizerFacts, number: int) -> int:
     if text is None:
         return UNUSED
     if facts.kind == "SentencePiece BPE" and text == "<unk>":
-        return _UNKNOWN
+        return UNKNOWN
     if number in facts.added:
         return CONTROL if facts.added[number] else USER_DEFINED
-    return _BYTE if facts.kind == "SentencePiece BPE" and BYTE_PIECE.fullmatch(text) else _NORMAL
+    return BYTE if facts.kind == "SentencePiece BPE" and BYTE_PIECE.fullmatch(text) else NORMAL
 
 
 def _scores(facts: TokenizerFacts, metadata: Mapping[str, Any], vocab_size: int) -> list[float]:

@@ -1,0 +1,128 @@
+"""A vocabulary as metadata lists it: its strings and numbers checked, the ids that are in use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from itertools import compress, count, repeat
+from operator import not_
+from typing import Any
+
+from aprnb.errors import TokenizerError
+from aprnb.tokenizer.rules import SIBLING
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+"""Values of `tokenizer.token_type`, which are GGUF's."""
+MAX_VOCABULARY = 5 << 16
+"""327,680; the largest published vocabulary of a language model has 262,208 (gemma 3)."""
+MAX_TOKEN_CHARACTERS = 4_096
+BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+def byte_symbols() -> frozenset[str]:
+    """The 256 characters that stand for bytes in a byte-level vocabulary (GPT-2's mapping)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return frozenset(map(chr, [*printable, *range(256, 512 - len(printable))]))
+
+
+class UsedTokens(Mapping[int, str]):
+    """Id → string of a vocabulary without its holes; shares the strings and makes no table of them."""
+
+    def __init__(self, vocabulary: list[str], used: bytearray) -> None:
+        self.vocabulary, self.used, self._count = vocabulary, used, used.count(1)
+
+    def __getitem__(self, number: int) -> str:
+        if 0 <= number < len(self.used) and self.used[number]:
+            return self.vocabulary[number]
+        raise KeyError(number)
+
+    def __iter__(self) -> Iterator[int]:
+        return compress(range(len(self.used)), self.used)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def values(self) -> ValuesView[str]:
+        return _Strings(self)
+
+    def items(self) -> ItemsView[int, str]:
+        return _Items(self)
+
+
+class _Strings(ValuesView[str]):
+    _mapping: UsedTokens
+
+    def __iter__(self) -> Iterator[str]:
+        return compress(self._mapping.vocabulary, self._mapping.used)
+
+
+class _Items(ItemsView[int, str]):
+    _mapping: UsedTokens
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        return zip(self._mapping, self._mapping.values(), strict=True)
+
+
+def checked_strings(metadata: Mapping[str, Any], key: str, most: int) -> list[str]:
+    """The list under `key`; raises TokenizerError unless it has at most `most` strings of bounded length."""
+    values = metadata.get(key)
+    if not isinstance(values, list):
+        raise TokenizerError(f"metadata {key} is {type(values).__name__}", expected="a list of strings", action=SIBLING)
+    if len(values) > most:
+        raise TokenizerError(f"metadata {key} has {len(values):,} entries", expected=f"at most {most:,}")
+    if set(map(type, values)) <= {str} and max(map(len, values), default=0) <= MAX_TOKEN_CHARACTERS:
+        return values
+    for at, value in enumerate(values):
+        if not isinstance(value, str) or len(value) > MAX_TOKEN_CHARACTERS:
+            found = f"{len(value):,} characters" if isinstance(value, str) else type(value).__name__
+            raise TokenizerError(
+                f"metadata {key} holds {found} at {at:,}",
+                expected=f"a string of at most {MAX_TOKEN_CHARACTERS:,} characters", action=SIBLING,
+            )  # fmt: skip
+    return values
+
+
+def checked_numbers(metadata: Mapping[str, Any], key: str, count: int) -> list[Any]:
+    """The list under `key`, empty where it is absent; raises TokenizerError unless it has `count` numbers."""
+    values = metadata.get(key)
+    if not values:
+        return []
+    if not isinstance(values, list) or len(values) != count:
+        found = f"{len(values):,} values" if isinstance(values, list) else type(values).__name__
+        raise TokenizerError(f"metadata {key} holds {found}", expected=f"one number per token ({count:,})")
+    if not set(map(type, values)) <= {int, float, bool}:
+        raise TokenizerError(f"metadata {key} holds something else than numbers")
+    return values
+
+
+def used_tokens(vocabulary: list[str], types: list[Any]) -> tuple[UsedTokens, dict[str, bool], list[str]]:
+    """Id → string without the holes, each of these strings → False, and warnings about repeated strings."""
+    alphabet_at = next((at for at, text in enumerate(vocabulary) if len(text) == 1), len(vocabulary))
+    padded = vocabulary.count("<unk>") > 1
+    used = bytearray(kind != UNUSED for kind in types) if types else bytearray(b"\1") * len(vocabulary)
+    # importers fill holes with <unk> (one string at many ids) or [PAD<id>]; a real <unk> stands before the alphabet
+    for at in compress(count(), map(str.startswith, vocabulary, repeat(("<unk>", "[PAD")))):
+        if vocabulary[at] == f"[PAD{at}]" or (vocabulary[at] == "<unk>" and padded and at > alphabet_at):
+            used[at] = False
+    for at in compress(count(), map(not_, vocabulary)):
+        used[at] = False
+    strings = dict.fromkeys(compress(vocabulary, used), False)
+    warnings = [] if len(strings) == used.count(1) else [_leave_out_repeats(vocabulary, used, strings)]
+    return UsedTokens(vocabulary, used), strings, warnings
+
+
+def _leave_out_repeats(vocabulary: list[str], used: bytearray, strings: dict[str, bool]) -> str:
+    """Keep only the first of equal strings in `used`; returns the warning that names them."""
+    repeats, shown = 0, []
+    for at in compress(range(len(vocabulary)), bytes(used)):
+        text = vocabulary[at]
+        if strings[text]:
+            used[at], repeats = False, repeats + 1
+            if repeats <= 3:
+                first = next(before for before in compress(range(at), used) if vocabulary[before] == text)
+                shown.append(f"{text[:60]!r} at {first} and {at}")
+        strings[text] = True
+    for text in strings:
+        strings[text] = False
+    more = f" and {repeats - 3:,} more" if repeats > 3 else ""
+    return f"the vocabulary repeats {', '.join(shown)}{more}; the first one counts"
