@@ -106,7 +106,6 @@ NOT_YET_IN_ORDER = {
 }  # fmt: skip
 NOT_YET_SHORT = {
     "architecture/gguf_keys.py", "architecture/resolve.py", "commands.py arguments_of", "formats/atomic.py",
-    "tokenizer/chat_template.py",
     "tuning/data/rows.py", "tuning/planning/plan.py", "tuning/planning/plan.py make_plan",
     "tuning/results/merge.py merge", "tuning/training/loop.py train",
 }  # fmt: skip

@@ -2,36 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from aprnb.errors import CheckpointError
-from aprnb.formats.source import is_file, is_folder, is_link
-
-
-@dataclass(frozen=True)
-class Sidecars:
-    """Paths of the tokenizer files beside a checkpoint; None where there is none."""
-
-    tokenizer: Path | None = None
-    settings: Path | None = None
-    template: Path | None = None
-
-
-def find_sidecars(checkpoint: Path | None) -> Sidecars:
-    """The tokenizer files beside `checkpoint`, a file or a folder; `STEM.tokenizer.json` goes before `tokenizer.json`.
-
-    Links are not looked at: whoever reads a file of the result goes through `safe_path`.
-    """
-    if checkpoint is None:
-        return Sidecars()
-    folder, stem = (checkpoint, None) if is_folder(checkpoint) else (checkpoint.parent, checkpoint.stem)
-
-    def found(name: str) -> Path | None:
-        names = [f"{stem}.{name}", name] if stem else [name]
-        return next((folder / each for each in names if is_file(folder / each)), None)
-
-    return Sidecars(found("tokenizer.json"), found("tokenizer_config.json"), found("chat_template.jinja"))
+from aprnb.formats.source import is_file, is_link
 
 
 def find_sidecar(folder: Path, name: str) -> Path | None:

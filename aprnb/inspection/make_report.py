@@ -10,11 +10,11 @@ from typing import Any
 from aprnb.architecture import Architecture, check_contract, resolve
 from aprnb.errors import ArchitectureError, ForeignFormat
 from aprnb.formats import Checkpoint, open_checkpoint
-from aprnb.formats.sidecar_files import find_sidecars
 from aprnb.inspection.report import Report
 from aprnb.inspection.statistics import tensor_statistics
 from aprnb.inspection.unsupported import UnsupportedReport
 from aprnb.tokenizer.description import describe_tokenizer
+from aprnb.tokenizer.tokenizer_files import find_tokenizer_files
 
 
 def inspect(
@@ -54,4 +54,4 @@ def inspect(
 def _tokenizer(checkpoint: Checkpoint, architecture: Architecture | None) -> Mapping[str, Any]:
     stated = architecture.model_type if architecture else checkpoint.metadata.get("architecture")
     name = stated if isinstance(stated, str) else "unknown"
-    return describe_tokenizer(checkpoint.metadata, name, find_sidecars(checkpoint.path))
+    return describe_tokenizer(checkpoint.metadata, name, find_tokenizer_files(checkpoint.path))

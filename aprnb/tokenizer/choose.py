@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from aprnb.errors import TokenizerError
 from aprnb.formats.huggingface.tokenizer_json import reassembled
-from aprnb.formats.sidecar_files import Sidecars, find_sidecars
-from aprnb.tokenizer.chat_template import choose_template
+from aprnb.formats.json_files import MAX_TOKENIZER_VALUES
+from aprnb.tokenizer.checkpoint_tokenizer import NAMES, CheckpointTokenizer
+from aprnb.tokenizer.choose_template import choose_template
+from aprnb.tokenizer.embedded_tokenizer import embedded_tokenizer
 from aprnb.tokenizer.facts import TokenizerFacts, has_tokenizer, read_facts
-from aprnb.tokenizer.plain import NAMES, PlainTokenizer
 from aprnb.tokenizer.rules import choose_pre_tokenizer
-from aprnb.tokenizer.sidecar_files import sidecar_object
-from aprnb.tokenizer.stated_tokenizer import whole_tokenizer
+from aprnb.tokenizer.tokenizer_files import TokenizerFiles, find_tokenizer_files, sidecar_object
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -32,7 +32,7 @@ _PUBLISHED_QWEN_END_OF_TEXT = 151643
 class TokenizerChoice:
     """A tokenizer with its chat template, where both come from, and what had to be assumed."""
 
-    plain: PlainTokenizer
+    plain: CheckpointTokenizer
     source: str
     assumptions: tuple[str, ...]
     template_source: str
@@ -59,8 +59,8 @@ def build_tokenizer(
 
     Raises TokenizerError where nothing settles the tokenizer, ChatTemplateError where the wanted template is none.
     """
-    sidecars = find_sidecars(beside)
-    whole, doubts = whole_tokenizer(metadata)
+    sidecars = find_tokenizer_files(beside)
+    whole, doubts = embedded_tokenizer(metadata)
     if whole is not None:
         built = _from_whole(whole, metadata)
     elif has_tokenizer(metadata):
@@ -93,10 +93,10 @@ def choose_tokenizer(
 def carries_tokenizer(metadata: Mapping[str, Any], beside: Path) -> bool:
     """Whether anything says what the tokenizer is: the metadata, or a file beside the checkpoint."""
     stated = reassembled(metadata) is not None or has_tokenizer(metadata)
-    return stated or find_sidecars(beside).tokenizer is not None
+    return stated or find_tokenizer_files(beside).tokenizer is not None
 
 
-def check_vocabulary(tokenizer: PlainTokenizer | PreTrainedTokenizerFast, vocab_size: int) -> str | None:
+def check_vocabulary(tokenizer: CheckpointTokenizer | PreTrainedTokenizerFast, vocab_size: int) -> str | None:
     """Holds the tokenizer against an embedding of `vocab_size` rows; returns a note where rows stay unused.
 
     Raises TokenizerError where a token has no row.
@@ -113,7 +113,7 @@ def check_vocabulary(tokenizer: PlainTokenizer | PreTrainedTokenizerFast, vocab_
     return f"{unused:,} of the embedding's {vocab_size:,} rows belong to no token" if unused else None
 
 
-def _from_metadata(metadata: Mapping[str, Any], architecture: str, sidecars: Sidecars) -> TokenizerChoice:
+def _from_metadata(metadata: Mapping[str, Any], architecture: str, sidecars: TokenizerFiles) -> TokenizerChoice:
     facts = read_facts(metadata)
     if facts.kind == "byte-level BPE":
         backend, notes, unsure = _byte_level(facts, metadata, architecture)
@@ -127,7 +127,7 @@ def _from_metadata(metadata: Mapping[str, Any], architecture: str, sidecars: Sid
             source = f"{sidecars.tokenizer.name} beside the file (its vocabulary is the file's)"
             return TokenizerChoice(settled.plain, source, (), "", facts.warnings)
         warnings.append(f"{sidecars.tokenizer} has another vocabulary than the checkpoint; it is not used")
-    tokenizer = PlainTokenizer(backend)
+    tokenizer = CheckpointTokenizer(backend)
     _take_special_tokens(tokenizer, facts, architecture)
     return TokenizerChoice(tokenizer, f"metadata ({facts.kind})", notes, "", tuple(warnings))
 
@@ -182,25 +182,25 @@ def _from_whole(whole: Mapping[str, Any], metadata: Mapping[str, Any]) -> Tokeni
             text = shown  # as on the card
         if isinstance(text, str) and backend.token_to_id(text) is not None:
             named[name] = text
-    return TokenizerChoice(PlainTokenizer(backend, untrusted=True, **named), where, (), "")
+    return TokenizerChoice(CheckpointTokenizer(backend, untrusted=True, **named), where, (), "")
 
 
-def _from_sidecars(sidecars: Sidecars) -> TokenizerChoice:
+def _from_sidecars(sidecars: TokenizerFiles) -> TokenizerChoice:
     from aprnb.tokenizer.fast_tokenizer import parsed_tokenizer
 
     path = sidecars.tokenizer
     assert path is not None
-    backend = parsed_tokenizer(sidecar_object(path), path)
+    backend = parsed_tokenizer(sidecar_object(path, MAX_TOKENIZER_VALUES), path)
     named, warnings = _named_tokens(sidecars, backend)
     source = f"{path.name} beside the file"
-    return TokenizerChoice(PlainTokenizer(backend, untrusted=True, **named), source, (), "", warnings)
+    return TokenizerChoice(CheckpointTokenizer(backend, untrusted=True, **named), source, (), "", warnings)
 
 
-def _named_tokens(sidecars: Sidecars, backend: Tokenizer) -> tuple[dict[str, str], tuple[str, ...]]:
+def _named_tokens(sidecars: TokenizerFiles, backend: Tokenizer) -> tuple[dict[str, str], tuple[str, ...]]:
     """bos, eos, pad and unk of tokenizer_config.json, as far as the tokenizer has them."""
     if sidecars.settings is None:
         return {}, ("no tokenizer_config.json beside the file: which token ends an answer is not known",)
-    settings = sidecar_object(sidecars.settings)
+    settings = sidecar_object(sidecars.settings, MAX_TOKENIZER_VALUES)
     named, warnings = {}, []
     for name in NAMES:
         value = settings.get(name)
@@ -212,11 +212,11 @@ def _named_tokens(sidecars: Sidecars, backend: Tokenizer) -> tuple[dict[str, str
     return named, tuple(warnings)
 
 
-def _same_vocabulary(tokenizer: PlainTokenizer, facts: TokenizerFacts) -> bool:
+def _same_vocabulary(tokenizer: CheckpointTokenizer, facts: TokenizerFacts) -> bool:
     return bool(tokenizer.get_vocab() == {text: number for number, text in facts.tokens.items()})
 
 
-def _take_special_tokens(tokenizer: PlainTokenizer, facts: TokenizerFacts, architecture: str) -> None:
+def _take_special_tokens(tokenizer: CheckpointTokenizer, facts: TokenizerFacts, architecture: str) -> None:
     """The ids that the file names; published Qwen models pad with <|endoftext|>, which the file does not say."""
     named = tokenizer.special_tokens_map
     for name, number in (("bos_token", facts.bos_id), ("eos_token", facts.eos_id), ("pad_token", facts.pad_id)):

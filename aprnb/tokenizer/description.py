@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from aprnb.errors import CheckpointError, FileMissing, TokenizerError
-from aprnb.formats.sidecar_files import Sidecars, safe_path
+from aprnb.formats.sidecar_files import safe_path
+from aprnb.tokenizer.choose_template import find_template
+from aprnb.tokenizer.embedded_tokenizer import embedded_tokenizer
 from aprnb.tokenizer.facts import TokenizerFacts, has_tokenizer, read_facts
 from aprnb.tokenizer.rules import choose_pre_tokenizer
-from aprnb.tokenizer.stated_template import stated_template
-from aprnb.tokenizer.stated_tokenizer import whole_tokenizer
+from aprnb.tokenizer.tokenizer_files import TokenizerFiles
 
 
 def describe_tokenizer(
-    metadata: Mapping[str, Any], architecture: str | None = None, sidecars: Sidecars | None = None
+    metadata: Mapping[str, Any], architecture: str | None = None, sidecars: TokenizerFiles | None = None
 ) -> dict[str, Any]:
     """The tokenizer as JSON for the inspection card; never raises: what is wrong stands under `problem`.
 
@@ -25,12 +26,12 @@ def describe_tokenizer(
         "pre_tokenizer": None, "problem": None, "warnings": [], "chat_template": None,
     }  # fmt: skip
     try:
-        described |= _described_template(metadata, sidecars or Sidecars())
+        described |= _described_template(metadata, sidecars or TokenizerFiles())
         if not has_tokenizer(metadata):
             beside = sidecars.tokenizer if sidecars else None
             there = f"; {safe_path(beside.parent, beside.name).name} beside it is used" if beside else ""
             return {**described, "problem": f"the file carries no tokenizer{there}"}
-        whole, doubts = whole_tokenizer(metadata)
+        whole, doubts = embedded_tokenizer(metadata)
         facts = read_facts(metadata)
         described |= _described_facts(facts, [*described["warnings"], *doubts])
         named = metadata.get("special_tokens")
@@ -45,8 +46,8 @@ def describe_tokenizer(
     return described
 
 
-def _described_template(metadata: Mapping[str, Any], sidecars: Sidecars) -> dict[str, Any]:
-    stated = stated_template(metadata, sidecars)
+def _described_template(metadata: Mapping[str, Any], sidecars: TokenizerFiles) -> dict[str, Any]:
+    stated = find_template(metadata, sidecars)
     if stated is None:
         return {}
     characters = len(stated.value) if isinstance(stated.value, str) else None

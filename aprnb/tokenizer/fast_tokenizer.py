@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
-from tokenizers.models import BPE
-
-from aprnb.errors import TokenizerError
+from aprnb.errors import MissingExtra, TokenizerError
 from aprnb.tokenizer.facts import TokenizerFacts
 from aprnb.tokenizer.sandbox.tokenizer_process import interruptible, library_errors, load_seconds, try_out
 from aprnb.tokenizer.sandbox.tokenizer_program import MAX_ADDED_TEXT, bounded_program
+
+try:
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+    from tokenizers.models import BPE
+except ImportError:
+    raise MissingExtra("train", "tokenizers") from None
 
 _WORDS_QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"

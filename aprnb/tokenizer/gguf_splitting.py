@@ -9,18 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from aprnb.errors import MissingExtra, TokenizerError
+from aprnb.errors import TokenizerError
+from aprnb.tokenizer.embedded_tokenizer import embedded_tokenizer
 from aprnb.tokenizer.facts import TokenizerFacts
 from aprnb.tokenizer.rules import PRE_TOKENIZERS, choose_pre_tokenizer
-from aprnb.tokenizer.stated_tokenizer import whole_tokenizer
+from aprnb.tokenizer.sandbox.tokenizer_process import ORDINARY_TEXTS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-PROBES = (
-    "Hello world 12345 don't I'LL", "Привет, мир! 2024", "你好，世界。", " two  spaces\n\n\ttab ", "x=1;y+=2 //z_z",
-    "über façade 🎉👩‍👧", "١٢٣ नमस्ते 안녕 สวัสดี", "HTTPServer camelCase",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +33,7 @@ def settle_splitting(metadata: Mapping[str, Any], facts: TokenizerFacts, model_t
 
     Raises TokenizerError where no way of GGUF's gives them, or the metadata settles none.
     """
-    whole, _ = whole_tokenizer(metadata)
+    whole, _ = embedded_tokenizer(metadata)
     if whole is not None:
         return _found_by_trying(whole, facts, _order(metadata, model_type))
     byte_level = facts.kind == "byte-level BPE"
@@ -48,15 +44,13 @@ def settle_splitting(metadata: Mapping[str, Any], facts: TokenizerFacts, model_t
 
 
 def _found_by_trying(whole: Mapping[str, Any], facts: TokenizerFacts, names: list[str]) -> Splitting:
-    try:
-        from aprnb.tokenizer.fast_tokenizer import parsed_tokenizer
-    except ImportError:
-        raise MissingExtra("train", "tokenizers") from None
+    from aprnb.tokenizer.fast_tokenizer import parsed_tokenizer
+
     source = parsed_tokenizer(whole, "the source's tokenizer.json")
-    expected = [source.encode(text, add_special_tokens=False).ids for text in PROBES]
+    expected = [source.encode(text, add_special_tokens=False).ids for text in ORDINARY_TEXTS]
     plain = replace(facts, add_bos=False)
     for splitting, tokenizer in _ways(plain, names):
-        if [tokenizer.encode(text, add_special_tokens=False).ids for text in PROBES] == expected:
+        if [tokenizer.encode(text, add_special_tokens=False).ids for text in ORDINARY_TEXTS] == expected:
             return replace(splitting, add_bos=_puts_bos(source, facts))
     raise TokenizerError(
         "GGUF cannot express how this tokenizer splits text", expected=f"the way of {', '.join(names)}",
@@ -77,7 +71,7 @@ def _ways(facts: TokenizerFacts, names: list[str]) -> Iterator[tuple[Splitting, 
 
 def _puts_bos(source: Tokenizer, facts: TokenizerFacts) -> bool:
     """Whether a text gets a first token; raises where it gets others."""
-    bare, dressed = (source.encode(PROBES[0], add_special_tokens=special).ids for special in (False, True))
+    bare, dressed = (source.encode(ORDINARY_TEXTS[0], add_special_tokens=special).ids for special in (False, True))
     if dressed == bare:
         return False
     if facts.bos_id is not None and dressed == [facts.bos_id, *bare]:

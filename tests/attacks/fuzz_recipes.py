@@ -21,9 +21,9 @@ import aprnb
 from aprnb.architecture import resolve
 from aprnb.architecture.configs import read_config
 from aprnb.errors import AprnbError
-from aprnb.formats.sidecar_files import Sidecars
-from aprnb.tokenizer.chat_template import choose_template
-from aprnb.tokenizer.plain import PlainTokenizer
+from aprnb.tokenizer.checkpoint_tokenizer import CheckpointTokenizer
+from aprnb.tokenizer.choose_template import choose_template
+from aprnb.tokenizer.tokenizer_files import TokenizerFiles
 from aprnb.tuning.data.rows import read_rows
 from aprnb.tuning.planning.model_size import check_model_size
 from aprnb.tuning.planning.recipe import OPTIONS, Recipe
@@ -78,7 +78,7 @@ class Recipes:
 
     def __init__(self, folder: Path) -> None:
         source = Path(__file__).parents[1] / "data" / "sources" / "llama" / "tokenizer.json"
-        self._tokenizer = PlainTokenizer(Tokenizer.from_file(str(source)))
+        self._tokenizer = CheckpointTokenizer(Tokenizer.from_file(str(source)))
         (folder / "m").mkdir()
         for name, data in layouts()[0].files.items():
             (folder / name).write_bytes(data)
@@ -144,7 +144,7 @@ class Recipes:
             if name == "config":
                 found = read_config(value)
             elif name == "chat_template":
-                found = choose_template({}, "qwen3", Sidecars(), value, self._tokenizer).text
+                found = choose_template({}, "qwen3", TokenizerFiles(), value, self._tokenizer).text
             else:
                 found = read_rows(value).rows
         except AprnbError as error:

@@ -19,10 +19,9 @@ from judges import Row, WrongVerdict, apr_rows, safetensors_rows
 
 import aprnb
 from aprnb.errors import AprnbError
-from aprnb.formats.sidecar_files import find_sidecars
 from aprnb.tokenizer.choose import choose_tokenizer
-from aprnb.tokenizer.sidecar_files import sidecar_object
-from aprnb.tokenizer.stated_template import stated_template
+from aprnb.tokenizer.choose_template import find_template
+from aprnb.tokenizer.tokenizer_files import find_tokenizer_files, sidecar_object
 
 BUILT = 0.005
 """How many of the checkpoints that are accepted have their tokenizer made, in a child process."""
@@ -130,10 +129,10 @@ def _damaged(rng: random.Random, name: str, data: bytes) -> bytes:
 
 def _read_tokenizer(case: Case, checkpoint: aprnb.Checkpoint) -> None:
     """What a tokenizer is made of, as far as this process does it."""
-    sidecars = find_sidecars(checkpoint.path)
+    sidecars = find_tokenizer_files(checkpoint.path)
     for path in (None, sidecars.tokenizer, sidecars.settings):
         try:
-            case.hold_secret(sidecar_object(path) if path else stated_template(checkpoint.metadata, sidecars))
+            case.hold_secret(sidecar_object(path) if path else find_template(checkpoint.metadata, sidecars))
         except AprnbError as error:
             case.hold_secret(str(error))
 

@@ -17,13 +17,12 @@ from judges import WrongVerdict
 
 from aprnb.errors import AprnbError
 from aprnb.formats.huggingface.tokenizer_json import reassembled, special_ids, tokenizer_metadata
-from aprnb.formats.sidecar_files import find_sidecars
 from aprnb.tokenizer.chat_template import render
 from aprnb.tokenizer.choose import build_tokenizer
+from aprnb.tokenizer.choose_template import find_template
 from aprnb.tokenizer.description import describe_tokenizer
 from aprnb.tokenizer.sandbox.tokenizer_program import MAX_GROWTH, MAX_STEPS, bounded_program
-from aprnb.tokenizer.sidecar_files import sidecar_object
-from aprnb.tokenizer.stated_template import stated_template
+from aprnb.tokenizer.tokenizer_files import find_tokenizer_files, sidecar_object
 
 DATA = Path(__file__).parents[1] / "data"
 MADE = 0.03
@@ -77,7 +76,7 @@ class Tokenizers:
 
     def examine(self, rng: random.Random, case: Case) -> str:
         folder = case.folder / "m"
-        sidecars = find_sidecars(folder)
+        sidecars = find_tokenizer_files(folder)
         described = describe_tokenizer({}, "qwen3", sidecars)
         case.hold_secret(described, json.dumps(described))
         if sidecars.tokenizer is None:
@@ -85,7 +84,7 @@ class Tokenizers:
         document = sidecar_object(sidecars.tokenizer)
         case.hold_inside("m/tokenizer.json")
         settings = _read(case, lambda: sidecar_object(folder / "tokenizer_config.json")) or {}
-        case.hold_secret(document, settings, _read(case, lambda: stated_template({}, sidecars)))
+        case.hold_secret(document, settings, _read(case, lambda: find_template({}, sidecars)))
         metadata = _read(case, lambda: _as_metadata(document, settings)) or {}
         bounded = _read(case, lambda: hold_program(bounded_program(document, "x")))
         made = bounded and rng.random() < MADE

@@ -17,10 +17,8 @@ import aprnb
 from aprnb.architecture.configs import read_config
 from aprnb.errors import AprnbError
 from aprnb.formats.json_files import read_object
-from aprnb.formats.sidecar_files import find_sidecars
-from aprnb.tokenizer.chat_template import choose_template
-from aprnb.tokenizer.sidecar_files import sidecar_object
-from aprnb.tokenizer.stated_template import stated_template
+from aprnb.tokenizer.choose_template import choose_template, find_template
+from aprnb.tokenizer.tokenizer_files import find_tokenizer_files, sidecar_object
 from aprnb.tuning.data.rows import read_rows
 from aprnb.tuning.planning.recipe_file import read_recipe_file
 from aprnb.tuning.results.adapter_files import Delta
@@ -57,7 +55,7 @@ BESIDE = dict(
         folder_with("adapter_model.safetensors", lambda folder: Delta(with_config(folder))),
         folder_with("state.json", lambda folder: load_state(in_step(folder), Identity({}, "d", "b"))),
         ("x.tokenizer.json", lambda path: sidecar_object(path)),
-        ("x.chat_template.jinja", lambda path: stated_template({}, find_sidecars(path.with_name("x.apr")))),
+        ("x.chat_template.jinja", lambda path: find_template({}, find_tokenizer_files(path.with_name("x.apr")))),
     ]
 )
 """Files that belong to something else: no link may lead out of their folder."""
@@ -70,8 +68,8 @@ NAMED: dict[str, Read] = {
     "rows.jsonl": read_rows,
     "recipe.toml": read_recipe_file,
     "other-config.json": read_config,
-    "template.jinja": lambda path: choose_template({}, "qwen3", find_sidecars(None), str(path), None),
-    "template.json": lambda path: choose_template({}, "qwen3", find_sidecars(None), str(path), None),
+    "template.jinja": lambda path: choose_template({}, "qwen3", find_tokenizer_files(None), str(path), None),
+    "template.json": lambda path: choose_template({}, "qwen3", find_tokenizer_files(None), str(path), None),
     "list.json": read_object,
 }
 """Files that a person names: links are followed, to regular files only."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from tokenizers import Tokenizer
 
 import aprnb
-from aprnb.errors import TokenizerError
+from aprnb.errors import MissingExtra, TokenizerError
 from aprnb.formats.huggingface.metadata import folder_metadata
 from aprnb.tokenizer.choose import build_tokenizer, check_vocabulary
 from aprnb.tokenizer.description import describe_tokenizer
@@ -309,3 +310,10 @@ def test_a_special_token_that_the_source_leaves_out_is_neither_shown_nor_used(so
     metadata["tokenizer.bos_token_id"] = 0
     assert build_tokenizer(metadata, "qwen2").tokenizer.bos_token is None
     assert describe_tokenizer(metadata, "qwen2")["bos"] is None
+
+
+def test_a_missing_tokenizers_library_is_an_error_that_says_what_to_install(metadata, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    monkeypatch.delitem(sys.modules, "aprnb.tokenizer.fast_tokenizer")
+    with pytest.raises(MissingExtra, match=r"aprnb\[train\]"):
+        build_tokenizer(metadata, "qwen3")

@@ -205,7 +205,7 @@ import json, sys
 from types import SimpleNamespace
 from tokenizers import Tokenizer
 from aprnb.tokenizer.sandbox import tokenizer_process
-from aprnb.tokenizer.plain import PlainTokenizer
+from aprnb.tokenizer.checkpoint_tokenizer import CheckpointTokenizer
 text, row = open(sys.argv[1]).read(), ("Z" + "a" * 30) * 1000
 def began():
     print("began", flush=True)
@@ -225,7 +225,7 @@ def work():
 """,
     "rows": """
 def work():
-    with tokenizer_process.row_encoder(PlainTokenizer(Tokenizer.from_str(text), untrusted=True)) as encode:
+    with tokenizer_process.row_encoder(CheckpointTokenizer(Tokenizer.from_str(text), untrusted=True)) as encode:
         began()
         encode([row])
 """,

@@ -20,7 +20,7 @@ from aprnb.errors import TokenizerError
 from aprnb.tokenizer.sandbox.bounded_child import AnswerTooLarge, BoundedChild, ChildFailed, DeadlinePassed
 
 if TYPE_CHECKING:
-    from aprnb.tokenizer.plain import PlainTokenizer
+    from aprnb.tokenizer.checkpoint_tokenizer import CheckpointTokenizer
 
 START_S, START_S_PER_BYTE = 15.0, 2e-6
 TEXT_S, TEXT_S_PER_BYTE = 10.0, 2e-5
@@ -32,12 +32,16 @@ _SMALL_BATCH_BYTES = 256 << 10
 _TOKENS_PER_BYTE, _ANSWER_SLACK = 4, 1 << 20
 _CHILD = Path(__file__).with_name("tokenizer_child.py")
 
-PROBES = (
+ORDINARY_TEXTS = (
     "Hello world 12345 don't I'LL", "Привет, мир! 2024", "你好，世界。", " two  spaces\n\n\ttab ", "x=1;y+=2 //z_z",
-    "über façade 🎉👩‍👧", "١٢٣ नमस्ते 안녕 สวัสดี", "HTTPServer camelCase", "a ☃", "",
-    *(sign * 400 for sign in "aA1 .\n\t中"), "ab" * 200, "a b" * 200, "a1" * 200, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaab",
+    "über façade 🎉👩‍👧", "١٢٣ नमस्ते 안녕 สวัสดี", "HTTPServer camelCase",
 )  # fmt: skip
-"""Ordinary texts of several scripts, an unknown sign, and repetitions, with which bad regular expressions explode."""
+"""Texts of several scripts, which tokenizers with different rules split differently."""
+PROBES = (
+    *ORDINARY_TEXTS, "a ☃", "", *(sign * 400 for sign in "aA1 .\n\t中"), "ab" * 200, "a b" * 200, "a1" * 200,
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaab",
+)  # fmt: skip
+"""Ordinary texts, an unknown sign, and repetitions, on which bad regular expressions take exponential time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,7 @@ def _decoded(answer: bytes, texts: int) -> Iterator[Encoded]:
 
 
 @contextmanager
-def row_encoder(tokenizer: PlainTokenizer) -> Iterator[Encode]:
+def row_encoder(tokenizer: CheckpointTokenizer) -> Iterator[Encode]:
     """A function that encodes texts without special tokens: in a child process where the tokenizer is untrusted.
 
     Ctrl-C ends it between two small batches, or at once.
@@ -161,7 +165,7 @@ def row_encoder(tokenizer: PlainTokenizer) -> Iterator[Encode]:
         yield process.encode
 
 
-def _encoded(tokenizer: PlainTokenizer, batch: list[str]) -> Iterator[Encoded]:
+def _encoded(tokenizer: CheckpointTokenizer, batch: list[str]) -> Iterator[Encoded]:
     with library_errors("the tokenizer cannot encode the rows"):
         encodings = tokenizer.backend_tokenizer.encode_batch(batch, add_special_tokens=False)
     for encoding in encodings:

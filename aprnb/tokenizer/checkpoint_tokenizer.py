@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
-class PlainTokenizer:
+class CheckpointTokenizer:
     """The part of the interface of a `transformers` tokenizer that encoding conversations needs, under its names."""
 
     def __init__(self, backend: Tokenizer, *, untrusted: bool = False, **named: str) -> None:

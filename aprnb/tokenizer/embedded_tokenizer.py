@@ -13,7 +13,7 @@ from aprnb.formats.huggingface.tokenizer_json import HOLE, REST, reassembled
 _NAMED = (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown"))
 
 
-def whole_tokenizer(metadata: Mapping[str, Any]) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+def embedded_tokenizer(metadata: Mapping[str, Any]) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
     """The tokenizer.json that the metadata hold, if one, and warnings about statements that disagree with the lists."""
     special = _special_disagreement(metadata)
     found = _disagreement(metadata)

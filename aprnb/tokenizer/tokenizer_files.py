@@ -1,0 +1,61 @@
+"""The tokenizer files beside a checkpoint; what is wrong with a file is a TokenizerError."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aprnb.errors import CheckpointError, FileMissing, TokenizerError
+from aprnb.formats.json_files import read_object, read_text
+from aprnb.formats.json_memory import MAX_VALUES
+from aprnb.formats.sidecar_files import safe_path
+from aprnb.formats.source import is_file, is_folder
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """Paths of the tokenizer files beside a checkpoint; None where there is none."""
+
+    tokenizer: Path | None = None
+    settings: Path | None = None
+    template: Path | None = None
+
+
+def find_tokenizer_files(checkpoint: Path | None) -> TokenizerFiles:
+    """The tokenizer files beside `checkpoint`, a file or a folder; `STEM.tokenizer.json` goes before `tokenizer.json`.
+
+    Links are not followed or checked here: the readers below do that.
+    """
+    if checkpoint is None:
+        return TokenizerFiles()
+    folder, stem = (checkpoint, None) if is_folder(checkpoint) else (checkpoint.parent, checkpoint.stem)
+
+    def found(name: str) -> Path | None:
+        names = [f"{stem}.{name}", name] if stem else [name]
+        return next((folder / each for each in names if is_file(folder / each)), None)
+
+    return TokenizerFiles(found("tokenizer.json"), found("tokenizer_config.json"), found("chat_template.jinja"))
+
+
+def sidecar_text(path: Path) -> str:
+    """The UTF-8 text of a file beside a checkpoint, which no link may lead out of its folder."""
+    with as_tokenizer_error():
+        return read_text(safe_path(path.parent, path.name))
+
+
+def sidecar_object(path: Path, most: int = MAX_VALUES) -> dict[str, Any]:
+    """The JSON object in a file beside a checkpoint, like `sidecar_text`; `most` bounds its values."""
+    with as_tokenizer_error():
+        return read_object(safe_path(path.parent, path.name), most=most)
+
+
+@contextmanager
+def as_tokenizer_error() -> Iterator[None]:
+    """Turns what reading a file raises into TokenizerError."""
+    try:
+        yield
+    except (CheckpointError, FileMissing) as error:
+        raise TokenizerError(error.found, expected=error.expected, where=error.where, action=error.action) from None
