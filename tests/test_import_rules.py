@@ -45,7 +45,7 @@ MAY_IMPORT = {
 # The one import that leads upwards, inside a function and for type checkers: `Checkpoint.architecture`.
 UPWARD = {("formats/checkpoint.py", "architecture")}
 # The parts of tuning/ from the lowest to the highest: each imports only itself and those before it.
-TUNING_ORDER = ("data", "planning", "training", "results", "execution", "finetune")
+TUNING_ORDER = ("tensor_files", "data", "planning", "preparation", "training", "results", "execution", "finetune")
 
 HEAVY = {"torch", "transformers", "bitsandbytes", "peft", "accelerate", "tokenizers", "safetensors", "jinja2"}
 JUPYTER = {
