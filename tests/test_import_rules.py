@@ -13,6 +13,8 @@ from typing import Literal
 
 import pytest
 
+import aprnb
+
 PACKAGE = Path(__file__).parent.parent / "aprnb"
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_LOOSE_MODULES = 250, 40, 15
 
@@ -269,9 +271,15 @@ def too_long(path: Path) -> Iterator[str]:
     if text.count("\n") > MAX_FILE_LINES:
         yield name
     for node in ast.walk(ast.parse(text)):
-        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        if is_function and (node.end_lineno or 0) - node.lineno >= MAX_FUNCTION_LINES:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and function_lines(node) > MAX_FUNCTION_LINES:
             yield f"{name} {node.name}"
+
+
+def function_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Of a public name only the statements: its signature and docstring name every option."""
+    statements = node.body[1:] if ast.get_docstring(node) else node.body
+    first = statements[0] if statements and node.name in aprnb.__all__ else node
+    return (node.end_lineno or 0) - first.lineno + 1
 
 
 @pytest.mark.parametrize(
