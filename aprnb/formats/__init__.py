@@ -7,6 +7,6 @@ from aprnb.formats.contents import TensorEntry
 from aprnb.formats.dtypes import DType
 
 open = open_checkpoint
-"""The public name: `aprnb.open`."""
+"""The public name, `aprnb.open`; modules of the package import `open_checkpoint`, so that `open` stays Python's."""
 
-__all__ = ["Checkpoint", "DType", "Header", "TensorEntry", "TensorSource", "open_checkpoint", "write_apr"]
+__all__ = ["Checkpoint", "DType", "Header", "TensorEntry", "TensorSource", "open", "open_checkpoint", "write_apr"]

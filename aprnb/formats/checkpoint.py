@@ -159,7 +159,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
 
 def open_checkpoint(path: str | os.PathLike[str], *, strict: bool = False, verify: bool = False) -> Checkpoint:
-    """Open a checkpoint: metadata and tensor index are read and checked, no tensor data.
+    """Opens a checkpoint: metadata and tensor index are read and checked, no tensor data.
 
     `path` is an `.apr`, GGUF or safetensors file, or a Hugging Face folder; the first bytes tell, not the name. What a
     file lacks or has wrong and can be read in one way only is listed in `warnings`; `strict=True` refuses it.

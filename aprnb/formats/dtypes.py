@@ -123,11 +123,11 @@ def early_converter_readings(code: int, shape: tuple[int, ...], size_bytes: int)
 
 
 def dtype_of(code: int, shape: tuple[int, ...], size_bytes: int) -> DType | None:
-    """The likeliest reading, the code's own meaning where no size fits; None for a code that nobody writes."""
+    """The likeliest reading, the code's own meaning where no size fits; None for an unknown code."""
     fitting = readings(code, shape, size_bytes) or _READINGS.get(code, ())
     return fitting[0] if fitting else None
 
 
 def ggml_dtype(code: int) -> DType | None:
-    """The element type of a GGML number, as GGUF files carry it; None for a number without one."""
+    """The element type of a GGML number, as GGUF files use it; None for an unknown number."""
     return GGML.get(code)

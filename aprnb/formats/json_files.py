@@ -1,4 +1,4 @@
-"""JSON files beside or inside a checkpoint folder: bounded, and refused by name where they are no object."""
+"""Reads JSON and text files, bounded; errors name the file."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ def read_object(path: Path, limit: int = MAX_JSON_BYTES, most: int = MAX_VALUES)
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except (OSError, ValueError):  # reading tells what is wrong with it
+    except (OSError, ValueError):  # reading the file raises an error that says what is wrong
         return 0

@@ -51,7 +51,7 @@ def read_json(
         raise _unreadable(what, f"not JSON ({error})", offset) from None
     except RecursionError:
         raise _unreadable(what, "nested too deeply", offset) from None
-    except ValueError:  # Python's bound on integers, whose message speaks to programmers
+    except ValueError:  # Python's limit on integers, whose message names a function of Python
         raise _unreadable(
             what, f"beyond use: an integer in it has over {sys.get_int_max_str_digits():,} digits", offset
         ) from None

@@ -1,4 +1,4 @@
-"""Which reader a path needs: told by its first bytes; by its name only where those are text or too few."""
+"""Chooses the reader of a file by its first bytes, and by its name only where those are text or too few."""
 
 from __future__ import annotations
 

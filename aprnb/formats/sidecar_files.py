@@ -1,4 +1,4 @@
-"""Files beside a checkpoint: names that stay inside its folder, links that do not lead out of it."""
+"""Paths of sidecar files: names without a path, and links that do not lead out of the folder."""
 
 from __future__ import annotations
 

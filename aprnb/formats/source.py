@@ -1,7 +1,7 @@
-"""Bounded reading of one file that another process may change meanwhile: the only door through which files are read.
+"""Bounded reading of one file, which another process may change meanwhile; no other module opens files for reading.
 
-Plain reads, no memory map: a file that shrinks under a map kills the process, under a read it is an error. Only regular
-files are read: they are opened without blocking and checked again after opening, when a name can no longer be swapped.
+Reads instead of a memory map: a file that shrinks kills a process that has mapped it, while a read gives an error. Only
+regular files are read: opened without blocking, and checked after opening, when the name can no longer be exchanged.
 """
 
 from __future__ import annotations

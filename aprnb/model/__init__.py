@@ -1,4 +1,4 @@
-"""From an architecture and a checkpoint to a `transformers` module with its tokenizer.
+"""Builds `transformers` modules from architectures and checkpoints, and generates with them.
 
 The names below are imported on first use: a plan needs a device and a tokenizer, not the modelling code.
 """

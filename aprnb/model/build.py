@@ -1,7 +1,7 @@
-"""Builds the `transformers` module that an architecture describes and fills it straight from the file.
+"""Builds the `transformers` module that an architecture describes and loads its weights from the file.
 
-Tensors are decoded one at a time while the loader places them, so a file goes to NF4 with one full-precision tensor
-alive. Nothing is left to chance: a key that is missing, unexpected or mismatched is an error.
+Tensors are decoded one at a time while the loader places them, so a file goes to NF4 with one full-precision tensor in
+memory. A key that is missing, unexpected or mismatched is an error; transformers itself would use random values.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def load(
 
 
 def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Placement) -> PreTrainedModel:
-    """The filled module on its device, in eval mode. Raises ContractError where anything does not fit."""
+    """The module with its weights on its device, in eval mode. Raises ContractError where a tensor does not match."""
     report.raise_for_violations()
     architecture = report.architecture
     compare_with_class(architecture)
@@ -117,7 +117,7 @@ def _rope_parameters(fields: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _taken_by_the_class(architecture: Architecture) -> Iterator[None]:
-    """Turns what the class raises for values that it does not know, of whatever kind, into ArchitectureError."""
+    """Turns any exception of the class, which each has its own for unknown values, into ArchitectureError."""
     try:
         yield
     except Exception as error:
@@ -130,7 +130,7 @@ def _taken_by_the_class(architecture: Architecture) -> Iterator[None]:
 
 
 def compare_with_class(architecture: Architecture) -> None:
-    """Holds the family's table against the class itself, built without memory; raises ContractError on a difference."""
+    """Compare the family's table with the class, built on the meta device; raises ContractError on a difference."""
     config = model_config(architecture)
     with _taken_by_the_class(architecture), torch.device("meta"):
         skeleton = model_class(architecture)(config)
@@ -147,7 +147,7 @@ def compare_with_class(architecture: Architecture) -> None:
 
 
 class _LazyWeight:
-    """Decodes its tensor when the loader indexes it with `[...]`; holds nothing before or after."""
+    """Decodes its tensor when the loader indexes it with `[...]`; keeps no data before or after."""
 
     def __init__(
         self, checkpoint: Checkpoint, report: ContractReport, name: str, placement: Placement, heap: _Heap
@@ -170,7 +170,7 @@ class _LazyWeight:
 def read_tensor(checkpoint: Checkpoint, report: ContractReport, name: str, placement: Placement) -> torch.Tensor:
     """The model's weight in the placement's dtype; what the file holds in another is rounded to nearest even.
 
-    Blocks that a GPU can decode arrive on the GPU; anything else may still lie on the CPU.
+    Blocks that a GPU can decode are returned on the GPU, all others on the CPU.
     """
     dtype, file_name = placement.dtype, report.weights[name]
     entry = checkpoint.tensors[file_name]
@@ -188,9 +188,9 @@ def read_tensor(checkpoint: Checkpoint, report: ContractReport, name: str, place
 
 
 class _Heap:
-    """Gives freed memory back now and then: glibc keeps what lies between small tensors that stay.
+    """Returns freed memory to the system at intervals: glibc keeps the gaps between small tensors that stay.
 
-    That is a fifth of a model of 8 B parameters in NF4. After each tensor it would cost a third of the time.
+    The gaps take a fifth of a model of 8 B parameters in NF4. Trimming after each tensor costs a third of the time.
     """
 
     every_bytes = 96 << 20
@@ -200,7 +200,7 @@ class _Heap:
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
 
     def read(self, size_bytes: int) -> None:
-        """To be told before a tensor of the file is read."""
+        """Call before a tensor of the file is read."""
         self._since += size_bytes
         if self._trim is not None and self._since > self.every_bytes:
             self._trim(0)

@@ -1,4 +1,4 @@
-"""Experts in files and in modules: a matrix for each expert there, one stacked tensor for all of them here.
+"""Experts in files and in modules: files have a matrix for each expert, modules one stacked tensor for all of them.
 
 `transformers` 5 stacks them while it loads (its conversion mapping): gate and up on top of each other as
 `experts.gate_up_proj` [experts, 2 · intermediate, hidden], down as `experts.down_proj`.

@@ -1,4 +1,4 @@
-"""Greedy answers from a loaded model."""
+"""Greedy generation with a loaded model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def generate(
     system: str | None = None,
     max_new_tokens: int = 64,
 ) -> Generation:
-    """The most likely continuation, token by token; `raw` leaves `prompt` without the chat template.
+    """The most likely continuation, token by token; `raw` uses `prompt` without the chat template.
 
     Stops at the tokenizer's end token or after `max_new_tokens`. Raises UsageProblem for a prompt without tokens or
     longer than the model's positions, TokenizerError where the tokenizer fails on it.

@@ -1,4 +1,4 @@
-"""Block-quantised bytes decoded on a GPU: a quarter of the bytes crosses the bus, and the GPU does the arithmetic.
+"""Decodes block-quantised bytes on a GPU: a quarter of the bytes crosses the bus, and the GPU does the arithmetic.
 
 Layouts and order of operations are those of `formats.codecs`, so both give the same bits.
 """
@@ -32,7 +32,7 @@ def can_decode(dtype: DType, shape: tuple[int, ...], size_bytes: int) -> bool:
 def decode_on(
     device: torch.device, raw: bytearray, dtype: DType, shape: tuple[int, ...], target: torch.dtype
 ) -> torch.Tensor:
-    """The tensor of `shape` in `target` on `device`. Where `can_decode` says no, use `formats.codecs.decode`."""
+    """The tensor of `shape` in `target` on `device`. Where `can_decode` is false, use `formats.codecs.decode`."""
     decoder, elements = _DECODERS[dtype.name], dtype.block_elements
     blocks = torch.frombuffer(raw, dtype=torch.uint8).to(device).reshape(-1, dtype.block_bytes)
     values = torch.empty((len(blocks), elements), dtype=target, device=device)

@@ -20,9 +20,9 @@ _TINY = np.float32(1e-38)
 
 @contextmanager
 def quick_4bit() -> Iterator[None]:
-    """Registers the kernel below for bitsandbytes' 4-bit quantisation of CPU tensors, and takes it back at the end.
+    """Register the kernel below for bitsandbytes' 4-bit quantisation of CPU tensors, and remove it at the end.
 
-    Where there is a kernel for CPUs already, of another load or of bitsandbytes itself, that one serves.
+    A kernel that is registered already, by another load or by bitsandbytes itself, is used instead.
     """
     import bitsandbytes  # noqa: F401  defines the operator
 
@@ -34,7 +34,7 @@ def quick_4bit() -> Iterator[None]:
     try:
         yield
     finally:
-        del kernels  # they go with it
+        del kernels  # a library unregisters its kernels when it is deleted
 
 
 def quantize_4bit(

@@ -1,4 +1,4 @@
-"""Keeps other libraries' progress bars and notices out of the notebook while a model loads."""
+"""Hides other libraries' progress bars and notices while a model loads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """The loader's report goes to us as data; its bars and remarks on optional kernels are off meanwhile."""
+    """Turn off progress bars and notices about optional kernels; the loader's report comes back as data instead."""
     bars = transformers_logging.is_progress_bar_enabled()
     level = transformers_logging.get_verbosity()
     kernels = logging.getLogger("bitsandbytes")

@@ -16,10 +16,10 @@ NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 class CheckpointTokenizer:
-    """The part of the interface of a `transformers` tokenizer that encoding conversations needs, under its names."""
+    """The part of a `transformers` tokenizer that encoding conversations needs, with the same names."""
 
     def __init__(self, backend: Tokenizer, *, untrusted: bool = False, **named: str) -> None:
-        """`untrusted`: made of a tokenizer.json, whose steps and regular expressions are not ours."""
+        """`untrusted`: made of a tokenizer.json, whose steps and regular expressions come from a file."""
         backend.no_truncation()
         backend.no_padding()
         self.backend_tokenizer, self.untrusted = backend, untrusted
@@ -27,7 +27,7 @@ class CheckpointTokenizer:
         self.chat_template: str | None = None
 
     def __getattr__(self, name: str) -> Any:
-        """`eos_token`, `eos_token_id` and the like; None for a token that nobody named."""
+        """`eos_token`, `eos_token_id` and the like; None for a token without a name."""
         if name in NAMES:
             return self.special_tokens_map.get(name)
         if name.removesuffix("_id") in NAMES:

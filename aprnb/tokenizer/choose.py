@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint: from its metadata, else from the files beside it."""
+"""Chooses the tokenizer of a checkpoint: from its metadata, else from the files beside it."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def build_tokenizer(
 ) -> TokenizerChoice:
     """The tokenizer of a checkpoint with this metadata.
 
-    `beside` is the checkpoint's path (or its folder): the files next to it are used where the metadata carries no
-    tokenizer, and in place of assumptions. `chat_template` is a name, a file or template text and goes before all.
+    `beside` is the checkpoint's path (or its folder): the files next to it are used where the metadata has no
+    tokenizer, and in place of assumptions. `chat_template` is a name, a file or template text and overrides the others.
     Without any template `tokenizer.chat_template` is None and rendering a conversation raises ChatTemplateError.
 
-    Raises TokenizerError where nothing settles the tokenizer, ChatTemplateError where the wanted template is none.
+    Raises TokenizerError where nothing determines the tokenizer, ChatTemplateError for a template that cannot be used.
     """
     sidecars = find_tokenizer_files(beside)
     whole, doubts = embedded_tokenizer(metadata)
@@ -91,13 +91,13 @@ def choose_tokenizer(
 
 
 def carries_tokenizer(metadata: Mapping[str, Any], beside: Path) -> bool:
-    """Whether anything says what the tokenizer is: the metadata, or a file beside the checkpoint."""
+    """Whether the metadata or a file beside the checkpoint defines a tokenizer."""
     stated = reassembled(metadata) is not None or has_tokenizer(metadata)
     return stated or find_tokenizer_files(beside).tokenizer is not None
 
 
 def check_vocabulary(tokenizer: CheckpointTokenizer | PreTrainedTokenizerFast, vocab_size: int) -> str | None:
-    """Holds the tokenizer against an embedding of `vocab_size` rows; returns a note where rows stay unused.
+    """Check the tokenizer against an embedding of `vocab_size` rows; returns a note where rows stay unused.
 
     Raises TokenizerError where a token has no row.
     """
@@ -167,7 +167,7 @@ def _sentencepiece(facts: TokenizerFacts) -> tuple[Tokenizer, tuple[str, ...], b
 
 
 def _from_whole(whole: Mapping[str, Any], metadata: Mapping[str, Any]) -> TokenizerChoice:
-    """The source's own tokenizer.json, put together from the metadata."""
+    """The source's own tokenizer.json, reassembled from the metadata."""
     from aprnb.tokenizer.fast_tokenizer import parsed_tokenizer
 
     where = "metadata hf_tokenizer"
@@ -217,7 +217,7 @@ def _same_vocabulary(tokenizer: CheckpointTokenizer, facts: TokenizerFacts) -> b
 
 
 def _take_special_tokens(tokenizer: CheckpointTokenizer, facts: TokenizerFacts, architecture: str) -> None:
-    """The ids that the file names; published Qwen models pad with <|endoftext|>, which the file does not say."""
+    """The ids that the file names; published Qwen models pad with <|endoftext|>, which no file states."""
     named = tokenizer.special_tokens_map
     for name, number in (("bos_token", facts.bos_id), ("eos_token", facts.eos_id), ("pad_token", facts.pad_id)):
         if number is not None:

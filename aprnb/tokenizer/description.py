@@ -1,4 +1,4 @@
-"""The tokenizer as the inspection card shows it: what is used, or what is wrong with it."""
+"""The tokenizer as the inspection card shows it: what is used, or the problem with it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from aprnb.tokenizer.tokenizer_files import TokenizerFiles
 def describe_tokenizer(
     metadata: Mapping[str, Any], architecture: str | None = None, sidecars: TokenizerFiles | None = None
 ) -> dict[str, Any]:
-    """The tokenizer as JSON for the inspection card; never raises: what is wrong stands under `problem`.
+    """The tokenizer as JSON for the inspection card; never raises: an error is under `problem`.
 
-    `sidecars` are the files beside the checkpoint, which count where the metadata say nothing.
+    `sidecars` are the files beside the checkpoint, which are used where the metadata say nothing.
     """
     described: dict[str, Any] = {
         "kind": None, "vocab_size": None, "used": None, "added": None, "merges": None, "bos": None, "eos": None,
@@ -35,7 +35,7 @@ def describe_tokenizer(
         facts = read_facts(metadata)
         described |= _described_facts(facts, [*described["warnings"], *doubts])
         named = metadata.get("special_tokens")
-        if whole is not None and isinstance(named, Mapping):  # then a null there is a token that is not used
+        if whole is not None and isinstance(named, Mapping):  # then null means that the token is not used
             described |= {name: None for name in ("bos", "eos") if named.get(f"{name}_token") is None}
         if facts.kind == "byte-level BPE":
             family = architecture or str(metadata.get("architecture") or "this model")

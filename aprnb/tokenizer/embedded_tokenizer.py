@@ -1,6 +1,6 @@
-"""Where metadata state the tokenizer twice: `hf_tokenizer` beside the lists. What is shown must be what is used.
+"""The tokenizer.json embedded in the metadata (`hf_tokenizer`), checked against the lists of tokens and merges.
 
-The lists are what every reader of the format shows and uses, so they go before an `hf_tokenizer` that disagrees.
+Every reader of the format shows and uses the lists, so they take precedence over an `hf_tokenizer` that disagrees.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _NAMED = (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), 
 
 
 def embedded_tokenizer(metadata: Mapping[str, Any]) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
-    """The tokenizer.json that the metadata hold, if one, and warnings about statements that disagree with the lists."""
+    """The tokenizer.json in the metadata, if there is one, and warnings where metadata disagree."""
     special = _special_disagreement(metadata)
     found = _disagreement(metadata)
     if found is not None:

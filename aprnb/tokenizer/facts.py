@@ -1,4 +1,4 @@
-"""The tokenizer that the metadata describes, as plain data (no torch, transformers or tokenizers)."""
+"""The tokenizer that the metadata describes, as data; needs none of torch, transformers and tokenizers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from aprnb.errors import TokenizerError
 from aprnb.tokenizer.merges import MAX_MERGES, Merges, merges_of_splits, split_pieces, written_merges
-from aprnb.tokenizer.rules import SIBLING
+from aprnb.tokenizer.rules import ADD_TOKENIZER
 from aprnb.tokenizer.vocabulary import (
     BYTE_PIECE,
     CONTROL,
@@ -59,8 +59,8 @@ def has_tokenizer(metadata: Mapping[str, Any]) -> bool:
 def read_facts(metadata: Mapping[str, Any]) -> TokenizerFacts:
     """The tokenizer in the metadata, checked.
 
-    Raises TokenizerError where lists have the wrong type, a merge makes no token, or the kind is not one that the
-    metadata settles.
+    Raises TokenizerError where lists have the wrong type, a merge gives no token of the vocabulary, or the metadata do
+    not determine the kind.
     """
     vocabulary = checked_strings(metadata, "tokenizer.vocabulary", MAX_VOCABULARY)
     types = checked_numbers(metadata, "tokenizer.token_type", len(vocabulary))
@@ -100,7 +100,7 @@ def tokenizer_kind(metadata: Mapping[str, Any], vocabulary: list[str]) -> Kind:
     merges, scores = metadata.get("tokenizer.merges"), metadata.get("tokenizer.scores")
     if "Ġ" in vocabulary and "Ċ" in vocabulary and named not in _SENTENCEPIECE_TYPES:
         if not merges:
-            raise TokenizerError("the file's byte-level vocabulary comes without merges", action=SIBLING)
+            raise TokenizerError("the file's byte-level vocabulary comes without merges", action=ADD_TOKENIZER)
         return "byte-level BPE"
     pieces = "▁" in vocabulary or "<0x0A>" in vocabulary
     if pieces and (merges or (scores and named != "unigram" and _are_ranks(scores))):
@@ -109,7 +109,7 @@ def tokenizer_kind(metadata: Mapping[str, Any], vocabulary: list[str]) -> Kind:
     raise TokenizerError(
         f"the file's tokenizer is of kind {what!r} ({len(vocabulary):,} entries), which its metadata does not settle",
         expected="byte-level BPE with merges, or SentencePiece BPE with merges or rank scores",
-        action=SIBLING,
+        action=ADD_TOKENIZER,
     )
 
 
@@ -152,12 +152,12 @@ def _no_merge(at: int, text: str, tokens: Mapping[str, bool]) -> TokenizerError:
     left, space, right = text.partition(" ")
     if not left or not space or not right or " " in right:
         return TokenizerError(
-            f"merge {at:,} is {text[:60]!r}", expected="two parts with one space between", action=SIBLING
+            f"merge {at:,} is {text[:60]!r}", expected="two parts with one space between", action=ADD_TOKENIZER
         )
     missing = next(each for each in (left, right, left + right) if each not in tokens)
     return TokenizerError(
         f"merge {at:,} ({left[:60]!r} with {right[:60]!r}) needs {missing[:60]!r}, which the vocabulary lacks",
-        action=SIBLING,
+        action=ADD_TOKENIZER,
     )
 
 
@@ -187,7 +187,7 @@ def _added_tokens(
     if len(added) > MAX_ADDED_TOKENS:
         raise TokenizerError(
             f"over {MAX_ADDED_TOKENS:,} entries of the vocabulary are made by no merge",
-            expected=f"at most {MAX_ADDED_TOKENS:,} added tokens", action=SIBLING,
+            expected=f"at most {MAX_ADDED_TOKENS:,} added tokens", action=ADD_TOKENIZER,
         )  # fmt: skip
     controls = _PIECE_CONTROLS if kind == "SentencePiece BPE" else frozenset()
     return {

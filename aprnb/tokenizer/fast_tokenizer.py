@@ -1,4 +1,4 @@
-"""`tokenizers.Tokenizer` objects out of vocabulary and merges that a checkpoint carries, or of a tokenizer.json."""
+"""`tokenizers.Tokenizer` objects from a checkpoint's vocabulary and merges, or from a tokenizer.json."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def byte_level_tokenizer(facts: TokenizerFacts, pre_tokenizer: str, compose: boo
 
 
 def sentencepiece_tokenizer(facts: TokenizerFacts) -> Tokenizer:
-    """SentencePiece BPE as llama's: a space in front unless the file says no, spaces as ▁, what is unknown as bytes."""
+    """SentencePiece BPE like llama's: a space in front unless the file says no, spaces as ▁, unknown text as bytes."""
     unknown = "<unk>" if "<unk>" in facts.tokens.values() else None
     tokenizer = _bpe(facts, byte_fallback=True, fuse_unk=True, unk_token=unknown)
     front = facts.add_space is not False
@@ -60,8 +60,8 @@ def sentencepiece_tokenizer(facts: TokenizerFacts) -> Tokenizer:
 def parsed_tokenizer(document: Mapping[str, Any], where: object) -> Tokenizer:
     """The tokenizer that this tokenizer.json describes, after a first use in a child process.
 
-    Raises TokenizerError where it describes none that encodes, exceeds its bounds, or gives an added token another id
-    than the library gives it.
+    Raises TokenizerError where it cannot encode, exceeds its bounds, or gives an added token another id than the
+    library does.
     """
     text = json.dumps(bounded_program(document, where), ensure_ascii=False)
     try_out(text, where)

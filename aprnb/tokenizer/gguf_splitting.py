@@ -1,6 +1,7 @@
-"""How a tokenizer splits text, in GGUF's words: by rule, or by trying where the source's own tokenizer is at hand.
+"""How a tokenizer splits text, in GGUF's terms: by rule, or by trying where the source's own tokenizer is available.
 
-GGUF names a few ways of splitting and keeps nothing of a tokenizer.json; what none of them reproduces is refused.
+GGUF names a few ways of splitting and keeps nothing of a tokenizer.json; a tokenizer that none of them reproduces is an
+error.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ class Splitting:
 def settle_splitting(metadata: Mapping[str, Any], facts: TokenizerFacts, model_type: str) -> Splitting:
     """The splitting that gives the source's tokens.
 
-    Raises TokenizerError where no way of GGUF's gives them, or the metadata settles none.
+    Raises TokenizerError where GGUF has no such splitting, or the metadata do not determine it.
     """
     whole, _ = embedded_tokenizer(metadata)
     if whole is not None:
         return _found_by_trying(whole, facts, _order(metadata, model_type))
     byte_level = facts.kind == "byte-level BPE"
     pre = choose_pre_tokenizer(metadata, model_type)[0] if byte_level else None
-    # where the file is silent: what we do with it ourselves, since llama.cpp goes by the pre-tokenizer's name
+    # Where the file says nothing: what we do ourselves, since llama.cpp decides by the pre-tokenizer's name.
     adds_bos = not byte_level if facts.add_bos is None else facts.add_bos
     return Splitting(pre, facts.add_space is not False, adds_bos and facts.bos_id is not None)
 
@@ -80,7 +81,7 @@ def _puts_bos(source: Tokenizer, facts: TokenizerFacts) -> bool:
 
 
 def _order(metadata: Mapping[str, Any], model_type: str) -> list[str]:
-    """Every byte-level way, the likeliest first."""
+    """Every byte-level splitting, the likeliest first."""
     try:
         likely = [choose_pre_tokenizer(metadata, model_type)[0]]
     except TokenizerError:

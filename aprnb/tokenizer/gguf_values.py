@@ -16,7 +16,7 @@ from aprnb.tokenizer.vocabulary import BYTE, BYTE_PIECE, CONTROL, NORMAL, UNKNOW
 def tokenizer_values(metadata: Mapping[str, Any], model_type: str, vocab_size: int) -> dict[str, GgufValue]:
     """The keys of the tokenizer in `.apr` metadata, filled up to `vocab_size` tokens; empty where there is none.
 
-    Raises TokenizerError for a tokenizer that the metadata does not settle, or with more tokens than rows.
+    Raises TokenizerError for a tokenizer that the metadata do not determine, or with more tokens than rows.
     """
     template = metadata.get("chat_template") or metadata.get("tokenizer.chat_template")
     values = {"tokenizer.chat_template": GgufValue("string", template)} if isinstance(template, str) else {}
@@ -58,7 +58,7 @@ def _token_type(facts: TokenizerFacts, number: int) -> int:
 
 
 def _scores(facts: TokenizerFacts, metadata: Mapping[str, Any], vocab_size: int) -> list[float]:
-    """The stored scores, or the ranks of the merges that make each piece: the inverse of how merges come of scores.
+    """The stored scores, or the ranks of the merges that make each piece: the inverse of `merges_from_scores`.
 
     Raises TokenizerError for merges that no scores give.
     """

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import numpy as np
 
 from aprnb.errors import TokenizerError
-from aprnb.tokenizer.rules import SIBLING
+from aprnb.tokenizer.rules import ADD_TOKENIZER
 
 MAX_MERGES = 3 << 18
 """786,432; the largest published tokenizer has some 580,000."""
@@ -19,7 +19,7 @@ MAX_PIECES_CHARACTERS = 1 << 21
 
 
 class Merges(Collection[tuple[str, str]]):
-    """Pairs by rank, each made when it is asked for: all of them at once would take 200 bytes each."""
+    """Pairs by rank, each made on access: all of them at once would take 200 bytes each."""
 
     def __init__(self, count: int, pairs: Callable[[], Iterator[tuple[str, str]]]) -> None:
         self._count, self._pairs = count, pairs
@@ -68,12 +68,12 @@ def split_pieces(
     """The id of each merged piece and the length of its left half, in the order of the merges' ranks.
 
     Of one piece's splits, longer left halves come first, as in the conversion that published llama tokenizers went
-    through. Raises TokenizerError for pieces that nobody learned, whose splits would fill the memory.
+    through. Raises TokenizerError for pieces that no training gives, whose splits would fill the memory.
     """
     pieces = dict.fromkeys(tokens.values())
     for text in (*controls, *(f"<0x{byte:02X}>" for byte in range(256))):
         pieces.pop(text, None)
-    _require_learned(pieces)
+    _require_plausible(pieces)
     most = min(MAX_SPLITS_PER_PIECE * len(pieces), MAX_MERGES)
     numbers, lefts, rights = array("I"), array("B"), array("B")
     for number, text in tokens.items():
@@ -84,7 +84,7 @@ def split_pieces(
                 rights.append(len(text) - at)
                 if len(numbers) > most:
                     found = f"{len(pieces):,} pieces split into two others in more than {most:,} ways"
-                    raise TokenizerError(found, action=SIBLING)
+                    raise TokenizerError(found, action=ADD_TOKENIZER)
     del pieces
     made, places = np.array(numbers, np.uint32), np.array(lefts, np.uint8)
     ranks = np.asarray(scores, np.float64)[made]
@@ -92,7 +92,7 @@ def split_pieces(
     return made[order], places[order]
 
 
-def _require_learned(pieces: Collection[str]) -> None:
+def _require_plausible(pieces: Collection[str]) -> None:
     longest, letters = max(map(len, pieces), default=0), sum(map(len, pieces))
     if longest > MAX_PIECE_CHARACTERS:
         raise TokenizerError(f"a piece has {longest:,} characters", expected=f"at most {MAX_PIECE_CHARACTERS}")

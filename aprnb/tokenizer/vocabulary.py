@@ -9,7 +9,7 @@ from operator import not_
 from typing import Any
 
 from aprnb.errors import TokenizerError
-from aprnb.tokenizer.rules import SIBLING
+from aprnb.tokenizer.rules import ADD_TOKENIZER
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Values of `tokenizer.token_type`, which are GGUF's."""
@@ -67,7 +67,9 @@ def checked_strings(metadata: Mapping[str, Any], key: str, most: int) -> list[st
     """The list under `key`; raises TokenizerError unless it has at most `most` strings of bounded length."""
     values = metadata.get(key)
     if not isinstance(values, list):
-        raise TokenizerError(f"metadata {key} is {type(values).__name__}", expected="a list of strings", action=SIBLING)
+        raise TokenizerError(
+            f"metadata {key} is {type(values).__name__}", expected="a list of strings", action=ADD_TOKENIZER
+        )
     if len(values) > most:
         raise TokenizerError(f"metadata {key} has {len(values):,} entries", expected=f"at most {most:,}")
     if set(map(type, values)) <= {str} and max(map(len, values), default=0) <= MAX_TOKEN_CHARACTERS:
@@ -77,7 +79,7 @@ def checked_strings(metadata: Mapping[str, Any], key: str, most: int) -> list[st
             found = f"{len(value):,} characters" if isinstance(value, str) else type(value).__name__
             raise TokenizerError(
                 f"metadata {key} holds {found} at {at:,}",
-                expected=f"a string of at most {MAX_TOKEN_CHARACTERS:,} characters", action=SIBLING,
+                expected=f"a string of at most {MAX_TOKEN_CHARACTERS:,} characters", action=ADD_TOKENIZER,
             )  # fmt: skip
     return values
 

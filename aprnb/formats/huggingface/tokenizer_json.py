@@ -1,8 +1,8 @@
-"""A `tokenizer.json` in the vocabulary of `.apr` metadata: lists as `apr import` writes them, and the rest of it.
+"""A `tokenizer.json` as `.apr` metadata: lists of tokens and merges as `apr import` writes them, and `hf_tokenizer`.
 
 `hf_tokenizer` keeps everything but vocabulary and merges (normaliser, splitting, added tokens, post-processing), and
-which ids are the vocabulary's own though a list of texts cannot tell, so that the very tokenizer can be put together
-again; without it readers fall back on rules.
+which ids belong to the model's vocabulary, which a list of texts does not say. From all of these the tokenizer.json can
+be reassembled; without `hf_tokenizer` readers use rules.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OWN = "ids_in_vocabulary"
 def tokenizer_metadata(parsed: Mapping[str, Any], config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`tokenizer.*` keys and `hf_tokenizer` of a parsed tokenizer.json; empty for models other than BPE and Unigram.
 
-    Raises CheckpointError where ids are no whole numbers, or beyond every published vocabulary.
+    Raises CheckpointError where ids are not whole numbers, or beyond every published vocabulary.
     """
     model = parsed.get("model")
     if (
@@ -60,7 +60,7 @@ def tokenizer_metadata(parsed: Mapping[str, Any], config: Mapping[str, Any], whe
 
 
 def _added(parsed: Mapping[str, Any]) -> dict[str, Any]:
-    """Text → id of the added tokens; what is no token is not one of them."""
+    """Text → id of the added tokens; entries of another form are left out."""
     listed = parsed.get("added_tokens")
     tokens = [token for token in listed if isinstance(token, Mapping)] if isinstance(listed, list) else []
     return {token["content"]: token.get("id") for token in tokens if isinstance(token.get("content"), str)}

@@ -1,4 +1,4 @@
-"""A script of ours in a process of its own, for work on untrusted input; its parent bounds its time and its output.
+"""Runs a script of this package in a child process, for work on untrusted input; bounds its time and its output.
 
 Untrusted input may take the child over, so the parent relies on nothing that the child does: it reads no more bytes
 than it asked for, and its clock holds for a child that stops reading, closes its output or starts other processes.
@@ -76,7 +76,7 @@ class BoundedChild:
             self._result(sent, deadline)
         except EOFError:
             self.kill()
-            raise ChildFailed(self._last_words()) from None
+            raise ChildFailed(self._last_line()) from None
         except BaseException:
             self.kill()
             raise
@@ -118,7 +118,7 @@ class BoundedChild:
             wait([future], min(left_s, _SLICE_S))
         return future.result()
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
         said = self._stderr.result() if self._stderr.done() else b""
         line = said.decode("utf-8", "replace").strip().rpartition("\n")[2]
         return line[:REASON_CHARACTERS] or f"exit status {self._process.returncode}"

@@ -1,8 +1,8 @@
 """Renders chat templates in a process of its own, which its parent may kill; started as a script, never imported.
 
-Templates come from files and are hostile: one expression (`10**10**10`, nested loops, a string doubled again and again)
-is enough to hang or fill a process, and no sandbox bounds that. So time and memory are bounded from outside. What a
-template can see equals what transformers gives it; transformers itself is not imported, since that takes a second.
+Templates come from files and are untrusted: one expression (`10**10**10`, nested loops, a string doubled repeatedly) is
+enough to block a process or fill its memory, and no sandbox bounds that. So time and memory are bounded from outside. A
+template sees what transformers would give it; transformers itself is not imported, since that takes a second.
 
 stdin: a line with the JSON object {template, variables, requests, seconds, rendering_bytes, bytes_per_input_byte,
 answer_bytes}, then `requests` lines with a JSON object {messages, add_generation_prompt} each.

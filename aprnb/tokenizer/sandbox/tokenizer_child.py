@@ -1,7 +1,7 @@
 """Runs an untrusted tokenizer.json in a process of its own, which its parent may kill; started as a script.
 
-The tokenizers library is native code: a hostile program makes it fill the memory, panic, or run a regular expression
-for hours, and while it runs Python hears no signal. The parent's clock and memory are safe from all of that.
+The tokenizers library is native code: a malicious program makes it fill the memory, panic, or run a regular expression
+for hours, and while it runs Python handles no signal. None of that affects the parent's clock and memory.
 
 A question is its length (8 bytes, little-endian) and a JSON object. The first one is {tokenizer, seconds}; those that
 follow are {texts, seconds, special}. An answer begins with `0`, or with `1` and the problem as text. For texts the

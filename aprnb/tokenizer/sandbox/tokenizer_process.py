@@ -1,4 +1,4 @@
-"""Untrusted tokenizers at work in a child process: tried before they are used here, and for the rows of a training."""
+"""Untrusted tokenizers in a child process: tried before they are used here, and to encode the rows of a training."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class TokenizerProcess:
             raise TokenizerError(f"{self._where} ran longer than {seconds:.0f} s", action=_OTHER) from None
         except AnswerTooLarge:
             raise TokenizerError(f"{self._where} makes too many tokens of a text", action=_OTHER) from None
-        except ChildFailed:  # its last words are a remark on backtraces, whatever happened
+        except ChildFailed:  # its last line is always a note about backtraces
             found = f"{self._where} takes too much memory, or crashes the tokenizers library"
             raise TokenizerError(found, action=_OTHER) from None
         if answer[:1] != b"0":
@@ -140,7 +140,7 @@ def _batches(texts: Sequence[str], most: int = MAX_BATCH_BYTES) -> Iterator[list
 
 
 def _decoded(answer: bytes, texts: int) -> Iterator[Encoded]:
-    """The child's arrays, checked: it may be under somebody else's control."""
+    """The child's arrays, checked: the tokenizer may have taken over the child."""
     numbers = np.frombuffer(answer[: len(answer) // 4 * 4], "<i4")
     counts, rest = numbers[:texts], numbers[texts:]
     total = int(counts.clip(0).sum(dtype=np.int64))
@@ -185,7 +185,7 @@ def library_errors(found: str) -> Iterator[None]:
 
 
 def interruptible(work: Callable[[], T], found: str, seconds: float) -> T:
-    """The result of `work`, a call into the tokenizers library, which hears no Ctrl-C: it runs in another thread.
+    """The result of `work`, a call into the tokenizers library, during which Ctrl-C has no effect: runs in a thread.
 
     Raises TokenizerError that begins with `found` for what the library raises, or after `seconds`; the thread of a call
     that does not return is left behind.

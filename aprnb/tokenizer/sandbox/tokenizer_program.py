@@ -1,7 +1,7 @@
 """Bounds on what a tokenizer.json may make the tokenizers library do; checked before the library sees it.
 
-A tokenizer.json is a program: steps that replace, repeat and split text. Published ones are small; a hostile one of two
-kilobytes multiplies its input by millions. What the counts and lengths here cannot bound (regular expressions, the
+A tokenizer.json is a program: steps that replace, repeat and split text. Published ones are small; a malicious one of
+two kilobytes multiplies its input by millions. What the counts and lengths here cannot bound (regular expressions, the
 library's own defects) is tried in a child process first, see `tokenizer_process`.
 """
 
@@ -39,7 +39,7 @@ MAX_CHARSMAP = 1 << 20
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _LISTS = ("normalizers", "pretokenizers", "processors", "decoders")
 _DROPPED = {"truncation": None, "padding": None}
-"""A text is encoded whole: a limit that travels with a tokenizer would cut training rows without a word."""
+"""A text is encoded whole: a limit in the file would cut training rows without a warning."""
 
 
 def bounded_program(document: Mapping[str, Any], where: object) -> dict[str, Any]:
