@@ -1,8 +1,7 @@
 """Element types of tensors and the bytes they take.
 
-Numbering: `.apr` codes 0–7, 30 and 128/129 are the format's own, 12 and 14 follow GGML. Older writers and the tool's
-direct GGUF path used other numberings, so many codes have several meanings; the entry's size tells most of them apart.
-GGUF files use GGML's numbers throughout.
+Numbering: `.apr` codes 0–7, 30 and 128/129 are the format's own, 12 and 14 follow GGML; `apr/dtype_codes.py` reads the
+codes of other writers. GGUF files use GGML's numbers throughout.
 """
 
 from __future__ import annotations
@@ -61,31 +60,6 @@ Q2_K, Q3_K = DType("Q2_K", 256, 84, padded_rows=True), DType("Q3_K", 256, 110, p
 Q4_K, Q5_K = DType("Q4_K", 256, 144, padded_rows=True), DType("Q5_K", 256, 176, padded_rows=True)
 Q6_K = DType("Q6_K", 256, 210, padded_rows=True)
 
-_READINGS: dict[int, tuple[DType, ...]] = {
-    0: (F32, BF16, Q2_K, Q3_K),
-    1: (F16,),
-    2: (BF16, Q4_0),
-    3: (F64, Q4_1),
-    4: (I32,),
-    5: (I64,),
-    6: (I8, Q5_0),
-    7: (U8, Q5_1),
-    8: (APR_Q4, Q8_0, Q4_K),
-    9: (APR_Q8, Q6_K, Q8_1),
-    10: (Q8_0, Q2_K),
-    11: (Q3_K,),
-    12: (Q4_K,),
-    13: (Q5_K,),
-    14: (Q6_K,),
-    30: (BF16,),
-    128: (APR_Q4,),
-    129: (APR_Q8,),
-}
-"""What each code of an `.apr` index has meant, the format's own meaning first."""
-
-_EARLY_CONVERTER: dict[int, tuple[DType, ...]] = {8: (Q4_K, Q5_K), 9: (Q6_K,), 10: (Q8_0,)}
-"""The first converter from GGUF (model_type transformer_lm_q4k, no layout bit) numbered its block types itself."""
-
 CODES: dict[str, int] = {"F32": 0, "F16": 1, "BF16": 30, "F64": 3, "I32": 4, "I64": 5, "I8": 6, "U8": 7}
 CODES |= {"Q4_K": 12, "Q6_K": 14, "AprQ4": 128, "AprQ8": 129}
 """The codes that we write: those every reader of the format understands."""
@@ -103,31 +77,4 @@ GGML: dict[int, DType] = {
 """GGML's numbers, as GGUF files use them (sizes: llama.cpp's ggml-common)."""
 
 BY_NAME: dict[str, DType] = {dtype.name: dtype for dtype in GGML.values()}
-BY_NAME |= {dtype.name: dtype for readings in _READINGS.values() for dtype in readings}
-BY_NAME |= {dtype.name: dtype for dtype in (U16, U32, U64, BOOL, F8_E4M3, F8_E5M2)}
-
-
-def readings(code: int, shape: tuple[int, ...], size_bytes: int) -> tuple[DType, ...]:
-    """The element types that `code` may mean for a tensor of this shape and size, the likeliest first.
-
-    Empty where no meaning fits. Several fit where their sizes agree: AprQ4 and Q4_K take the same bytes for multiples
-    of 256 elements, and only the file's producer tells them apart.
-    """
-    return tuple(dtype for dtype in _READINGS.get(code, ()) if size_bytes in dtype.sizes_bytes(shape))
-
-
-def early_converter_readings(code: int, shape: tuple[int, ...], size_bytes: int) -> tuple[DType, ...]:
-    """The same for files of the first GGUF converter."""
-    own = _EARLY_CONVERTER.get(code, _READINGS.get(code, ()))
-    return tuple(dtype for dtype in own if size_bytes in dtype.sizes_bytes(shape))
-
-
-def dtype_of(code: int, shape: tuple[int, ...], size_bytes: int) -> DType | None:
-    """The likeliest reading, the code's own meaning where no size fits; None for an unknown code."""
-    fitting = readings(code, shape, size_bytes) or _READINGS.get(code, ())
-    return fitting[0] if fitting else None
-
-
-def ggml_dtype(code: int) -> DType | None:
-    """The element type of a GGML number, as GGUF files use it; None for an unknown number."""
-    return GGML.get(code)
+BY_NAME |= {dtype.name: dtype for dtype in (U8, APR_Q4, APR_Q8, U16, U32, U64, BOOL, F8_E4M3, F8_E5M2)}

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import aprnb
+from aprnb.formats.apr.dtype_codes import readings
 from aprnb.formats.codecs import can_encode, decode, encode, stays_float32, widen_bf16
-from aprnb.formats.dtypes import BY_NAME, GGML, readings
+from aprnb.formats.dtypes import BY_NAME, GGML
 
 OWN = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 BY_PACKAGE = ["IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4"]

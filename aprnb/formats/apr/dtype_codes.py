@@ -1,10 +1,37 @@
-"""What a dtype code of an index entry means: writers have used three numberings, the entry's size tells them apart."""
+"""What a dtype code of an index entry means: writers have used three numberings.
+
+Older writers and the tool's direct GGUF path have numbers of their own: many codes have several meanings. The entry's
+size distinguishes most.
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-from aprnb.formats.dtypes import DType, dtype_of, early_converter_readings, readings
+from aprnb.formats.dtypes import (
+    APR_Q4,
+    APR_Q8,
+    BF16,
+    F16,
+    F32,
+    F64,
+    I8,
+    I32,
+    I64,
+    Q2_K,
+    Q3_K,
+    Q4_0,
+    Q4_1,
+    Q4_K,
+    Q5_0,
+    Q5_1,
+    Q5_K,
+    Q6_K,
+    Q8_0,
+    Q8_1,
+    U8,
+    DType,
+)  # fmt: skip
 
 Q4K_CONVERTER = "transformer_lm_q4k"
 """model_type of the tool's direct GGUF path; its first version numbered the block types on its own."""
@@ -12,6 +39,32 @@ Q4K_CONVERTER = "transformer_lm_q4k"
 _OWN = {0: "F32", 1: "F16", 3: "F64", 4: "I32", 5: "I64", 6: "I8", 7: "U8", 8: "AprQ4", 9: "AprQ8", 12: "Q4_K"}
 _OWN |= {14: "Q6_K", 30: "BF16", 128: "AprQ4", 129: "AprQ8"}
 """The format's own meanings, legacy numbers of its quantised types included; any other is a warning."""
+
+
+_READINGS: dict[int, tuple[DType, ...]] = {
+    0: (F32, BF16, Q2_K, Q3_K),
+    1: (F16,),
+    2: (BF16, Q4_0),
+    3: (F64, Q4_1),
+    4: (I32,),
+    5: (I64,),
+    6: (I8, Q5_0),
+    7: (U8, Q5_1),
+    8: (APR_Q4, Q8_0, Q4_K),
+    9: (APR_Q8, Q6_K, Q8_1),
+    10: (Q8_0, Q2_K),
+    11: (Q3_K,),
+    12: (Q4_K,),
+    13: (Q5_K,),
+    14: (Q6_K,),
+    30: (BF16,),
+    128: (APR_Q4,),
+    129: (APR_Q8,),
+}
+"""What each code of an `.apr` index has meant, the format's own meaning first."""
+
+_EARLY_CONVERTER: dict[int, tuple[DType, ...]] = {8: (Q4_K, Q5_K), 9: (Q6_K,), 10: (Q8_0,)}
+"""The first converter from GGUF (model_type transformer_lm_q4k, no layout bit) numbered its block types itself."""
 
 
 @lru_cache(maxsize=4096)
@@ -23,10 +76,10 @@ def settle_dtype(
     `model_type` is the metadata's. Raises ValueError for a code that no writer uses, and for a size that fits two
     readings. Where no reading fits, the code's own meaning comes back for the caller to compare.
     """
-    own = dtype_of(code, shape, size_bytes)
-    if own is None:
+    if code not in _READINGS:
         raise ValueError(f"a tensor has dtype code {code}, which no writer of the format uses")
-    fits = [dtype for dtype in _fitting(code, shape, size_bytes, model_type) if _is_likely(dtype, code, shape)]
+    own = (readings(code, shape, size_bytes) or _READINGS[code])[0]
+    fits = [dtype for dtype in readings(code, shape, size_bytes, model_type) if _is_likely(dtype, code, shape)]
     if size_bytes == 0:
         fits = fits[:1]
     if code == 8 and model_type is not None:
@@ -43,9 +96,18 @@ def settle_dtype(
     return dtype, f"dtype code {code} is read as {dtype.name}, by its size" if odd else None
 
 
-def _fitting(code: int, shape: tuple[int, ...], size_bytes: int, model_type: str | None) -> tuple[DType, ...]:
-    early = early_converter_readings(code, shape, size_bytes) if model_type == Q4K_CONVERTER else ()
-    return early or readings(code, shape, size_bytes)
+def readings(code: int, shape: tuple[int, ...], size_bytes: int, model_type: str | None = None) -> tuple[DType, ...]:
+    """The element types that `code` may mean for a tensor of this shape and size, the likeliest first.
+
+    Empty where no meaning fits. Several fit where their sizes agree: AprQ4 and Q4_K take the same bytes for multiples
+    of 256 elements, and only the file's producer tells them apart.
+    """
+    early = _EARLY_CONVERTER.get(code, ()) if model_type == Q4K_CONVERTER else ()
+    fitting = [
+        tuple(dtype for dtype in meanings if size_bytes in dtype.sizes_bytes(shape))
+        for meanings in (early, _READINGS.get(code, ()))
+    ]
+    return fitting[0] or fitting[1]
 
 
 def _is_likely(dtype: DType, code: int, shape: tuple[int, ...]) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from aprnb.errors import CheckpointError, FileMissing, ForeignFormat, TruncatedFile
 from aprnb.formats.contents import MAX_ELEMENTS, Contents, DataFile, TensorEntry
-from aprnb.formats.dtypes import ggml_dtype
+from aprnb.formats.dtypes import GGML
 from aprnb.formats.gguf.front import MAX_KEYS, MAX_TENSORS, Budget, Front
 from aprnb.formats.gguf.metadata import apr_metadata
 from aprnb.formats.gguf.values import GgufValue, Values
@@ -148,7 +148,7 @@ def _read_info(front: Front, number: int) -> TensorEntry:
             expected=f"at most {MAX_ELEMENTS:,} elements",
             at=at + 4,
         )
-    dtype, code_at = ggml_dtype(code), front.position - 12
+    dtype, code_at = GGML.get(code), front.position - 12
     if dtype is None:
         raise front.error(f"tensor {name[:80]!r} has element type {code}", expected="a GGML type of today", at=code_at)
     if dtype.block_elements > 1 and (not shape or shape[-1] % dtype.block_elements):
