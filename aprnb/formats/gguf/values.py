@@ -20,10 +20,11 @@ MAX_DEPTH = 4
 _SHORT_ARRAY = 256
 
 STRING, ARRAY = 8, 9
-_SCALARS: dict[int, tuple[str, str]] = {
+SCALARS: dict[int, tuple[str, str]] = {
     0: ("uint8", "B"), 1: ("int8", "b"), 2: ("uint16", "H"), 3: ("int16", "h"), 4: ("uint32", "I"), 5: ("int32", "i"),
     6: ("float32", "f"), 7: ("bool", "B"), 10: ("uint64", "Q"), 11: ("int64", "q"), 12: ("float64", "d"),
 }  # fmt: skip
+"""Code of a type → its name and its `struct` letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,9 @@ class Values:
         return GgufValue(kind, shortest(value) if code == 6 else value)
 
     def _kind(self, code: int, key: str) -> tuple[str, str]:
-        if code not in _SCALARS:
+        if code not in SCALARS:
             raise self._front.error(f"{key} has value type {code}", expected="0 to 12", at=self._front.position - 4)
-        return _SCALARS[code]
+        return SCALARS[code]
 
     def _array(self, key: str, depth: int) -> GgufValue:
         if depth > MAX_DEPTH:

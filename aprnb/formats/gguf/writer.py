@@ -12,7 +12,7 @@ from typing import Any
 from aprnb.errors import OutputError
 from aprnb.formats.atomic import atomic_file
 from aprnb.formats.dtypes import GGML, DType
-from aprnb.formats.gguf.values import ARRAY, STRING, GgufValue
+from aprnb.formats.gguf.values import ARRAY, SCALARS, STRING, GgufValue
 
 ALIGNMENT = 32
 MAX_NAME_BYTES = 64
@@ -21,10 +21,7 @@ MAX_NAME_BYTES = 64
 Progress = Callable[[int, int], None]
 """Called with the bytes written and the bytes in all."""
 
-_CODES = {
-    "uint8": (0, "B"), "int8": (1, "b"), "uint16": (2, "H"), "int16": (3, "h"), "uint32": (4, "I"), "int32": (5, "i"),
-    "float32": (6, "f"), "bool": (7, "?"), "uint64": (10, "Q"), "int64": (11, "q"), "float64": (12, "d"),
-}  # fmt: skip
+_CODES = {kind: (code, letter) for code, (kind, letter) in SCALARS.items()}
 _NUMBERS = {dtype.name: code for code, dtype in GGML.items()}
 
 
@@ -39,7 +36,7 @@ class GgufTensor:
 
     @property
     def size_bytes(self) -> int:
-        """GGUF has no padded rows: the blocks run through the whole tensor."""
+        """Blocks run through the whole tensor: GGUF has no padded rows."""
         return self.dtype.flat_size_bytes(prod(self.shape))
 
 
