@@ -1,7 +1,8 @@
 """Which model a checkpoint is, and whether its tensors are that model's."""
 
 from aprnb.architecture.architecture import Architecture, ExpectedTensor, expected_tensors, parameter_count
-from aprnb.architecture.contract import ContractReport, ContractRow, Violation, check, check_contract
+from aprnb.architecture.contract import check, check_contract
+from aprnb.architecture.contract_report import ContractReport, ContractRow, Violation
 from aprnb.architecture.families import FAMILIES, Family, family_named
 from aprnb.architecture.resolve import resolve
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aprnb.architecture.contract import ContractReport
+from aprnb.architecture.contract_report import ContractReport
 from aprnb.architecture.families import Family
 from aprnb.architecture.names import canonical_name, canonical_pattern, layer_of
 from aprnb.formats import Checkpoint

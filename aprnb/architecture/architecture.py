@@ -8,9 +8,7 @@ from math import prod
 from typing import Any
 
 from aprnb.architecture.families import FAMILIES, Family, TensorRule
-from aprnb.architecture.families.family import STANDARD
-
-STANDARD_FIELDS = frozenset(STANDARD.split())
+from aprnb.formats.fields import STANDARD
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Architecture:
         """A field's value, standard or extra; the rows of a fused q, k and v too."""
         if name == "qkv_rows":
             return (self.num_attention_heads + 2 * self.num_key_value_heads) * self.head_dim
-        return getattr(self, name) if name in STANDARD_FIELDS else self.extra.get(name)
+        return getattr(self, name) if name in STANDARD else self.extra.get(name)
 
     @property
     def attention(self) -> str:

@@ -13,7 +13,7 @@ from aprnb.architecture.orientation import (
     has_transposed_projections,
     is_projection,
 )
-from aprnb.architecture.weights import Piece, Reading
+from aprnb.architecture.readings import Piece, Reading
 from aprnb.formats import Checkpoint
 
 Expected = Mapping[str, ExpectedTensor]
@@ -28,7 +28,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class StoredWeight:
     """The parts of one weight; `reading` is None where the only part is the weight as it lies."""
 
     parts: tuple[Part, ...]
@@ -37,13 +37,13 @@ class Placement:
 
 def arrange(
     checkpoint: Checkpoint, architecture: Architecture, expected: Expected
-) -> tuple[dict[str, Placement], list[str]]:
-    """Model name → placement for every weight that the file has, and its tensors that play no part."""
+) -> tuple[dict[str, StoredWeight], list[str]]:
+    """Model name → parts for every weight that the file has, and its tensors that are part of none."""
     arrangement = _Arrangement(checkpoint, architecture, expected)
-    placements = {name: found for name, tensor in expected.items() if (found := arrangement.place(tensor)) is not None}
-    used = {part.tensor for placement in placements.values() for part in placement.parts}
+    stored = {name: weight for name, tensor in expected.items() if (weight := arrangement.find(tensor)) is not None}
+    used = {part.tensor for weight in stored.values() for part in weight.parts}
     ignored = {*architecture.superseded, *arrangement.needless_heads()}
-    return placements, [name for name in checkpoint.tensors if name not in used and name not in ignored]
+    return stored, [name for name in checkpoint.tensors if name not in used and name not in ignored]
 
 
 class _Arrangement:
@@ -65,7 +65,7 @@ class _Arrangement:
         """A head that the model ties to its embedding."""
         return [self._slots[name] for name in ("lm_head.weight",) if name in self._slots and name not in self._expected]
 
-    def place(self, tensor: ExpectedTensor) -> Placement | None:
+    def find(self, tensor: ExpectedTensor) -> StoredWeight | None:
         if tensor.name in self._slots:
             return self._whole(tensor, self._slots[tensor.name])
         rule = tensor.rule
@@ -83,29 +83,29 @@ class _Arrangement:
             self._stacks[pattern, layer] = self._slots.get(pattern.format(layer=layer))
         return self._stacks[pattern, layer]
 
-    def _whole(self, tensor: ExpectedTensor, name: str) -> Placement:
+    def _whole(self, tensor: ExpectedTensor, name: str) -> StoredWeight:
         family, rule = self._architecture.family, tensor.rule
         # llama.cpp's conversion goes by its names, or by the origin of a file whose names only were changed
         renamed = name != tensor.name
         converted = self._from_gguf or (renamed and name == rule.gguf.format(layer=tensor.layer))
         if not (converted or self._transposed or self._reversed):
-            return Placement((Part(name, (tensor.shape,)),))
+            return StoredWeight((Part(name, (tensor.shape,)),))
         matrix = len(tensor.shape) == 2
-        permuted = converted and family.permutes_in_gguf and rule.rotated_heads
+        permuted = converted and family.gguf.permutes_rows and rule.rotated_heads
         heads = self._architecture[rule.rotated_heads] if permuted and rule.rotated_heads else None
-        shift = -1.0 if converted and family.norms_plus_one_in_gguf and rule.role == "norm" else 0.0
+        shift = -1.0 if converted and family.gguf.adds_one_to_norms and rule.role == "norm" else 0.0
         turned = converted and rule.role == "conv1d"
         transposed = turned or (self._transposed and matrix and is_projection(tensor.name))
         reverse = turned or (self._reversed and matrix)
         shapes = (tensor.shape[::-1] if reverse else tensor.shape,)
         if not (heads or shift or transposed or reverse):
-            return Placement((Part(name, shapes),))
-        return Placement((Part(name, shapes),), Reading((Piece(name),), tensor.shape, heads, transposed, shift))
+            return StoredWeight((Part(name, shapes),))
+        return StoredWeight((Part(name, shapes),), Reading((Piece(name),), tensor.shape, heads, transposed, shift))
 
-    def _side_by_side(self, tensor: ExpectedTensor, names: list[str]) -> Placement:
+    def _side_by_side(self, tensor: ExpectedTensor, names: list[str]) -> StoredWeight:
         shape = (*tensor.shape[:-1], tensor.shape[-1] // len(names))
         parts = tuple(Part(name, (shape,)) for name in names)
-        return Placement(parts, Reading(tuple(Piece(name) for name in names), tensor.shape))
+        return StoredWeight(parts, Reading(tuple(Piece(name) for name in names), tensor.shape))
 
     def _rows_of_fused(self) -> dict[str, tuple[str, int, int]]:
         """Model name → the file's fused tensor, the first row, and the rows of the whole."""
@@ -122,14 +122,14 @@ class _Arrangement:
                     start += tensor.shape[0]
         return found
 
-    def _rows(self, tensor: ExpectedTensor, name: str, start: int, total: int) -> Placement:
+    def _rows(self, tensor: ExpectedTensor, name: str, start: int, total: int) -> StoredWeight:
         piece = Piece(name, start, start + tensor.shape[0], total)
-        return Placement((Part(name, ((total, *tensor.shape[1:]),)),), Reading((piece,), tensor.shape))
+        return StoredWeight((Part(name, ((total, *tensor.shape[1:]),)),), Reading((piece,), tensor.shape))
 
-    def _slice(self, tensor: ExpectedTensor, name: str) -> Placement:
+    def _slice(self, tensor: ExpectedTensor, name: str) -> StoredWeight:
         """One expert of a stack; importers list the stack's dimensions in either order, the bytes are the same."""
         assert tensor.expert is not None
         count = self._architecture["num_experts"]
         shape = (count, *tensor.shape)
         piece = Piece(name, tensor.expert, tensor.expert + 1, count)
-        return Placement((Part(name, (shape, shape[::-1])),), Reading((piece,), tensor.shape))
+        return StoredWeight((Part(name, (shape, shape[::-1])),), Reading((piece,), tensor.shape))

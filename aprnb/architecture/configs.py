@@ -9,14 +9,15 @@ from typing import Any
 
 from aprnb.architecture.evidence import Evidence
 from aprnb.architecture.families import Family
-from aprnb.architecture.fields import NULLABLE, WITHOUT_EFFECT, checked, known_fields, short
+from aprnb.architecture.field_values import WITHOUT_EFFECT, checked, known_fields, short
 from aprnb.errors import ArchitectureError, CheckpointError, FileMissing, UnsupportedFamily, UsageProblem
+from aprnb.formats.fields import FIELDS
 from aprnb.formats.json_files import read_object
 from aprnb.formats.sidecar_files import safe_path
 from aprnb.formats.source import is_folder
 
 MAX_CONFIG_BYTES = 16 << 20
-_NULL_SAYS_NONE = frozenset(NULLABLE) - {"layer_types"}
+_NULL_SAYS_NONE = frozenset(name for name, field in FIELDS.items() if field.nullable) - {"layer_types"}
 """Of the kinds of layers a null says nothing: config classes then derive them from other keys."""
 _BOTH_WAYS = {"use_bidirectional_attention": True, "is_causal": False}
 """Keys and values with which a class attends to what comes later: an encoder under a decoder's name."""

@@ -13,34 +13,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aprnb.architecture.families import Family
-from aprnb.architecture.fields import checked, known_fields
+from aprnb.architecture.field_values import checked, known_fields
 from aprnb.architecture.names import canonical_pattern, layer_of
 from aprnb.errors import UsageProblem, closest
 from aprnb.formats import TensorEntry
+from aprnb.formats.fields import TYPED
 from aprnb.formats.metadata import lookup
-
-_METADATA_KEYS = {
-    "hidden_size": "hidden_size",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_heads",
-    "num_key_value_heads": "num_kv_heads",
-    "head_dim": "head_dim",
-    "intermediate_size": "intermediate_size",
-    "vocab_size": "vocab_size",
-    "max_position_embeddings": "max_position_embeddings",
-    "rope_theta": "rope_theta",
-    "rms_norm_eps": "rms_norm_eps",
-    "num_experts": "num_experts",
-    "num_experts_per_tok": "num_experts_per_tok",
-    "moe_intermediate_size": "moe_intermediate_size",
-}
 
 
 @dataclass(frozen=True)
 class Evidence:
     """One source's statements: field → (value, where exactly it says so)."""
 
-    says: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    says: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     given_by_person: bool = False
 
 
@@ -68,11 +53,11 @@ def _parsed(text: str) -> Any:
 def from_metadata(metadata: Mapping[str, Any], family: Family) -> tuple[Evidence, list[str]]:
     """The typed metadata, and why it is not believed where its writer is known to have guessed."""
     says = {}
-    for name, key in _METADATA_KEYS.items():
+    for key, row in TYPED.items():
         hit = lookup(metadata, key)
-        if hit and name in family.fields:
+        if hit and row.name in family.fields:
             where = f"metadata {hit[0]}"
-            says[name] = (checked(name, hit[1], where), where)
+            says[row.name] = (checked(row.name, hit[1], where), where)
     distrust = _why_guessed(metadata)
     if not distrust:
         return Evidence(says), []

@@ -77,7 +77,7 @@ def families_with(names: Iterable[str]) -> set[str]:
     return {model_type for model_type in FAMILIES if patterns <= _table(model_type)}
 
 
-def foreign_to(names: Iterable[str], family: Family) -> list[str]:
+def unknown_tensors(names: Iterable[str], family: Family) -> list[str]:
     """The first tensor of each kind that the family's table does not hold."""
     table = _table(family.model_type)
     return list({pattern_of(name): name for name in reversed(list(names)) if pattern_of(name) not in table}.values())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from aprnb.formats import Checkpoint, TensorEntry
+from aprnb.formats.fields import INTERLEAVED
 from aprnb.formats.metadata import lookup
 
 TRAINING = "__training__."
@@ -80,6 +81,6 @@ def came_from_gguf(checkpoint: Checkpoint) -> bool:
     `apr convert` of a safetensors file lies about both, but names the class, and mirrors nothing under `model.` keys.
     """
     metadata = checkpoint.metadata
-    stated = metadata.get("original_format") == "gguf" and metadata.get("rope_type") == 0
+    stated = metadata.get("original_format") == "gguf" and metadata.get("rope_type") == INTERLEAVED
     mirrored = any(key.startswith("model.") for key in metadata)
     return checkpoint.format == "apr" and stated and (mirrored or not metadata.get("hf_architecture"))

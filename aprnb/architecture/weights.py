@@ -1,61 +1,18 @@
 """A model's weights out of a file: under the model's names, in the model's row order, as float32.
 
-Most weights are a tensor of the file as it lies. A `Reading` says how any other one is made.
+Most weights are a tensor of the file as it lies. A `Reading` describes how any other one is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aprnb.architecture.contract_report import ContractReport
+from aprnb.architecture.readings import Piece
 from aprnb.formats import Checkpoint
 from aprnb.formats.codecs import decode
-
-if TYPE_CHECKING:
-    from aprnb.architecture.contract import ContractReport
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A tensor of the file, or slices `start` to `stop` of the `count` along its outermost axis."""
-
-    tensor: str
-    start: int = 0
-    stop: int = 1
-    count: int = 1
-
-    @property
-    def is_whole(self) -> bool:
-        return self.stop - self.start == self.count
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How a weight of `shape` is made: pieces side by side along the last axis, then what else it takes.
-
-    `heads` undoes the interleaving of llama.cpp's conversion, `transposed` reads [in, out] bytes as [out, in], `shift`
-    is added to every element.
-    """
-
-    pieces: tuple[Piece, ...]
-    shape: tuple[int, ...]
-    heads: int | None = None
-    transposed: bool = False
-    shift: float = 0.0
-
-    @property
-    def only_permuted(self) -> bool:
-        """A whole tensor whose rows have another order, and nothing else."""
-        whole = len(self.pieces) == 1 and self.pieces[0].is_whole
-        return bool(self.heads) and whole and not self.transposed and not self.shift
-
-
-def head_order(report: ContractReport) -> dict[str, int]:
-    """Model names of the projections whose rows the file holds permuted → their head count; empty for most files."""
-    return {name: reading.heads for name, reading in report.readings.items() if reading.heads}
 
 
 def unpermute(values: np.ndarray, heads: int) -> np.ndarray:

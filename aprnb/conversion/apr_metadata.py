@@ -9,26 +9,10 @@ from typing import Any
 from aprnb.architecture import ContractReport
 from aprnb.architecture.orientation import came_from_gguf
 from aprnb.formats import Checkpoint
+from aprnb.formats.fields import INTERLEAVED, SPLIT_HALVES, TYPED
 from aprnb.formats.metadata import ALIASES
 
-INTERLEAVED, SPLIT_HALVES = 0, 2
 _STALE = ("quantization", "sharding", "tensor_shapes", "gguf.kv")
-_TYPED = {
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "num_kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "vocab_size": "vocab_size",
-    "intermediate_size": "intermediate_size",
-    "max_position_embeddings": "max_position_embeddings",
-    "rope_theta": "rope_theta",
-    "rms_norm_eps": "rms_norm_eps",
-    "num_experts": "num_experts",
-    "num_experts_per_tok": "num_experts_per_tok",
-    "moe_intermediate_size": "moe_intermediate_size",
-}
-"""Typed key → field of the architecture."""
 
 
 def apr_metadata(
@@ -43,7 +27,7 @@ def apr_metadata(
         kept.setdefault("tokenizer.model_type", kind)
         kept.setdefault("tokenizer.model", kind)
     stated = architecture.fields()
-    kept |= {key: stated[field] for key, field in _TYPED.items() if stated.get(field) is not None}
+    kept |= {key: stated[field.name] for key, field in TYPED.items() if stated.get(field.name) is not None}
     kept.setdefault("architecture", architecture.model_type)
     kept.setdefault("hf_model_type", architecture.model_type)
     kept.setdefault("hf_architecture", architecture.family.class_name)

@@ -9,7 +9,8 @@ import numpy as np
 
 from aprnb.architecture import ContractReport, ExpectedTensor, expected_tensors
 from aprnb.architecture.families import Family
-from aprnb.architecture.weights import Reading, read_weight
+from aprnb.architecture.readings import Reading
+from aprnb.architecture.weights import read_weight
 from aprnb.conversion.tensors import checked
 from aprnb.errors import MissingExtra
 from aprnb.formats import Checkpoint, TensorEntry
@@ -87,8 +88,8 @@ def _target(name: str, entry: TensorEntry, shape: tuple[int, ...], wanted: DType
 
 def _layout(family: Family, expected: ExpectedTensor, report: ContractReport) -> _Layout:
     rule = expected.rule
-    heads = report.architecture[rule.rotated_heads] if family.permutes_in_gguf and rule.rotated_heads else None
-    shift = 1.0 if family.norms_plus_one_in_gguf and rule.role == "norm" else 0.0
+    heads = report.architecture[rule.rotated_heads] if family.gguf.permutes_rows and rule.rotated_heads else None
+    shift = 1.0 if family.gguf.adds_one_to_norms and rule.role == "norm" else 0.0
     return _Layout(heads, shift, rule.role == "conv1d")
 
 

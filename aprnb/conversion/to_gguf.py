@@ -1,4 +1,4 @@
-"""Any checkpoint to GGUF: llama.cpp's names, shapes, row order and keys; what GGUF has no words for is refused by name.
+"""Any checkpoint to GGUF: llama.cpp's names, shapes, row order and keys; what GGUF cannot express is an error.
 
 What was written about the architecture is read back from a skeleton before a weight is copied, so that a field which
 GGUF cannot carry is an error and not a silent default.
@@ -14,7 +14,7 @@ from typing import Any
 
 from aprnb.architecture import Architecture, ContractReport, resolve
 from aprnb.conversion.convert import Written
-from aprnb.conversion.gguf_header import SLUGS, architecture_values, rope_tensors
+from aprnb.conversion.gguf_header import architecture_values, rope_tensors
 from aprnb.conversion.gguf_tensors import PlannedTensor, plan_tensors
 from aprnb.conversion.tensors import quantised_again
 from aprnb.errors import ArchitectureError, OutputError
@@ -103,12 +103,12 @@ def _require_expressed(values: Mapping[str, GgufValue], tensors: list[GgufTensor
         _write_skeleton(skeleton, told, tensors)
         with open(skeleton) as checkpoint:
             try:
-                found = resolve(checkpoint).fields()
+                found = resolve(checkpoint)
             except ArchitectureError as error:
                 raise OutputError(f"GGUF cannot express this {architecture.model_type}: {error.found}") from error
     meant = _comparable(architecture.fields())
-    read = _comparable(found)
-    if SLUGS[architecture.model_type] == SLUGS.get(found["model_type"]):
+    read = _comparable(found.fields())
+    if architecture.family.gguf.slug == found.family.gguf.slug:  # Mistral is a llama there
         read["model_type"] = architecture.model_type
     lost = [f"{name} {meant[name]} (read back as {read.get(name)})" for name in meant if read.get(name) != meant[name]]
     if lost:

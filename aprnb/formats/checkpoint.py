@@ -34,12 +34,21 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def __init__(self, path: str | os.PathLike[str], *, strict: bool = False, verify: bool = False) -> None:
         self.path = Path(path)
         self.contents: Contents = read_contents(self.path, verify)
-        self.metadata: Mapping[str, Any] = MappingProxyType(dict(self.contents.metadata))
         self.tensors: Mapping[str, TensorEntry] = MappingProxyType(dict(self.contents.tensors))
         self.warnings: tuple[str, ...] = self.contents.warnings
         self._hashes: dict[str, str] | None = None
         if strict:
             self.refuse_warnings(self.warnings)
+
+    @cached_property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the file says, in the vocabulary of `.apr`; where a GGUF file names a graph, the family that has it."""
+        described = dict(self.contents.metadata)
+        if self.format == "gguf":
+            from aprnb.architecture.gguf_names import gguf_names
+
+            described |= gguf_names(described)
+        return MappingProxyType(described)
 
     @property
     def format(self) -> str:

@@ -6,19 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from aprnb.formats.fields import TYPED
 from aprnb.formats.json_memory import MAX_VALUES
 from aprnb.formats.json_text import Read, read_json
 
-ALIASES: dict[str, tuple[str, ...]] = {
-    "hidden_size": ("hidden_dim", "d_model", "n_embd"),
-    "num_layers": ("num_hidden_layers", "n_layers", "n_layer"),
-    "num_heads": ("num_attention_heads", "n_heads", "n_head"),
-    "num_kv_heads": ("num_key_value_heads", "n_kv_heads"),
-    "vocab_size": ("n_vocab",),
-    "intermediate_size": ("ffn_dim", "intermediate_dim", "n_inner"),
-    "max_position_embeddings": ("max_seq_len", "context_length", "n_ctx"),
-    "rms_norm_eps": ("layer_norm_eps", "norm_eps", "eps"),
-}
+ALIASES: dict[str, tuple[str, ...]] = {key: row.apr_aliases for key, row in TYPED.items() if row.apr_aliases}
 """Canonical key → other spellings of the same fact that writers have used."""
 
 

@@ -10,7 +10,6 @@ import transformers
 
 import aprnb
 from aprnb.architecture import FAMILIES, expected_tensors
-from aprnb.conversion.gguf_header import SLUGS
 from aprnb.model.build import build_model
 from aprnb.model.device import place
 from aprnb_tests import families
@@ -94,7 +93,7 @@ def test_quantised_matrices_stay_close(family, tmp_path):
 def test_names_are_the_gguf_packages(family, tmp_path):
     families.saved(family, tmp_path)
     architecture = aprnb.open(tmp_path).architecture
-    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == SLUGS[family])
+    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == FAMILIES[family].gguf.slug)
     names = gguf.get_tensor_name_map(kind, architecture.num_hidden_layers)
     for name, tensor in expected_tensors(architecture).items():
         known = name.replace(f".experts.{tensor.expert}.", ".experts.") if tensor.rule.per_expert else name

@@ -1,8 +1,8 @@
-"""The model families that can be built, one table file each; and those that are refused by name."""
+"""The model families that can be built, one file each."""
 
 from __future__ import annotations
 
-from aprnb.architecture.families.family import Family, FieldRule, TensorRule
+from aprnb.architecture.families.family import Family, FieldRule, GgufGraph, TensorRule
 from aprnb.architecture.families.gemma import GEMMA
 from aprnb.architecture.families.gemma2 import GEMMA2
 from aprnb.architecture.families.gemma3 import GEMMA3_TEXT
@@ -19,11 +19,22 @@ from aprnb.architecture.families.qwen3_moe import QWEN3_MOE
 from aprnb.architecture.families.smollm3 import SMOLLM3
 from aprnb.architecture.families.starcoder2 import STARCODER2
 
-_ALL = (
+FAMILIES: dict[str, Family] = {}
+"""Model type → family, in the order of registration."""
+
+
+def register(family: Family) -> None:
+    """Makes a family known to the whole package; raises ValueError for a model type that is taken."""
+    if family.model_type in FAMILIES:
+        raise ValueError(f"there is a family {family.model_type}")
+    FAMILIES[family.model_type] = family
+
+
+for _family in (
     *(GEMMA, GEMMA2, GEMMA3_TEXT, GPT2, GRANITE, LLAMA, MISTRAL, MIXTRAL, OLMO2, PHI3, QWEN2, QWEN3, QWEN3_MOE),
     *(SMOLLM3, STARCODER2),
-)
-FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}
+):
+    register(_family)
 
 
 def family_named(name: str) -> Family | None:
@@ -32,4 +43,14 @@ def family_named(name: str) -> Family | None:
     return next((family for family in FAMILIES.values() if wanted in family.names), None)
 
 
-__all__ = ["FAMILIES", "Family", "FieldRule", "TensorRule", "family_named"]
+def family_of_gguf(slug: str, has_experts: bool) -> Family | None:
+    """The family of a GGUF architecture; None for an unknown one. Of several, a llama with experts is a mixtral."""
+    found = [family for family in FAMILIES.values() if family.gguf.slug == slug]
+    return max(
+        found,
+        key=lambda family: (family.has_experts == has_experts, family.model_type == slug),
+        default=FAMILIES.get(slug),
+    )
+
+
+__all__ = ["FAMILIES", "Family", "FieldRule", "GgufGraph", "TensorRule", "family_named", "family_of_gguf", "register"]

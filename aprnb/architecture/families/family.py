@@ -1,4 +1,5 @@
-"""What a model family is to us: names it goes by, its tensors with symbolic shapes, and rules for silent fields."""
+"""What a model family is to us: names it goes by, its tensors with symbolic shapes, rules for silent fields,
+and the graph that llama.cpp has of it."""
 
 from __future__ import annotations
 
@@ -6,19 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Role = Literal["embedding", "norm", "linear", "router", "expert", "conv1d", "bias", "head"]
+from aprnb.formats.fields import STANDARD
 
-STANDARD = (
-    "hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size vocab_size"
-    " max_position_embeddings rope_theta rms_norm_eps tie_word_embeddings attention_bias mlp_bias sliding_window"
-    " rope_scaling hidden_act"
-)
-"""Fields that most decoders have, named as in Hugging Face configs (`rms_norm_eps` is the norms' epsilon anywhere)."""
+Role = Literal["embedding", "norm", "linear", "router", "expert", "conv1d", "bias", "head"]
 
 
 def fields(without: str = "", more: str = "") -> tuple[str, ...]:
     """The standard fields, fewer or more of them."""
-    return tuple(name for name in STANDARD.split() if name not in without.split()) + tuple(more.split())
+    return tuple(name for name in STANDARD if name not in without.split()) + tuple(more.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +67,43 @@ class FieldRule:
 
 
 @dataclass(frozen=True, slots=True)
+class GgufGraph:
+    """The graph with which llama.cpp computes the family: what its GGUF files can state, and what they mean unstated.
+
+    A tensor that the graph does not have makes llama.cpp reject the file, a key that it does not read is ignored.
+    """
+
+    slug: str | None = None
+    """The file's `general.architecture`; None where llama.cpp has no graph of the family."""
+    permutes_rows: bool = False
+    """It rotates neighbours: files hold the rows of q and k interleaved."""
+    adds_one_to_norms: bool = False
+    """Norms add 1 to their weight: files hold the sum."""
+    layer_norm: bool = False
+    """It has LayerNorm, whose epsilon has a key of its own."""
+    windowed: bool = False
+    """It reads `attention.sliding_window` (0: none); all other graphs attend to every position."""
+    head: Literal["optional", "tied", "own"] = "optional"
+    """Whether the head is always the embedding, never, or where there is no head (llama-model.cpp)."""
+    biases: bool = False
+    """It has biases on projections."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Fields that it fixes without a key."""
+    full_attention_every: int | None = None
+    """The period of layers that attend to all positions, where no key states it."""
+    unrotated_every: int | None = None
+    """The period of layers without rotation."""
+    layers_of_27b: int | None = None
+    """Layers of the one size whose queries are scaled by hidden size / heads in place of the head size."""
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """One family of causal language models, named after its `transformers` model type.
 
     `fields` are what its forward pass depends on. `config_keys` gives the family's own spellings in Hugging Face
-    configs; `derive` is what its config class computes from other keys of a config that leaves a field out.
+    configs; `derive` is what its config class computes from other keys of a config that leaves a field out; `gguf` is
+    llama.cpp's graph of it.
     """
 
     model_type: str
@@ -94,9 +122,11 @@ class Family:
     """How `transformers` computes it exactly: caps on attention logits need `eager`."""
     window_switch: bool = False
     """Its config class looks at `use_sliding_window`, without which there is no window; others know no such key."""
-    permutes_in_gguf: bool = False
-    norms_plus_one_in_gguf: bool = False
-    """Norms that add 1 to their weight: GGUF files hold the sum."""
+    gguf: GgufGraph = GgufGraph()
+
+    @property
+    def has_experts(self) -> bool:
+        return any(rule.per_expert for rule in self.tensors)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from aprnb.architecture.families.decoder import (
     NO_ROPE_SCALING,
     POSITIONS,
 )
-from aprnb.architecture.families.family import Family, FieldRule
+from aprnb.architecture.families.family import Family, FieldRule, GgufGraph
 
 GEGLU = FieldRule("hidden_act", "gelu_pytorch_tanh", "assumed", "every published checkpoint uses GELU (tanh)")
 
@@ -22,5 +22,5 @@ GEMMA = Family(
     other_names=(),
     tensors=(*COMMON, *ATTENTION_BIASES),
     rules=(FULL_ATTENTION, NO_MLP_BIAS, NO_ROPE_SCALING, POSITIONS, GEGLU),
-    norms_plus_one_in_gguf=True,
+    gguf=GgufGraph("gemma", adds_one_to_norms=True, head="tied"),
 )

@@ -21,7 +21,7 @@ from aprnb.architecture.families.decoder import (
     norm,
     partly_windowed,
 )
-from aprnb.architecture.families.family import Family, fields
+from aprnb.architecture.families.family import Family, GgufGraph, fields
 from aprnb.architecture.families.gemma import GEGLU
 
 SANDWICH = (
@@ -48,5 +48,12 @@ GEMMA2 = Family(
     config_keys={"hidden_act": "hidden_activation"},
     derive=_layer_types,
     attention="eager",
-    norms_plus_one_in_gguf=True,
+    gguf=GgufGraph(
+        "gemma2",
+        adds_one_to_norms=True,
+        windowed=True,
+        head="tied",
+        full_attention_every=2,
+        layers_of_27b=46,
+    ),
 )

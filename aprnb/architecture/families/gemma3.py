@@ -19,7 +19,7 @@ from aprnb.architecture.families.decoder import (
     QK_NORMS,
     partly_windowed,
 )
-from aprnb.architecture.families.family import Family, fields
+from aprnb.architecture.families.family import Family, GgufGraph, fields
 from aprnb.architecture.families.gemma import GEGLU
 from aprnb.architecture.families.gemma2 import SANDWICH
 
@@ -45,5 +45,12 @@ GEMMA3_TEXT = Family(
     ),
     config_keys={"hidden_act": "hidden_activation"},
     derive=_from_class,
-    norms_plus_one_in_gguf=True,
+    gguf=GgufGraph(
+        "gemma3",
+        adds_one_to_norms=True,
+        windowed=True,
+        fixed={"rope_local_base_freq": 10_000.0, "attn_logit_softcapping": None, "final_logit_softcapping": None},
+        full_attention_every=6,
+        layers_of_27b=62,
+    ),
 )

@@ -4,7 +4,7 @@
 """
 
 from aprnb.architecture.families.decoder import HEAD, HEAD_DIM, NO_ATTENTION_BIAS, NO_MLP_BIAS
-from aprnb.architecture.families.family import Family, FieldRule, Role, TensorRule, fields
+from aprnb.architecture.families.family import Family, FieldRule, GgufGraph, Role, TensorRule, fields
 
 _BLOCK, _LAYER = "transformer.h.{layer}.", "model.layers.{layer}."
 
@@ -98,4 +98,5 @@ GPT2 = Family(
         "hidden_act": "activation_function",
     },
     pre_tokenizer=("gpt-2", False),
+    gguf=GgufGraph("gpt2", layer_norm=True, biases=True),
 )

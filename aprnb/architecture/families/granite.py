@@ -9,7 +9,7 @@ from aprnb.architecture.families.decoder import (
     POSITIONS,
     SILU,
 )
-from aprnb.architecture.families.family import Family, fields
+from aprnb.architecture.families.family import Family, GgufGraph, fields
 
 GRANITE = Family(
     model_type="granite",
@@ -19,5 +19,5 @@ GRANITE = Family(
     tensors=(*COMMON, *ATTENTION_BIASES, *MLP_BIASES),
     rules=(FULL_ATTENTION, NO_ROPE_SCALING, POSITIONS, SILU),
     fields=fields(more="embedding_multiplier attention_multiplier residual_multiplier logits_scaling"),
-    permutes_in_gguf=True,
+    gguf=GgufGraph("granite", permutes_rows=True, biases=True),
 )

@@ -5,7 +5,7 @@ is unsettled.
 """
 
 from aprnb.architecture.families.decoder import ATTENTION_BIASES, COMMON, MLP_BIASES, POSITIONS, SILU
-from aprnb.architecture.families.family import Family, FieldRule
+from aprnb.architecture.families.family import Family, FieldRule, GgufGraph
 
 UNSCALED_POSITIONS = 8192
 
@@ -28,5 +28,5 @@ LLAMA = Family(
         SILU,
     ),
     pre_tokenizer=("llama-bpe", True),
-    permutes_in_gguf=True,
+    gguf=GgufGraph("llama", permutes_rows=True, biases=True),
 )

@@ -1,7 +1,7 @@
 """Mistral (dense): like Llama without biases; the sliding window differs between releases and is in no file."""
 
 from aprnb.architecture.families.decoder import COMMON, NO_MLP_BIAS, NO_ROPE_SCALING, POSITIONS, SILU
-from aprnb.architecture.families.family import Family, FieldRule
+from aprnb.architecture.families.family import Family, FieldRule, GgufGraph
 
 MISTRAL = Family(
     model_type="mistral",
@@ -17,5 +17,5 @@ MISTRAL = Family(
         SILU,
     ),
     pre_tokenizer=("tekken", True),
-    permutes_in_gguf=True,
+    gguf=GgufGraph("llama", permutes_rows=True, biases=True),
 )

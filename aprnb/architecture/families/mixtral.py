@@ -15,7 +15,7 @@ from aprnb.architecture.families.decoder import (
     expert,
     router,
 )
-from aprnb.architecture.families.family import Family, fields
+from aprnb.architecture.families.family import Family, GgufGraph, fields
 
 _EXPERT = "block_sparse_moe.experts.{expert}"
 
@@ -35,5 +35,5 @@ MIXTRAL = Family(
     rules=(NO_ATTENTION_BIAS, NO_MLP_BIAS, NO_ROPE_SCALING, POSITIONS, SILU),
     fields=fields(more="num_experts num_experts_per_tok"),
     config_keys={"num_experts": "num_local_experts"},
-    permutes_in_gguf=True,
+    gguf=GgufGraph("llama", permutes_rows=True, biases=True),
 )

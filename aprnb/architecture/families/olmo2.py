@@ -16,7 +16,7 @@ from aprnb.architecture.families.decoder import (
     SILU,
     norm,
 )
-from aprnb.architecture.families.family import Family
+from aprnb.architecture.families.family import Family, GgufGraph
 
 OLMO2 = Family(
     model_type="olmo2",
@@ -32,4 +32,5 @@ OLMO2 = Family(
         *(*GATED_MLP, FINAL_NORM, HEAD),
     ),
     rules=(FULL_ATTENTION, NO_MLP_BIAS, NO_ROPE_SCALING, POSITIONS, SILU),
+    gguf=GgufGraph("olmo2", head="own"),
 )

@@ -20,7 +20,7 @@ from aprnb.architecture.families.decoder import (
     SILU,
     linear,
 )
-from aprnb.architecture.families.family import Family, fields
+from aprnb.architecture.families.family import Family, GgufGraph, fields
 
 
 def _from_class(_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,4 +45,5 @@ PHI3 = Family(
     rules=(HEAD_DIM, NO_ATTENTION_BIAS, NO_MLP_BIAS, POSITIONS, SILU),
     fields=fields(more="partial_rotary_factor original_max_position_embeddings"),
     derive=_from_class,
+    gguf=GgufGraph("phi3", windowed=True),
 )

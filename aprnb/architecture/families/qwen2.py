@@ -11,7 +11,7 @@ from aprnb.architecture.families.decoder import (
     qkv_biases,
     windowed_layers,
 )
-from aprnb.architecture.families.family import Family, FieldRule, fields
+from aprnb.architecture.families.family import Family, FieldRule, GgufGraph, fields
 
 QWEN2 = Family(
     model_type="qwen2",
@@ -33,4 +33,5 @@ QWEN2 = Family(
     window_switch=True,
     certain_chat_template="chatml",
     pre_tokenizer=("qwen2", False),
+    gguf=GgufGraph("qwen2", biases=True),
 )

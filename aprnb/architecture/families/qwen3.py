@@ -12,7 +12,7 @@ from aprnb.architecture.families.decoder import (
     SILU,
     windowed_layers,
 )
-from aprnb.architecture.families.family import Family, fields
+from aprnb.architecture.families.family import Family, GgufGraph, fields
 
 QWEN3 = Family(
     model_type="qwen3",
@@ -26,4 +26,5 @@ QWEN3 = Family(
     window_switch=True,
     certain_chat_template="chatml",
     pre_tokenizer=("qwen2", False),
+    gguf=GgufGraph("qwen3"),
 )

@@ -24,7 +24,7 @@ from aprnb.architecture.families.decoder import (
     linear,
     router,
 )
-from aprnb.architecture.families.family import Family, fields
+from aprnb.architecture.families.family import Family, GgufGraph, fields
 
 
 def is_sparse(architecture: Any, layer: int) -> bool:
@@ -60,4 +60,5 @@ QWEN3_MOE = Family(
     window_switch=True,
     certain_chat_template="chatml",
     pre_tokenizer=("qwen2", False),
+    gguf=GgufGraph("qwen3moe", fixed={"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}),
 )

@@ -13,7 +13,7 @@ from aprnb.architecture.families.decoder import (
     POSITIONS,
     SILU,
 )
-from aprnb.architecture.families.family import Family, fields
+from aprnb.architecture.families.family import Family, GgufGraph, fields
 
 
 def _from_class(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,5 +41,5 @@ SMOLLM3 = Family(
     fields=fields(more="no_rope_layers layer_types"),
     derive=_from_class,
     window_switch=True,
-    permutes_in_gguf=True,
+    gguf=GgufGraph("smollm3", permutes_rows=True, unrotated_every=4),
 )

@@ -15,7 +15,7 @@ from aprnb.architecture.families.decoder import (
     bias,
     linear,
 )
-from aprnb.architecture.families.family import Family, FieldRule, TensorRule
+from aprnb.architecture.families.family import Family, FieldRule, GgufGraph, TensorRule
 
 
 def _shift(norm: TensorRule) -> TensorRule:
@@ -43,4 +43,5 @@ STARCODER2 = Family(
         FieldRule("hidden_act", "gelu_pytorch_tanh", "assumed", "every published checkpoint uses GELU (tanh)"),
     ),
     config_keys={"rms_norm_eps": "norm_epsilon", "attention_bias": "use_bias", "mlp_bias": "use_bias"},
+    gguf=GgufGraph("starcoder2", layer_norm=True, biases=True),
 )

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aprnb.formats.contents import TensorEntry
+from aprnb.formats.fields import LAYER_NORM_EPSILON, SPLIT_HALVES, TYPED, Field
 from aprnb.formats.gguf.values import GgufValue
 
 Values = Mapping[str, GgufValue]
@@ -18,23 +19,6 @@ Values = Mapping[str, GgufValue]
 EVIDENCE = "gguf.kv"
 MAX_EVIDENCE_ELEMENTS = 4096
 
-_INTEGERS = {
-    "hidden_size": "embedding_length",
-    "num_layers": "block_count",
-    "num_heads": "attention.head_count",
-    "num_kv_heads": "attention.head_count_kv",
-    "vocab_size": "vocab_size",
-    "intermediate_size": "feed_forward_length",
-    "max_position_embeddings": "context_length",
-    "head_dim": "attention.key_length",
-    "num_experts": "expert_count",
-    "num_experts_per_tok": "expert_used_count",
-    "moe_intermediate_size": "expert_feed_forward_length",
-}
-_NUMBERS = {
-    "rope_theta": ("rope.freq_base",),
-    "rms_norm_eps": ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"),
-}
 _TOKENIZER = {
     "tokenizer.model": "tokenizer.ggml.model",
     "tokenizer.pre_type": "tokenizer.ggml.pre",
@@ -53,19 +37,6 @@ _TOKENIZER = {
 }
 _LISTS = ("tokenizer.vocabulary", "tokenizer.token_type", "tokenizer.scores", "tokenizer.merges")
 
-_MODEL_TYPES = {"qwen3moe": "qwen3_moe", "gemma3": "gemma3_text"}
-"""GGUF architecture → model type, where Hugging Face spells it otherwise."""
-
-_CLASS_NAMES = {
-    "gpt2": "GPT2LMHeadModel",
-    "qwen3_moe": "Qwen3MoeForCausalLM",
-    "gemma3_text": "Gemma3ForCausalLM",
-    "smollm3": "SmolLM3ForCausalLM",
-}
-INTERLEAVED, SPLIT_HALVES = 0, 2
-INTERLEAVED_SLUGS = ("llama", "granite", "smollm3", "mixtral")
-"""Architectures whose q and k rows GGUF files hold permuted for interleaved rotation (llama.cpp's conversion)."""
-
 
 def apr_metadata(values: Values, tensors: Mapping[str, TensorEntry]) -> tuple[dict[str, Any], list[str]]:
     """The metadata, and what in the file could not be kept."""
@@ -81,20 +52,12 @@ def apr_metadata(values: Values, tensors: Mapping[str, TensorEntry]) -> tuple[di
     return {key: value for key, value in described.items() if value is not None}, warnings
 
 
-def model_type(slug: str, values: Values) -> str:
-    """The Hugging Face model type of a GGUF architecture; a llama with experts is a mixtral."""
-    experts = values.get(f"{slug}.expert_count")
-    if slug == "llama" and experts is not None and experts.value:
-        return "mixtral"
-    return _MODEL_TYPES.get(slug, slug)
-
-
 def _identity(slug: str, values: Values) -> dict[str, Any]:
-    name = model_type(slug, values)
-    capitalised = "".join(part.capitalize() for part in name.split("_"))
+    """The names are llama.cpp's: `Checkpoint.metadata` puts those of the family in their place."""
+    capitalised = "".join(part.capitalize() for part in slug.split("_"))
     return {
-        "model_type": name,
-        "name": name,
+        "model_type": slug,
+        "name": slug,
         "description": _text(values, "general.description"),
         "author": _text(values, "general.author"),
         "license": _text(values, "general.license"),
@@ -102,32 +65,32 @@ def _identity(slug: str, values: Values) -> dict[str, Any]:
         "source": _text(values, "general.source.url"),
         "original_format": "gguf",
         "total_size": 0,
-        "architecture": name,
-        "hf_architecture": _CLASS_NAMES.get(name, f"{capitalised}ForCausalLM") if name else None,
-        "hf_model_type": name,
+        "architecture": slug,
+        "hf_architecture": f"{capitalised}ForCausalLM" if slug else None,
+        "hf_model_type": slug,
     }
 
 
 def _dimensions(slug: str, values: Values, tensors: Mapping[str, TensorEntry]) -> dict[str, Any]:
-    found: dict[str, Any] = {name: _uniform(values.get(f"{slug}.{key}")) for name, key in _INTEGERS.items()}
-    for name, keys in _NUMBERS.items():
-        found[name] = next((values[f"{slug}.{key}"].value for key in keys if f"{slug}.{key}" in values), None)
+    found = {key: _stated(slug, values, field) for key, field in TYPED.items()}
+    if found["rms_norm_eps"] is None and f"{slug}.{LAYER_NORM_EPSILON}" in values:
+        found["rms_norm_eps"] = values[f"{slug}.{LAYER_NORM_EPSILON}"].value
     embedding = tensors.get("token_embd.weight")
     if found["vocab_size"] is None and embedding is not None and len(embedding.shape) == 2:
         found["vocab_size"] = embedding.shape[0]
     if found["num_kv_heads"] is None:
         found["num_kv_heads"] = found["num_heads"]
     if found["rope_theta"] is not None:
-        found["rope_type"] = INTERLEAVED if model_type(slug, values) in INTERLEAVED_SLUGS else SPLIT_HALVES
+        found["rope_type"] = SPLIT_HALVES
     return found
 
 
-def _uniform(value: GgufValue | None) -> Any:
-    """The value; of one given per layer the one that all layers share, else None."""
-    if value is None or not isinstance(value.value, list):
+def _stated(slug: str, values: Values, field: Field) -> Any:
+    """The field's value, None where it is absent; of an integer for each layer the one that all layers share."""
+    value = values.get(f"{slug}.{field.gguf[0]}")
+    if value is None or not (isinstance(value.value, list) and field.kind == "integer"):
         return None if value is None else value.value
-    values = value.value
-    return values[0] if values and values.count(values[0]) == len(values) else None
+    return value.value[0] if value.value and value.value.count(value.value[0]) == len(value.value) else None
 
 
 def _tokenizer(values: Values) -> dict[str, Any]:
@@ -142,7 +105,7 @@ def _kept(value: GgufValue) -> bool:
 
 
 def _json(value: Any) -> Any:
-    """NaN and infinities, which JSON has not, as their names."""
+    """NaN and infinities as their names: JSON has no such numbers."""
     if isinstance(value, list):
         return [_json(part) for part in value]
     return str(value) if isinstance(value, float) and value - value != 0 else value

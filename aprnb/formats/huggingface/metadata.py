@@ -13,30 +13,14 @@ from typing import Any
 
 from aprnb.errors import CheckpointError
 from aprnb.formats.contents import HEAD_NAME, TensorEntry
+from aprnb.formats.fields import SPLIT_HALVES, TYPED
 from aprnb.formats.huggingface.tokenizer_json import special_ids, tokenizer_metadata
 from aprnb.formats.json_files import MAX_TOKENIZER_VALUES, read_object, read_text
 from aprnb.formats.json_memory import MAX_VALUES
 from aprnb.formats.sidecar_files import find_sidecar
 from aprnb.printable import visible
 
-SPLIT_HALVES = 2
 MAX_TEMPLATE_BYTES = 4 << 20
-
-_DIMENSIONS: dict[str, tuple[str, ...]] = {
-    "hidden_size": ("hidden_size", "n_embd", "d_model"),
-    "num_layers": ("num_hidden_layers", "n_layer", "num_layers"),
-    "num_heads": ("num_attention_heads", "n_head", "num_heads"),
-    "num_kv_heads": ("num_key_value_heads",),
-    "vocab_size": ("vocab_size",),
-    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim"),
-    "max_position_embeddings": ("max_position_embeddings", "n_positions", "n_ctx"),
-    "rms_norm_eps": ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon"),
-    "head_dim": ("head_dim",),
-    "num_experts": ("num_local_experts", "num_experts", "n_routed_experts"),
-    "num_experts_per_tok": ("num_experts_per_tok",),
-    "moe_intermediate_size": ("moe_intermediate_size",),
-}
-"""Typed `.apr` key → config keys that say it."""
 
 
 def folder_metadata(
@@ -75,9 +59,10 @@ def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _dimensions(config: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for key, spellings in _DIMENSIONS.items():
-        value = next((config[name] for name in spellings if config.get(name) is not None), None)
-        if isinstance(value, int | float) and not isinstance(value, bool):
+    for key, row in TYPED.items():
+        value = next((config[name] for name in row.config or (row.name,) if config.get(name) is not None), None)
+        # of rope_theta see below: newer configs state it in an object
+        if row.name != "rope_theta" and isinstance(value, int | float) and not isinstance(value, bool):
             found[key] = value
     if "num_kv_heads" not in found and "num_heads" in found:
         found["num_kv_heads"] = found["num_heads"]

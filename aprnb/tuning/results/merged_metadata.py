@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from aprnb.architecture import Architecture
+from aprnb.formats.fields import SPLIT_HALVES
 from aprnb.formats.huggingface.tokenizer_json import tokenizer_metadata
 from aprnb.formats.metadata import ALIASES
 from aprnb.tokenizer.facts import has_tokenizer
 
-_SPLIT_HALVES = 2
 _STALE = ("quantization", "tensor_shapes", "source_metadata", "sharding", "total_size", "description")
 
 
@@ -60,7 +60,7 @@ def merged_metadata(
 def _rotation(architecture: Architecture) -> dict[str, Any]:
     if architecture.rope_theta is None:
         return {}
-    return {"rope_theta": architecture.rope_theta, "rope_type": _SPLIT_HALVES}
+    return {"rope_theta": architecture.rope_theta, "rope_type": SPLIT_HALVES}
 
 
 def _tokenizer_metadata(tokenizer: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The architecture's fields: of which kind each is, and which keys of a config change no logit."""
+"""Checks the values of fields against their kinds; and the keys of a config that change no logit."""
 
 from __future__ import annotations
 
@@ -9,27 +9,11 @@ import numpy as np
 
 from aprnb.architecture.families import FAMILIES
 from aprnb.errors import ArchitectureError
+from aprnb.formats.fields import FIELDS
 
 MAX_LAYERS, MAX_BLOCKS = 1 << 10, 1 << 14
 """Layers, and layers × experts: several times those of the largest published model (126; 94 × 128)."""
 _LARGEST = float(np.finfo(np.float32).max)
-
-_INTEGERS = (
-    "hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size vocab_size"
-    " max_position_embeddings sliding_window original_max_position_embeddings num_experts num_experts_per_tok"
-    " moe_intermediate_size decoder_sparse_step query_pre_attn_scalar"
-).split()
-_NUMBERS = (
-    "rope_theta rms_norm_eps attn_logit_softcapping final_logit_softcapping rope_local_base_freq"
-    " embedding_multiplier attention_multiplier residual_multiplier logits_scaling partial_rotary_factor"
-).split()
-_FLAGS = (
-    "tie_word_embeddings attention_bias mlp_bias norm_topk_prob scale_attn_weights scale_attn_by_inverse_layer_idx"
-).split()
-_NAMES = ("model_type", "hidden_act")
-_LISTS = ("layer_types", "no_rope_layers", "mlp_only_layers")
-NULLABLE = ("sliding_window", "rope_scaling", "attn_logit_softcapping", "final_logit_softcapping", "layer_types")
-"""Fields for which "there is none" is an answer; for any other a null is silence."""
 
 WITHOUT_EFFECT = frozenset(
     "architectures auto_map bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id torch_dtype dtype"
@@ -56,29 +40,42 @@ def known_fields() -> tuple[str, ...]:
 
 def checked(name: str, value: Any, where: str) -> Any:
     """`value` in the field's type; raises ArchitectureError for anything else."""
-    if value is None and name in NULLABLE:
+    field = FIELDS[name]
+    if value is None and field.nullable:
         return None
-    if name in _INTEGERS:
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 48:
-            raise ArchitectureError(f"{where} is {short(value)}", expected="a positive integer")
-        if name == "num_hidden_layers" and value > MAX_LAYERS:
-            raise ArchitectureError(f"{where} is {value:,}", expected=f"at most {MAX_LAYERS:,}")
-        return value
-    if name in _NUMBERS:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
-            raise ArchitectureError(f"{where} is {short(value)}", expected="a positive number")
-        return float(str(np.float32(value)))
-    if name in _FLAGS and not isinstance(value, bool):
-        raise ArchitectureError(f"{where} is {short(value)}", expected="true or false")
-    if name in _NAMES and not isinstance(value, str):
-        raise ArchitectureError(f"{where} is {short(value)}", expected="a name")
-    if name in _LISTS:
-        return _list(name, value, where)
-    return scaling(value) if name == "rope_scaling" else value
+    match field.kind:
+        case "integer":
+            return _integer(name, value, where)
+        case "number":
+            return _number(value, where)
+        case "flag" if not isinstance(value, bool):
+            raise ArchitectureError(f"{where} is {short(value)}", expected="true or false")
+        case "name" if not isinstance(value, str):
+            raise ArchitectureError(f"{where} is {short(value)}", expected="a name")
+        case "list of names":
+            return _list(str, value, where)
+        case "list of integers":
+            return _list(int, value, where)
+        case "RoPE scaling":
+            return scaling(value)
+    return value
 
 
-def _list(name: str, value: Any, where: str) -> list[Any]:
-    kind: type = str if name == "layer_types" else int
+def _integer(name: str, value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 48:
+        raise ArchitectureError(f"{where} is {short(value)}", expected="a positive integer")
+    if name == "num_hidden_layers" and value > MAX_LAYERS:
+        raise ArchitectureError(f"{where} is {value:,}", expected=f"at most {MAX_LAYERS:,}")
+    return value
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
+        raise ArchitectureError(f"{where} is {short(value)}", expected="a positive number")
+    return float(str(np.float32(value)))
+
+
+def _list(kind: type, value: Any, where: str) -> list[Any]:
     if not isinstance(value, list) or len(value) > MAX_LAYERS or not all(isinstance(one, kind) for one in value):
         raise ArchitectureError(f"{where} is {short(value)}", expected=f"a list of {kind.__name__}, one for each layer")
     return [int(one) if kind is int else one for one in value]

@@ -1,4 +1,4 @@
-"""Models of other kinds: told by their names or by their tensors, and refused by name."""
+"""Models of kinds that are not supported, recognised by their names or by their tensors."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _SIGNS: tuple[tuple[str, str], ...] = (
 _CLASSES = {"forsequenceclassification": "a classifier, not a language model", "formaskedlm": "an encoder"}
 
 
-def what_it_is(name: str) -> str:
+def describe_kind(name: str) -> str:
     """`: an encoder` for the name of a known other kind of model, or of a tensor that only such models have."""
     lower = name.strip().lower()
     plain = lower.removesuffix("forcausallm").removesuffix("model")
@@ -69,7 +69,7 @@ def what_it_is(name: str) -> str:
     return f": {kind}" if kind else ""
 
 
-def refuse_adapters(checkpoint: Checkpoint) -> None:
+def reject_adapters(checkpoint: Checkpoint) -> None:
     """Raises for a file that holds LoRA matrices in place of a model."""
     names = list(checkpoint.tensors)
     kind = checkpoint.metadata.get("format")

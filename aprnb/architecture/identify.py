@@ -1,0 +1,80 @@
+"""Which family a checkpoint is of: the name that it states, compared with the names of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aprnb.architecture.families import FAMILIES, Family, family_named
+from aprnb.architecture.field_values import short
+from aprnb.architecture.names import families_with, unknown_tensors
+from aprnb.architecture.orientation import is_training_state
+from aprnb.architecture.settlement import way_out
+from aprnb.architecture.unsupported import describe_kind, reject_adapters
+from aprnb.errors import ArchitectureError, UnsupportedFamily
+from aprnb.formats import Checkpoint
+
+_NOT_A_NAME = ("", "auto", "unknown")
+
+
+def identify_family(checkpoint: Checkpoint, given: tuple[Any, str] | None) -> tuple[Family, str, list[str]]:
+    """The family, what names it, and warnings about other names; `given` is a person's name for it with its source.
+
+    Raises UnsupportedFamily for an unknown family, ArchitectureError where the tensors are those of another one.
+    """
+    reject_adapters(checkpoint)
+    claims = _claims(checkpoint.metadata)
+    name, where = given or (claims[0] if claims else ("", ""))
+    if not name:
+        kind = checkpoint.metadata.get("model_type") or "none"
+        found = f"no transformer is named in the metadata (model_type {short(kind)})"
+        raise _rejection(found, checkpoint.path, "give the model's own config with --config config.json")
+    family = family_named(name)
+    if family is None:
+        raise _rejection(f"family {short(name)} ({where}) is not supported{describe_kind(name)}", checkpoint.path)
+    warnings = []
+    for other, other_where in claims:
+        if family_named(other) is not family:
+            text = f"model_type is {family.model_type} by {where}, {other[:60]} by {other_where}"
+            if not given:
+                raise ArchitectureError(text, where=str(checkpoint.path), action=way_out([], True))
+            warnings.append(text)
+    _require_own_tensors(checkpoint, family, where)
+    return family, where, warnings
+
+
+def _require_own_tensors(checkpoint: Checkpoint, family: Family, where: str) -> None:
+    """Raises where the tensors' names are those of other families, or of a kind of model that is not supported."""
+    names = [name for name in checkpoint.tensors if not is_training_state(name)]
+    possible = families_with(names)
+    unknown = unknown_tensors(names, family)
+    kind = next((kind for name in unknown if (kind := describe_kind(name))), None)
+    if kind:
+        raise _rejection(f"tensor {unknown[0]} belongs to another kind of model{kind}", checkpoint.path)
+    if possible and family.model_type not in possible:
+        raise ArchitectureError(
+            f"model_type is {family.model_type} by {where}, "
+            f"but tensor {unknown[0]} belongs to {' or '.join(sorted(possible))}",
+            where=str(checkpoint.path),
+            action=way_out([], True),
+        )
+
+
+def _claims(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every name of a family in the metadata, best first; `model_type` counts only where no other key names one."""
+    keys = ("hf_model_type", "architecture", "hf_architecture", "model.architecture")
+    inner = metadata.get("hf_config")
+    claims = (
+        [(inner["model_type"], "hf_config model_type")]
+        if isinstance(inner, Mapping) and inner.get("model_type")
+        else []
+    )
+    claims += [(metadata[key], f"metadata {key}") for key in keys if metadata.get(key)]
+    if not claims and family_named(str(metadata.get("model_type", ""))):
+        claims = [(metadata["model_type"], "metadata model_type")]
+    return [(str(name), where) for name, where in claims if str(name).lower() not in _NOT_A_NAME]
+
+
+def _rejection(found: str, path: Path, action: str = "inspection still shows its tensors") -> UnsupportedFamily:
+    return UnsupportedFamily(found, expected=f"one of {', '.join(FAMILIES)}", where=str(path), action=action)
