@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aprnb.architecture.evidence.field_values import short
 from aprnb.architecture.families import FAMILIES, Family, family_named
-from aprnb.architecture.field_values import short
 from aprnb.architecture.names import families_with, unknown_tensors
 from aprnb.architecture.orientation import is_training_state
 from aprnb.architecture.settlement import way_out

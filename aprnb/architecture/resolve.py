@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.architecture.architecture import Architecture
-from aprnb.architecture.configs import from_config, read_config, unknown_keys
-from aprnb.architecture.evidence import Evidence, from_metadata, from_overrides, from_shapes
+from aprnb.architecture.evidence.configs import from_config, read_config, unknown_keys
+from aprnb.architecture.evidence.evidence import Evidence, from_metadata, from_overrides, from_shapes
+from aprnb.architecture.evidence.field_values import MAX_BLOCKS, short
+from aprnb.architecture.evidence.gguf_keys import from_gguf
 from aprnb.architecture.families import Family, family_named
-from aprnb.architecture.field_values import MAX_BLOCKS, short
-from aprnb.architecture.gguf_keys import from_gguf
 from aprnb.architecture.identify import identify_family
 from aprnb.architecture.orientation import is_training_state, odd_layout, oriented, training_state
 from aprnb.architecture.settlement import Settlement, way_out

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from aprnb.architecture.architecture import Architecture
-from aprnb.architecture.evidence import Evidence
+from aprnb.architecture.evidence.evidence import Evidence
 from aprnb.architecture.families import Family
 from aprnb.architecture.head import find_head
 from aprnb.errors import ArchitectureError

@@ -1,4 +1,4 @@
-"""An architecture in the keys of GGUF: what llama.cpp reads, and what `architecture/gguf_keys.py` reads back."""
+"""An architecture in the keys of GGUF, for llama.cpp; `architecture/evidence/gguf_keys.py` reads them back."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from aprnb.architecture import Architecture
-from aprnb.architecture.families import FAMILIES, GgufGraph
-from aprnb.architecture.gguf_rope import (
+from aprnb.architecture.evidence.gguf_rope import (
     ROPE_FREQS,
     ROPE_LONG,
     ROPE_SHORT,
     llama3_factors,
     longrope_attention_factor,
 )
+from aprnb.architecture.families import FAMILIES, GgufGraph
 from aprnb.errors import OutputError
 from aprnb.formats.dtypes import F32
 from aprnb.formats.fields import FIELDS, LAYER_NORM_EPSILON

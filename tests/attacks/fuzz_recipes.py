@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 import aprnb
 from aprnb.architecture import resolve
-from aprnb.architecture.configs import read_config
+from aprnb.architecture.evidence.configs import read_config
 from aprnb.errors import AprnbError
 from aprnb.tokenizer.checkpoint_tokenizer import CheckpointTokenizer
 from aprnb.tokenizer.choose_template import choose_template

@@ -14,7 +14,7 @@ from registry import way
 from ways_beside import POCKET, SECRET
 
 import aprnb
-from aprnb.architecture.configs import read_config
+from aprnb.architecture.evidence.configs import read_config
 from aprnb.errors import AprnbError
 from aprnb.formats.json_files import read_object
 from aprnb.tokenizer.choose_template import choose_template, find_template

@@ -7,9 +7,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from aprnb.architecture.evidence import Evidence
+from aprnb.architecture.evidence.evidence import Evidence
+from aprnb.architecture.evidence.field_values import WITHOUT_EFFECT, checked, known_fields, short
 from aprnb.architecture.families import Family
-from aprnb.architecture.field_values import WITHOUT_EFFECT, checked, known_fields, short
 from aprnb.errors import ArchitectureError, CheckpointError, FileMissing, UnsupportedFamily, UsageProblem
 from aprnb.formats.fields import FIELDS
 from aprnb.formats.json_files import read_object

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aprnb.architecture.evidence.field_values import checked, known_fields
 from aprnb.architecture.families import Family
-from aprnb.architecture.field_values import checked, known_fields
 from aprnb.architecture.names import canonical_pattern, layer_of
 from aprnb.errors import UsageProblem, closest
 from aprnb.formats import TensorEntry

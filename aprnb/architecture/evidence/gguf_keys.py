@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from aprnb.architecture.configs import from_config
-from aprnb.architecture.evidence import Evidence
+from aprnb.architecture.evidence.configs import from_config
+from aprnb.architecture.evidence.evidence import Evidence
+from aprnb.architecture.evidence.gguf_rope import ROPE_TENSORS, say_rope_factors, say_rope_scaling
+from aprnb.architecture.evidence.gguf_values import GgufKeys, Say
 from aprnb.architecture.families import Family
-from aprnb.architecture.gguf_rope import ROPE_TENSORS, say_rope_factors, say_rope_scaling
-from aprnb.architecture.gguf_values import GgufKeys, Say
 from aprnb.formats import Checkpoint
 from aprnb.formats.fields import FIELDS, STANDARD
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aprnb.architecture.gguf_values import GgufKeys, Say
+from aprnb.architecture.evidence.gguf_values import GgufKeys, Say
 from aprnb.errors import ArchitectureError
 from aprnb.formats.gguf.values import shortest
 

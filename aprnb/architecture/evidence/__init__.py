@@ -1,0 +1,1 @@
+"""What each source states about the architecture: shapes, overrides, configs, metadata, the keys of GGUF."""
