@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aprnb.architecture.architecture import Architecture
-from aprnb.architecture.readings import Reading
+from aprnb.architecture.arrangement import Reading
 from aprnb.display.bundle import Displayed
 from aprnb.display.document import Block, Column, Details, Document, Fields, Paragraph, Table
 from aprnb.errors import ContractError

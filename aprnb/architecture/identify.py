@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.architecture.evidence.field_values import short
-from aprnb.architecture.families import FAMILIES, Family, family_named
+from aprnb.architecture.families import FAMILIES, Family, family_named, family_of_gguf
 from aprnb.architecture.names import families_with, unknown_tensors
 from aprnb.architecture.orientation import is_training_state
 from aprnb.architecture.settlement import way_out
 from aprnb.architecture.unsupported import describe_kind, reject_adapters
 from aprnb.errors import ArchitectureError, UnsupportedFamily
 from aprnb.formats import Checkpoint
+from aprnb.formats.fields import INTERLEAVED
 
 _NOT_A_NAME = ("", "auto", "unknown")
 
@@ -78,3 +79,13 @@ def _claims(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _rejection(found: str, path: Path, action: str = "inspection still shows its tensors") -> UnsupportedFamily:
     return UnsupportedFamily(found, expected=f"one of {', '.join(FAMILIES)}", where=str(path), action=action)
+
+
+def gguf_names(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The family and its rotation in `.apr` metadata of a GGUF file, which names a graph; empty for an unknown one."""
+    family = family_of_gguf(metadata["architecture"], bool(metadata.get("num_experts")))
+    if family is None:
+        return {}
+    rotation = {"rope_type": INTERLEAVED} if "rope_type" in metadata and family.gguf.permutes_rows else {}
+    named = dict.fromkeys(("model_type", "name", "architecture", "hf_model_type"), family.model_type)
+    return {**named, "hf_architecture": family.class_name, **rotation}

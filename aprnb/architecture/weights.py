@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from aprnb.architecture.arrangement import Piece
 from aprnb.architecture.contract_report import ContractReport
-from aprnb.architecture.readings import Piece
 from aprnb.formats import Checkpoint
 from aprnb.formats.codecs import decode
 

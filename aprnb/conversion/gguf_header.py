@@ -8,13 +8,7 @@ from typing import Any
 import numpy as np
 
 from aprnb.architecture import Architecture
-from aprnb.architecture.evidence.gguf_rope import (
-    ROPE_FREQS,
-    ROPE_LONG,
-    ROPE_SHORT,
-    llama3_factors,
-    longrope_attention_factor,
-)
+from aprnb.architecture.evidence import rope
 from aprnb.architecture.families import FAMILIES, GgufGraph
 from aprnb.errors import OutputError
 from aprnb.formats.dtypes import F32
@@ -82,7 +76,7 @@ def _scaling_values(fields: Mapping[str, Any]) -> dict[str, GgufValue]:
     if kind != "llama3" and original is not None:
         values["rope.scaling.original_context_length"] = GgufValue("uint32", original)
     if kind == "longrope":
-        factor = scaling.get("attention_factor") or longrope_attention_factor(
+        factor = scaling.get("attention_factor") or rope.longrope_attention_factor(
             fields["max_position_embeddings"], original
         )
         values["rope.scaling.attn_factor"] = GgufValue("float32", factor)
@@ -95,12 +89,12 @@ def rope_tensors(architecture: Architecture) -> list[GgufTensor]:
     """The factors of scaled rotation that GGUF keeps as tensors."""
     scaling = architecture.rope_scaling or {}
     if scaling.get("rope_type") == "llama3" and architecture.rope_theta is not None:
-        factors = llama3_factors(scaling, architecture.rope_theta, architecture.head_dim)
-        return [_vector(ROPE_FREQS, factors)]
+        factors = rope.llama3_factors(scaling, architecture.rope_theta, architecture.head_dim)
+        return [_vector(rope.FREQS, factors)]
     if scaling.get("rope_type") == "longrope":
         return [
             _vector(name, np.asarray(scaling[key], np.float32))
-            for name, key in ((ROPE_LONG, "long_factor"), (ROPE_SHORT, "short_factor"))
+            for name, key in ((rope.LONG, "long_factor"), (rope.SHORT, "short_factor"))
         ]
     return []
 

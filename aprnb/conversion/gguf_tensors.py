@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from aprnb.architecture import ContractReport, ExpectedTensor, expected_tensors
+from aprnb.architecture.arrangement import Reading
 from aprnb.architecture.families import Family
-from aprnb.architecture.readings import Reading
 from aprnb.architecture.weights import read_weight
 from aprnb.conversion.tensors import checked
 from aprnb.errors import MissingExtra

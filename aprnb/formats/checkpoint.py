@@ -45,7 +45,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         """What the file says, in the vocabulary of `.apr`; where a GGUF file names a graph, the family that has it."""
         described = dict(self.contents.metadata)
         if self.format == "gguf":
-            from aprnb.architecture.gguf_names import gguf_names
+            from aprnb.architecture.identify import gguf_names
 
             described |= gguf_names(described)
         return MappingProxyType(described)

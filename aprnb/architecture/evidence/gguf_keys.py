@@ -6,15 +6,58 @@ key (layer patterns, the scale of gemma's queries) the file means what that grap
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
+from aprnb.architecture.evidence import rope
 from aprnb.architecture.evidence.configs import from_config
 from aprnb.architecture.evidence.evidence import Evidence
-from aprnb.architecture.evidence.gguf_rope import ROPE_TENSORS, say_rope_factors, say_rope_scaling
-from aprnb.architecture.evidence.gguf_values import GgufKeys, Say
 from aprnb.architecture.families import Family
+from aprnb.architecture.families.decoder import partly_windowed
+from aprnb.errors import ArchitectureError
 from aprnb.formats import Checkpoint
 from aprnb.formats.fields import FIELDS, STANDARD
+from aprnb.formats.gguf.values import shortest
+
+MAX_FACTORS = 4096
+_LLAMA3_THETA = 500_000.0
+
+Say = Callable[[str, Any, str], None]
+"""Called with a field, its value and what states it."""
+
+
+class GgufKeys:
+    """One file's values, None for an absent one, and the family that it is of."""
+
+    def __init__(self, checkpoint: Checkpoint, family: Family) -> None:
+        values = checkpoint.metadata.get("gguf.kv")
+        self._values: Mapping[str, Any] = values if isinstance(values, Mapping) else {}
+        self.checkpoint, self.family, self.graph = checkpoint, family, family.gguf
+        self.architecture = str(self._value("general.architecture"))
+
+    def _value(self, key: str) -> Any:
+        entry = self._values.get(key)
+        return entry["v"] if isinstance(entry, Mapping) and "v" in entry else None
+
+    def __getitem__(self, key: str) -> Any:
+        return self._value(f"{self.architecture}.{key}")
+
+    def number(self, key: str) -> float | int | None:
+        """A positive number; None for anything else."""
+        value = self[key]
+        return value if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
+
+    def factors(self, tensor: str) -> np.ndarray:
+        """The values of a tensor of RoPE factors; raises where it cannot be one."""
+        entry = self.checkpoint.tensors[tensor]
+        if not entry.dtype.is_float or entry.elements > MAX_FACTORS:
+            raise ArchitectureError(
+                f"{tensor} is {entry.dtype.name} {list(entry.shape)}", expected=f"at most {MAX_FACTORS:,} floats",
+                where=str(self.checkpoint.path),
+            )  # fmt: skip
+        return self.checkpoint[tensor].reshape(-1)
 
 
 def from_gguf(checkpoint: Checkpoint, family: Family) -> tuple[Evidence, tuple[str, ...]]:
@@ -22,7 +65,7 @@ def from_gguf(checkpoint: Checkpoint, family: Family) -> tuple[Evidence, tuple[s
 
     An `.apr` made of a GGUF file has no such keys, but may have kept those tensors.
     """
-    factors = tuple(name for name in ROPE_TENSORS if name in checkpoint.tensors)
+    factors = tuple(name for name in rope.TENSORS if name in checkpoint.tensors)
     if checkpoint.format != "gguf" and not factors:
         return Evidence(), ()
     keys = GgufKeys(checkpoint, family)
@@ -35,7 +78,7 @@ def from_gguf(checkpoint: Checkpoint, family: Family) -> tuple[Evidence, tuple[s
     if checkpoint.format == "gguf":
         _say_keys(keys, say)
     if factors:
-        say_rope_factors(keys, say)
+        _rope_factors(keys, say)
     evidence = from_config(config, "gguf.kv", False, family)
     says = {name: (value, sources.get(name, where)) for name, (value, where) in evidence.says.items()}
     return Evidence(says), factors
@@ -47,7 +90,7 @@ def _say_keys(keys: GgufKeys, say: Say) -> None:
     for name, field in FIELDS.items():
         if field.gguf and name not in STANDARD and keys[field.gguf[0]] is not None:
             say(name, keys[field.gguf[0]], f"GGUF {keys.architecture}.{field.gguf[0]}")
-    for derive in (_window, _layer_pattern, _query_scale, _partial_rotation, say_rope_scaling):
+    for derive in (_window, _layer_pattern, _query_scale, _partial_rotation, _rope_scaling):
         derive(keys, say)
 
 
@@ -71,7 +114,7 @@ def _layer_pattern(keys: GgufKeys, say: Say) -> None:
         say("layer_types", kinds, f"GGUF {keys.architecture}.attention.sliding_window_pattern")
     elif keys.graph.full_attention_every:
         period = stored if isinstance(stored, int) and stored > 0 else keys.graph.full_attention_every
-        kinds = ["full_attention" if (layer + 1) % period == 0 else "sliding_attention" for layer in range(layers)]
+        kinds = partly_windowed(period, period - 1)(layers)
         say("layer_types", kinds, f"llama.cpp's graph of {keys.architecture}: every {period}th layer sees all")
     if interval := keys.graph.unrotated_every:
         rotated = [int((layer + 1) % interval != 0) for layer in range(layers)]
@@ -96,3 +139,69 @@ def _partial_rotation(keys: GgufKeys, say: Say) -> None:
         head_dim = hidden // heads
     if rotated and head_dim:
         say("partial_rotary_factor", rotated / head_dim, f"GGUF {keys.architecture}.rope.dimension_count")
+
+
+def _rope_scaling(keys: GgufKeys, say: Say) -> None:
+    """Scaled rotation in the keys' words; none where they are silent, but for Llama 3.1 without its factors."""
+    kind, original = keys["rope.scaling.type"], keys["rope.scaling.original_context_length"]
+    source = f"GGUF {keys.architecture}.rope.scaling"
+    if original is not None:
+        say("original_max_position_embeddings", original, f"{source}.original_context_length")
+    if kind in ("linear", "yarn"):
+        scaling = {"rope_type": kind, "factor": keys.number("rope.scaling.factor")}
+        extras = {"original_max_position_embeddings": original, "beta_fast": keys["rope.scaling.yarn_beta_fast"],
+                  "beta_slow": keys["rope.scaling.yarn_beta_slow"]} if kind == "yarn" else {}  # fmt: skip
+        if scaling["factor"] is None:
+            raise ArchitectureError(f"RoPE scaling {kind} without a factor", where=f"{source}.factor")
+        say("rope_scaling", scaling | {name: value for name, value in extras.items() if value is not None}, source)
+    elif keys.number("rope.scale_linear") not in (None, 1.0):
+        scaling = {"rope_type": "linear", "factor": keys.number("rope.scale_linear")}
+        say("rope_scaling", scaling, f"GGUF {keys.architecture}.rope.scale_linear")
+    elif kind == "none" or (kind is None and keys["rope.freq_base"] not in (None, _LLAMA3_THETA)):
+        say("rope_scaling", None, f"{source}.type {kind or 'absent'}")
+    elif kind not in (None, "longrope"):
+        raise ArchitectureError(
+            f"RoPE scaling {str(kind)[:40]!r} is not known here", expected="none, linear or yarn",
+            where=f"{source}.type", action="give the model's own config with --config config.json",
+        )  # fmt: skip
+
+
+def _rope_factors(keys: GgufKeys, say: Say) -> None:
+    """Scaled rotation as tensors of one factor per frequency, which say more than the keys."""
+    if rope.FREQS in keys.checkpoint.tensors:
+        say("rope_scaling", _llama3(keys), f"{rope.FREQS} (llama3's factors)")
+    elif rope.LONG in keys.checkpoint.tensors and rope.SHORT in keys.checkpoint.tensors:
+        say("rope_scaling", _longrope(keys), f"{rope.LONG}, {rope.SHORT}")
+
+
+def _longrope(keys: GgufKeys) -> dict[str, Any]:
+    """Factors for short and long texts, and how much attention is scaled where that is not the usual formula."""
+    original = keys.number("rope.scaling.original_context_length")
+    scaling: dict[str, Any] = {"rope_type": "longrope"}
+    for name, tensor in (("long_factor", rope.LONG), ("short_factor", rope.SHORT)):
+        scaling[name] = [shortest(value) for value in keys.factors(tensor)]
+    if original is not None:
+        scaling["original_max_position_embeddings"] = original
+    stated, positions = keys.number("rope.scaling.attn_factor"), keys.number("context_length")
+    usual = rope.longrope_attention_factor(positions, original) if positions and original and original > 1 else stated
+    if stated and usual and abs(stated - usual) > 1e-5:
+        scaling["attention_factor"] = stated
+    return scaling
+
+
+def _llama3(keys: GgufKeys) -> dict[str, Any]:
+    """Llama 3.1's scaling out of its factors, one per frequency; raises where they are of another kind."""
+    factors = keys.factors(rope.FREQS)
+    scaling = {"rope_type": "llama3", "factor": float(factors.max(initial=1.0)), **rope.LLAMA3}
+    stated = keys.number("rope.freq_base") or keys.checkpoint.metadata.get("rope_theta")
+    theta = float(stated) if isinstance(stated, int | float) else 0.0
+    if (
+        theta <= 1
+        or factors.size == 0
+        or not np.allclose(factors, rope.llama3_factors(scaling, theta, 2 * len(factors)), rtol=1e-4)
+    ):
+        raise ArchitectureError(
+            f"{rope.FREQS} holds {len(factors)} factors that are not those of a published Llama 3",
+            where=str(keys.checkpoint.path), action="give the model's own config with --config config.json",
+        )  # fmt: skip
+    return scaling

@@ -109,10 +109,10 @@ class Family:
     model_type: str
     class_name: str
     config_name: str
-    other_names: tuple[str, ...]
     tensors: tuple[TensorRule, ...]
     rules: tuple[FieldRule, ...]
     fields: tuple[str, ...] = fields()
+    other_names: tuple[str, ...] = ()
     config_keys: Mapping[str, str] = field(default_factory=dict)
     derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: {}
     certain_chat_template: str | None = None

@@ -3,14 +3,7 @@
 Hugging Face files hold the norms' weight w, GGUF files w + 1: the names tell the origin.
 """
 
-from aprnb.architecture.families.decoder import (
-    ATTENTION_BIASES,
-    COMMON,
-    FULL_ATTENTION,
-    NO_MLP_BIAS,
-    NO_ROPE_SCALING,
-    POSITIONS,
-)
+from aprnb.architecture.families import decoder
 from aprnb.architecture.families.family import Family, FieldRule, GgufGraph
 
 GEGLU = FieldRule("hidden_act", "gelu_pytorch_tanh", "assumed", "every published checkpoint uses GELU (tanh)")
@@ -19,8 +12,7 @@ GEMMA = Family(
     model_type="gemma",
     class_name="GemmaForCausalLM",
     config_name="GemmaConfig",
-    other_names=(),
-    tensors=(*COMMON, *ATTENTION_BIASES),
-    rules=(FULL_ATTENTION, NO_MLP_BIAS, NO_ROPE_SCALING, POSITIONS, GEGLU),
+    tensors=(*decoder.COMMON, *decoder.ATTENTION_BIASES),
+    rules=(decoder.FULL_ATTENTION, decoder.NO_MLP_BIAS, decoder.NO_ROPE_SCALING, decoder.POSITIONS, GEGLU),
     gguf=GgufGraph("gemma", adds_one_to_norms=True, head="tied"),
 )

@@ -7,18 +7,7 @@ the window. Models with a vision tower are another class.
 from collections.abc import Mapping
 from typing import Any
 
-from aprnb.architecture.families.decoder import (
-    ATTENTION,
-    ATTENTION_BIASES,
-    EMBEDDING,
-    FINAL_NORM,
-    GATED_MLP,
-    HEAD,
-    NO_MLP_BIAS,
-    POSITIONS,
-    QK_NORMS,
-    partly_windowed,
-)
+from aprnb.architecture.families import decoder
 from aprnb.architecture.families.family import Family, GgufGraph, fields
 from aprnb.architecture.families.gemma import GEGLU
 from aprnb.architecture.families.gemma2 import SANDWICH
@@ -29,7 +18,7 @@ def _from_class(config: Mapping[str, Any]) -> dict[str, Any]:
     period = config.get("sliding_window_pattern", config.get("_sliding_window_pattern", 6))
     derived: dict[str, Any] = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
     if isinstance(layers, int) and isinstance(period, int) and period > 0:
-        derived["layer_types"] = partly_windowed(period, period - 1)(layers)
+        derived["layer_types"] = decoder.partly_windowed(period, period - 1)(layers)
     return derived
 
 
@@ -37,9 +26,17 @@ GEMMA3_TEXT = Family(
     model_type="gemma3_text",
     class_name="Gemma3ForCausalLM",
     config_name="Gemma3TextConfig",
-    other_names=(),
-    tensors=(EMBEDDING, *SANDWICH, *ATTENTION, *QK_NORMS, *ATTENTION_BIASES, *GATED_MLP, FINAL_NORM, HEAD),
-    rules=(NO_MLP_BIAS, POSITIONS, GEGLU),
+    tensors=(
+        decoder.EMBEDDING,
+        *SANDWICH,
+        *decoder.ATTENTION,
+        *decoder.QK_NORMS,
+        *decoder.ATTENTION_BIASES,
+        *decoder.GATED_MLP,
+        decoder.FINAL_NORM,
+        decoder.HEAD,
+    ),
+    rules=(decoder.NO_MLP_BIAS, decoder.POSITIONS, GEGLU),
     fields=fields(
         more="query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping layer_types rope_local_base_freq"
     ),

@@ -7,7 +7,6 @@ MISTRAL = Family(
     model_type="mistral",
     class_name="MistralForCausalLM",
     config_name="MistralConfig",
-    other_names=(),
     tensors=COMMON,
     rules=(
         FieldRule("attention_bias", False, "certain", "the class has no attention bias"),

@@ -6,20 +6,7 @@ Window, rotated share and long-context factors are in no `.apr` metadata and mus
 from collections.abc import Mapping
 from typing import Any
 
-from aprnb.architecture.families.decoder import (
-    EMBEDDING,
-    FINAL_NORM,
-    HEAD,
-    HEAD_DIM,
-    INPUT_NORM,
-    MLP_NORM,
-    NO_ATTENTION_BIAS,
-    NO_MLP_BIAS,
-    POSITIONS,
-    Q_ROWS,
-    SILU,
-    linear,
-)
+from aprnb.architecture.families import decoder
 from aprnb.architecture.families.family import Family, GgufGraph, fields
 
 
@@ -34,15 +21,15 @@ PHI3 = Family(
     config_name="Phi3Config",
     other_names=("phi4",),
     tensors=(
-        *(EMBEDDING, INPUT_NORM),
-        linear("self_attn.qkv_proj", "attn_qkv", "qkv_rows", "hidden_size"),
-        linear("self_attn.o_proj", "attn_output", "hidden_size", Q_ROWS),
-        MLP_NORM,
-        linear("mlp.gate_up_proj", "ffn_up", "2*intermediate_size", "hidden_size"),
-        linear("mlp.down_proj", "ffn_down", "hidden_size", "intermediate_size"),
-        *(FINAL_NORM, HEAD),
+        *(decoder.EMBEDDING, decoder.INPUT_NORM),
+        decoder.linear("self_attn.qkv_proj", "attn_qkv", "qkv_rows", "hidden_size"),
+        decoder.linear("self_attn.o_proj", "attn_output", "hidden_size", decoder.Q_ROWS),
+        decoder.MLP_NORM,
+        decoder.linear("mlp.gate_up_proj", "ffn_up", "2*intermediate_size", "hidden_size"),
+        decoder.linear("mlp.down_proj", "ffn_down", "hidden_size", "intermediate_size"),
+        *(decoder.FINAL_NORM, decoder.HEAD),
     ),
-    rules=(HEAD_DIM, NO_ATTENTION_BIAS, NO_MLP_BIAS, POSITIONS, SILU),
+    rules=(decoder.HEAD_DIM, decoder.NO_ATTENTION_BIAS, decoder.NO_MLP_BIAS, decoder.POSITIONS, decoder.SILU),
     fields=fields(more="partial_rotary_factor original_max_position_embeddings"),
     derive=_from_class,
     gguf=GgufGraph("phi3", windowed=True),

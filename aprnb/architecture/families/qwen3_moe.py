@@ -6,24 +6,7 @@ says so, nor whether the chosen experts' shares are normalised: that must be giv
 
 from typing import Any
 
-from aprnb.architecture.families.decoder import (
-    ATTENTION,
-    ATTENTION_BIASES,
-    EMBEDDING,
-    FINAL_NORM,
-    HEAD,
-    INPUT_NORM,
-    MLP_NORM,
-    NO_MLP_BIAS,
-    NO_ROPE_SCALING,
-    NO_SLIDING_WINDOW,
-    POSITIONS,
-    QK_NORMS,
-    SILU,
-    expert,
-    linear,
-    router,
-)
+from aprnb.architecture.families import decoder
 from aprnb.architecture.families.family import Family, GgufGraph, fields
 
 
@@ -42,17 +25,28 @@ QWEN3_MOE = Family(
     config_name="Qwen3MoeConfig",
     other_names=("qwen3moe",),
     tensors=(
-        *(EMBEDDING, INPUT_NORM, *ATTENTION, *QK_NORMS, *ATTENTION_BIASES, MLP_NORM),
-        router("mlp.gate", is_sparse),
-        expert("mlp.experts.{expert}.gate_proj", "ffn_gate_exps", "moe_intermediate_size", "hidden_size", is_sparse),
-        expert("mlp.experts.{expert}.up_proj", "ffn_up_exps", "moe_intermediate_size", "hidden_size", is_sparse),
-        expert("mlp.experts.{expert}.down_proj", "ffn_down_exps", "hidden_size", "moe_intermediate_size", is_sparse),
-        linear("mlp.gate_proj", "ffn_gate", "intermediate_size", "hidden_size", layers=_is_dense),
-        linear("mlp.up_proj", "ffn_up", "intermediate_size", "hidden_size", layers=_is_dense),
-        linear("mlp.down_proj", "ffn_down", "hidden_size", "intermediate_size", layers=_is_dense),
-        *(FINAL_NORM, HEAD),
+        decoder.EMBEDDING,
+        decoder.INPUT_NORM,
+        *decoder.ATTENTION,
+        *decoder.QK_NORMS,
+        *decoder.ATTENTION_BIASES,
+        decoder.MLP_NORM,
+        decoder.router("mlp.gate", is_sparse),
+        decoder.expert(
+            "mlp.experts.{expert}.gate_proj", "ffn_gate_exps", "moe_intermediate_size", "hidden_size", is_sparse
+        ),
+        decoder.expert(
+            "mlp.experts.{expert}.up_proj", "ffn_up_exps", "moe_intermediate_size", "hidden_size", is_sparse
+        ),
+        decoder.expert(
+            "mlp.experts.{expert}.down_proj", "ffn_down_exps", "hidden_size", "moe_intermediate_size", is_sparse
+        ),
+        decoder.linear("mlp.gate_proj", "ffn_gate", "intermediate_size", "hidden_size", layers=_is_dense),
+        decoder.linear("mlp.up_proj", "ffn_up", "intermediate_size", "hidden_size", layers=_is_dense),
+        decoder.linear("mlp.down_proj", "ffn_down", "hidden_size", "intermediate_size", layers=_is_dense),
+        *(decoder.FINAL_NORM, decoder.HEAD),
     ),
-    rules=(NO_MLP_BIAS, NO_SLIDING_WINDOW, NO_ROPE_SCALING, POSITIONS, SILU),
+    rules=(decoder.NO_MLP_BIAS, decoder.NO_SLIDING_WINDOW, decoder.NO_ROPE_SCALING, decoder.POSITIONS, decoder.SILU),
     fields=fields(
         more="num_experts num_experts_per_tok moe_intermediate_size norm_topk_prob decoder_sparse_step mlp_only_layers"
     ),

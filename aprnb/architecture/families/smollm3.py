@@ -3,16 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from aprnb.architecture.families.decoder import (
-    ATTENTION_BIASES,
-    COMMON,
-    MLP_BIASES,
-    NO_LAYER_TYPES,
-    NO_ROPE_SCALING,
-    NO_SLIDING_WINDOW,
-    POSITIONS,
-    SILU,
-)
+from aprnb.architecture.families import decoder
 from aprnb.architecture.families.family import Family, GgufGraph, fields
 
 
@@ -35,9 +26,8 @@ SMOLLM3 = Family(
     model_type="smollm3",
     class_name="SmolLM3ForCausalLM",
     config_name="SmolLM3Config",
-    other_names=(),
-    tensors=(*COMMON, *ATTENTION_BIASES, *MLP_BIASES),
-    rules=(NO_SLIDING_WINDOW, NO_LAYER_TYPES, NO_ROPE_SCALING, POSITIONS, SILU),
+    tensors=(*decoder.COMMON, *decoder.ATTENTION_BIASES, *decoder.MLP_BIASES),
+    rules=(decoder.NO_SLIDING_WINDOW, decoder.NO_LAYER_TYPES, decoder.NO_ROPE_SCALING, decoder.POSITIONS, decoder.SILU),
     fields=fields(more="no_rope_layers layer_types"),
     derive=_from_class,
     window_switch=True,

@@ -2,19 +2,7 @@
 
 from dataclasses import replace
 
-from aprnb.architecture.families.decoder import (
-    ATTENTION,
-    ATTENTION_BIASES,
-    EMBEDDING,
-    FINAL_NORM,
-    HEAD,
-    INPUT_NORM,
-    MLP_NORM,
-    NO_ROPE_SCALING,
-    POSITIONS,
-    bias,
-    linear,
-)
+from aprnb.architecture.families import decoder
 from aprnb.architecture.families.family import Family, FieldRule, GgufGraph, TensorRule
 
 
@@ -28,18 +16,23 @@ STARCODER2 = Family(
     model_type="starcoder2",
     class_name="Starcoder2ForCausalLM",
     config_name="Starcoder2Config",
-    other_names=(),
     tensors=(
-        *(EMBEDDING, INPUT_NORM, _shift(INPUT_NORM), *ATTENTION, *ATTENTION_BIASES, MLP_NORM, _shift(MLP_NORM)),
-        linear("mlp.c_fc", "ffn_up", "intermediate_size", "hidden_size"),
-        bias("mlp.c_fc", "ffn_up", "intermediate_size", "mlp_bias"),
-        linear("mlp.c_proj", "ffn_down", "hidden_size", "intermediate_size"),
-        bias("mlp.c_proj", "ffn_down", "hidden_size", "mlp_bias"),
-        *(FINAL_NORM, _shift(FINAL_NORM), HEAD),
+        decoder.EMBEDDING,
+        decoder.INPUT_NORM,
+        _shift(decoder.INPUT_NORM),
+        *decoder.ATTENTION,
+        *decoder.ATTENTION_BIASES,
+        decoder.MLP_NORM,
+        _shift(decoder.MLP_NORM),
+        decoder.linear("mlp.c_fc", "ffn_up", "intermediate_size", "hidden_size"),
+        decoder.bias("mlp.c_fc", "ffn_up", "intermediate_size", "mlp_bias"),
+        decoder.linear("mlp.c_proj", "ffn_down", "hidden_size", "intermediate_size"),
+        decoder.bias("mlp.c_proj", "ffn_down", "hidden_size", "mlp_bias"),
+        *(decoder.FINAL_NORM, _shift(decoder.FINAL_NORM), decoder.HEAD),
     ),
     rules=(
-        NO_ROPE_SCALING,
-        POSITIONS,
+        decoder.NO_ROPE_SCALING,
+        decoder.POSITIONS,
         FieldRule("hidden_act", "gelu_pytorch_tanh", "assumed", "every published checkpoint uses GELU (tanh)"),
     ),
     config_keys={"rms_norm_eps": "norm_epsilon", "attention_bias": "use_bias", "mlp_bias": "use_bias"},

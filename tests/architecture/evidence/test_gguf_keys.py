@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import aprnb
-from aprnb.architecture.evidence.gguf_rope import LLAMA3, llama3_factors, longrope_attention_factor
+from aprnb.architecture.evidence.rope import LLAMA3, llama3_factors, longrope_attention_factor
 from aprnb.formats import TensorSource, write_apr
 from aprnb.formats.dtypes import F32
 from aprnb_tests.gguf_bytes import ARRAY, BOOL, STRING, U32, info, pair, whole
