@@ -1,4 +1,4 @@
-"""Under which names the tensors of another format go into an `.apr`: as `apr import` has them."""
+"""The names under which tensors of other formats are written to an `.apr`: those of `apr import`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from aprnb.formats import Checkpoint
 def apr_names(checkpoint: Checkpoint, report: ContractReport) -> dict[str, tuple[str, ...]]:
     """The checkpoint's tensor name → its name in an `.apr`, or those of the parts that it is split into by columns.
 
-    Of GGUF files only names change, never shapes or bytes: tensors that are the model's as they lie take their Hugging
-    Face names; where rows are permuted or norms carry the added 1, GGUF's names stay, since they tell readers so.
-    GPT-2's take Llama's names, q, k and v apart. An `.apr` keeps its names.
+    From a GGUF file only names change, never shapes or bytes: tensors that need no change take their Hugging Face
+    names; where rows are permuted or 1 is added to norms, the names stay those of GGUF, by which readers know it.
+    GPT-2's take Llama's names, with q, k and v split. An `.apr` keeps its names.
     """
     family = report.architecture.family
     if checkpoint.format == "gguf" and not report.readings:
@@ -24,9 +24,9 @@ def apr_names(checkpoint: Checkpoint, report: ContractReport) -> dict[str, tuple
 
 
 def written_names(name: str, family: Family) -> tuple[str, ...]:
-    """Llama's names for a tensor of a family whose own do not begin with `model.`; any other name as it is.
+    """Llama's names for a tensor of a family whose own names do not start with `model.`; other names are unchanged.
 
-    Several are those of its parts, side by side along the last axis.
+    Several names are those of its parts, side by side along the last axis.
     """
     pattern = canonical_pattern(name, family)
     rule = next((rule for rule in family.tensors if rule.name == pattern), None)

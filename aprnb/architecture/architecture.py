@@ -1,4 +1,4 @@
-"""The architecture of a causal language model, every field with where it came from."""
+"""The architecture of a causal language model, each field with its source."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from aprnb.formats.fields import STANDARD
 
 @dataclass(frozen=True)
 class Architecture:
-    """Fields are named as in Hugging Face configs; `sources[field]` tells who settled each.
+    """Fields are named as in Hugging Face configs; `sources[field]` is where each value comes from.
 
-    `extra` holds what only some families have (soft caps, multipliers, experts); a standard field that the family has
-    not got is None. `rope_scaling` and `sliding_window` are None where there is none. `assumptions` lists fields that
-    the file leaves open and every published checkpoint of the family agrees on.
+    `extra` contains what only some families have (soft caps, multipliers, experts); a standard field that the family
+    does not have is None. `rope_scaling` and `sliding_window` are None where there is none. `assumptions` lists fields
+    that the file leaves open and that are the same in every published checkpoint of the family.
     """
 
     model_type: str
@@ -42,7 +42,7 @@ class Architecture:
     assumptions: tuple[str, ...] = field(repr=False, compare=False, default=())
     warnings: tuple[str, ...] = field(repr=False, compare=False, default=())
     superseded: tuple[str, ...] = field(repr=False, compare=False, default=())
-    """Tensors of the file that are no weights: a copy of the embedding beside the true head, RoPE factors."""
+    """Tensors of the file that are not weights: a copy of the embedding beside the true head, RoPE factors."""
 
     @property
     def family(self) -> Family:
@@ -56,15 +56,15 @@ class Architecture:
 
     @property
     def attention(self) -> str:
-        """How `transformers` computes it exactly: `eager` where its logits are capped, else the family's way."""
+        """The implementation in `transformers` that is exact: `eager` for capped logits, else the family's."""
         return "eager" if self["attn_logit_softcapping"] is not None else self.family.attention
 
     def fields(self) -> dict[str, Any]:
-        """Field → value of what the family has, without sources."""
+        """Field → value for the fields of the family, without sources."""
         return {"model_type": self.model_type, **{name: self[name] for name in self.family.fields}}
 
     def as_config(self) -> dict[str, Any]:
-        """The fields as a Hugging Face config, with what the class needs beside them: its name, its window's switch."""
+        """The fields as a Hugging Face config, with the class's name and the switch for its window."""
         config = {**self.fields(), "architectures": [self.family.class_name]}
         if self.family.window_switch:
             config["use_sliding_window"] = self.sliding_window is not None
@@ -88,7 +88,7 @@ class ExpectedTensor:
 
 
 def expected_tensors(architecture: Architecture) -> dict[str, ExpectedTensor]:
-    """Name → tensor for the whole model, in the family table's order; a tied head is not among them."""
+    """Name → tensor for the whole model, in the order of the family's table, without a tied head."""
     expected = {}
     for rule in architecture.family.tensors:
         if rule.when and not architecture[rule.when]:

@@ -1,4 +1,4 @@
-"""Which tensors of the file make each weight of the model, and with which shapes they must lie there."""
+"""Which tensors of the file make each weight of the model, and the shapes that they must have there."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a weight of `shape` is made: pieces side by side along the last axis, then what else it takes.
+    """How a weight of `shape` is made: pieces side by side along the last axis, then the steps that follow.
 
     `heads` undoes the interleaving of llama.cpp's conversion, `transposed` reads [in, out] bytes as [out, in], `shift`
     is added to every element.
@@ -49,7 +49,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A tensor of the file and the shapes that it may have there, the usual one first."""
+    """A tensor of the file and the shapes that it may have, the usual one first."""
 
     tensor: str
     shapes: tuple[tuple[int, ...], ...]
@@ -57,7 +57,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class StoredWeight:
-    """The parts of one weight; `reading` is None where the only part is the weight as it lies."""
+    """The parts of one weight; `reading` is None where the only part is the weight unchanged."""
 
     parts: tuple[Part, ...]
     reading: Reading | None = None

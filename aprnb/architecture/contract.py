@@ -22,10 +22,10 @@ def check(
     overrides: Mapping[str, Any] | None = None,
     strict: bool = False,
 ) -> ContractReport:
-    """Holds the file's tensors against the architecture that the file names.
+    """Compares the file's tensors with the architecture that the file names.
 
-    Raises CheckpointError or ArchitectureError where there is nothing to hold them against, and with `strict` for
-    every warning of either; a mismatch is a violation in the report.
+    Raises CheckpointError or ArchitectureError for a file that cannot be read or names no architecture, and with
+    `strict` for every warning of either; a mismatch is a violation in the report.
     """
     checkpoint = path if isinstance(path, Checkpoint) else open(path, strict=strict)
     architecture = resolve(checkpoint, config=config, overrides=overrides)

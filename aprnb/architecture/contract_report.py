@@ -24,7 +24,7 @@ _VIOLATION_COLUMNS = (Column("tensor"), Column("kind"), Column("expected"), Colu
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One tensor that is not as the architecture calls for."""
+    """One tensor that differs from what the architecture expects."""
 
     tensor: str
     kind: Kind
@@ -40,7 +40,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class ContractRow:
-    """One expected tensor: its symbolic shape with arithmetic, and the entry that plays the part, if any."""
+    """One expected tensor: its symbolic shape with arithmetic, and the file's entry for it, if any."""
 
     tensor: str
     arithmetic: str
@@ -53,7 +53,7 @@ class ContractRow:
 class ContractReport(Displayed):
     """Every expected tensor and every one found, compared; `weights` maps model names to the file's names.
 
-    `readings` says how the weights are made that are not one tensor of the file as it lies.
+    `readings` describes how each weight is made that is not one unchanged tensor of the file.
     """
 
     path: Path
@@ -69,7 +69,7 @@ class ContractReport(Displayed):
 
     @property
     def checked(self) -> int:
-        """How many tensors the architecture calls for."""
+        """The number of tensors that the architecture expects."""
         return len(self.rows)
 
     @property
@@ -78,7 +78,7 @@ class ContractReport(Displayed):
         return sum(prod(row.expected_shape) for row in self.rows)
 
     def raise_for_violations(self) -> ContractReport:
-        """Returns itself when all is well; raises ContractError with the first ten in full and forty more by name."""
+        """Returns itself if there are none; raises ContractError with the first ten in full and forty more by name."""
         if self.ok:
             return self
         shown = "\n".join(f"  {violation}" for violation in self.violations[:_SHOWN])

@@ -1,7 +1,7 @@
 """Which tensor is the language-model head, and whether it is the embedding.
 
-Writers lie here in several ways: a placeholder with a shape and no bytes, a true `tied_embeddings` flag beside a head
-of its own, a copy of the embedding named `lm_head.weight` beside the true `output.weight`. The bytes decide.
+Writers mark this in contradictory ways: a placeholder with a shape and no bytes, a true `tied_embeddings` flag beside
+a head of its own, a copy of the embedding named `lm_head.weight` beside the true `output.weight`. The bytes decide.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EMBEDDINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """`tied` is None where bytes leave it open (an equal or differently typed copy); `tensor` is the head's name."""
+    """`tied` is None where bytes do not decide (an equal or differently typed copy); `tensor` is the head's name."""
 
     tensor: str | None
     tied: bool | None
@@ -33,7 +33,7 @@ class Head:
 
 
 def find_head(checkpoint: Checkpoint) -> Head:
-    """Reads no more of the head and the embedding than it takes to see them differ."""
+    """Reads head and embedding up to their first difference."""
     entries = checkpoint.tensors
     embedding = next((name for name in _EMBEDDINGS if name in entries), None)
     heads = [name for name in _HEADS if name in entries]
@@ -78,7 +78,7 @@ def _compared(checkpoint: Checkpoint, head: str, embedding: str) -> Head:
 
 
 def _likeness(checkpoint: Checkpoint, first: str, second: str) -> Literal["different", "equal", "zero"]:
-    """Two tensors byte by byte, up to the first difference; equal ones that hold nothing but zeros prove nothing."""
+    """Compares two tensors byte by byte up to the first difference; equal ones that are all zero prove nothing."""
     one, other = checkpoint.tensors[first], checkpoint.tensors[second]
     if (one.dtype, one.shape, one.size_bytes) != (other.dtype, other.shape, other.size_bytes):
         return "different"

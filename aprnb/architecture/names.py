@@ -1,4 +1,4 @@
-"""Which tensor of the file plays which part: the names that files use, brought to the family's canonical ones."""
+"""Maps the names of tensors in files to the family's canonical names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def expert_of(name: str) -> int | None:
 
 
 def pattern_of(name: str) -> str:
-    """A name with the numbers of its layer and expert taken out, to compare with a table."""
+    """A name with placeholders for the numbers of layer and expert, to compare with a table."""
     if len(name) > _LONGEST:
         return name
     match = _LAYER.search(name)
@@ -38,13 +38,13 @@ def pattern_of(name: str) -> str:
 
 
 def canonical_pattern(name: str, family: Family) -> str:
-    """The pattern of the family's name for a tensor, of its own name where the family knows no other."""
+    """The pattern of the family's name for a tensor; of its own name where that is no other spelling."""
     pattern = pattern_of(name)
     return _spellings(family.model_type).get(pattern, pattern)
 
 
 def canonical_name(name: str, family: Family) -> str:
-    """The family's name for a tensor that a file calls otherwise; any other name is returned unchanged."""
+    """The family's name for a tensor in another spelling; any other name is returned unchanged."""
     canonical = _spellings(family.model_type).get(pattern_of(name))
     return name if canonical is None else canonical.format(layer=layer_of(name), expert=expert_of(name))
 
@@ -72,12 +72,12 @@ def _table(model_type: str) -> frozenset[str]:
 
 
 def families_with(names: Iterable[str]) -> set[str]:
-    """The families whose tables hold every one of these tensor names; none may."""
+    """The families whose tables contain every one of these tensor names; possibly none."""
     patterns = {pattern_of(name) for name in names}
     return {model_type for model_type in FAMILIES if patterns <= _table(model_type)}
 
 
 def unknown_tensors(names: Iterable[str], family: Family) -> list[str]:
-    """The first tensor of each kind that the family's table does not hold."""
+    """The first tensor of each pattern that the family's table does not contain."""
     table = _table(family.model_type)
     return list({pattern_of(name): name for name in reversed(list(names)) if pattern_of(name) not in table}.values())

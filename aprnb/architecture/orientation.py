@@ -1,4 +1,4 @@
-"""Files whose matrices do not lie as their names promise: shapes in GGUF's order, projections stored [in, out]."""
+"""Files whose matrices are not stored as their names imply: shapes in GGUF's order, projections stored [in, out]."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TRAINER = "entrenar-checkpoint"
 def has_reversed_shapes(checkpoint: Checkpoint) -> bool:
     """Whether matrices under Hugging Face names carry GGUF's order of dimensions over row-major bytes.
 
-    `apr convert --quantize q4k` writes that from a GGUF with K-quants. The final norm tells the hidden size; the
+    `apr convert --quantize q4k` writes that from a GGUF with K-quants. The final norm has the hidden size; the
     embedding has it as its last dimension, or in such files as its first.
     """
     embedding, norm = checkpoint.tensors.get(_EMBEDDING), checkpoint.tensors.get(_NORM)
@@ -53,7 +53,7 @@ def is_projection(name: str) -> bool:
 
 
 def is_training_state(name: str) -> bool:
-    """Whether a tensor belongs to a trainer's state and is no weight of the model."""
+    """Whether a tensor belongs to a trainer's state and is not a weight of the model."""
     return name.startswith(TRAINING)
 
 
@@ -62,7 +62,7 @@ def training_state(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def odd_layout(checkpoint: Checkpoint) -> list[str]:
-    """What is read otherwise than it lies, as warnings."""
+    """A warning for each way in which tensors are not read as they are stored."""
     notes = []
     if has_reversed_shapes(checkpoint):
         notes.append("shapes of matrices are listed in GGUF's order; they are read outermost dimension first")
@@ -77,8 +77,8 @@ def odd_layout(checkpoint: Checkpoint) -> list[str]:
 def came_from_gguf(checkpoint: Checkpoint) -> bool:
     """Whether an `.apr` holds GGUF's bytes under any names: `apr import` renames tensors and changes none.
 
-    It says so with the origin and `rope_type` 0, the rotation of neighbours; what is written anew here says 2.
-    `apr convert` of a safetensors file lies about both, but names the class, and mirrors nothing under `model.` keys.
+    It states the origin and `rope_type` 0, the rotation of neighbours; files written by this package state 2.
+    `apr convert` of a safetensors file states both wrongly, but names the class and has no `model.` keys.
     """
     metadata = checkpoint.metadata
     stated = metadata.get("original_format") == "gguf" and metadata.get("rope_type") == INTERLEAVED

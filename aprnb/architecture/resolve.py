@@ -31,9 +31,9 @@ def resolve(
     config: str | Path | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Architecture:
-    """The architecture of `checkpoint`; `config` and `overrides` are a person's word for what the file leaves open.
+    """The architecture of `checkpoint`; `config` and `overrides` are what a person states about it.
 
-    Raises ArchitectureError that names every field which is contradicted or unsettled, with the way out.
+    Raises ArchitectureError that names every contradicted or unsettled field and what to do about it.
     """
     overridden = from_overrides(overrides or {})
     given_config = read_config(config) if config is not None else None
@@ -98,7 +98,7 @@ def _unknown(name: str, keys: list[str]) -> list[str]:
 
 
 def _bound_size(values: Mapping[str, Any], path: Path) -> None:
-    """Raises where a few bytes claim so many layers and experts that their list alone would fill the memory."""
+    """Raises for so many layers and experts that their list alone would fill the memory."""
     blocks = values.get("num_hidden_layers", 1) * values.get("num_experts", 1)
     if blocks > MAX_BLOCKS:
         raise ArchitectureError(

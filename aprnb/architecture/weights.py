@@ -1,6 +1,6 @@
-"""A model's weights out of a file: under the model's names, in the model's row order, as float32.
+"""Reads a model's weights from a file: under the model's names, in the model's row order, as float32.
 
-Most weights are a tensor of the file as it lies. A `Reading` describes how any other one is made.
+Most weights are an unchanged tensor of the file. A `Reading` describes how any other one is made.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def unpermute(values: np.ndarray, heads: int) -> np.ndarray:
 
 
 def read_weight(checkpoint: Checkpoint, report: ContractReport, name: str) -> np.ndarray:
-    """The model's weight `name` as float32, decoded from whichever tensors of the file play that part."""
+    """The model's weight `name` as float32, decoded from the tensors of the file that make it."""
     reading = report.readings.get(name)
     if reading is None:
         return checkpoint[report.weights[name]]

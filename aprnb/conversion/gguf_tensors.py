@@ -1,4 +1,4 @@
-"""The tensors of a GGUF file out of a checkpoint's: names, row order and types as llama.cpp's conversion has them."""
+"""A checkpoint's tensors for a GGUF file: names, row order and types are those of llama.cpp's conversion."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _ALWAYS_FLOAT32 = ("ffn_gate_inp.weight", "position_embd.weight")
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """A tensor to write; `instead_of` is the type asked for or stored where another one was taken.
+    """A tensor to write; `instead_of` is the requested or stored type where another one is written.
 
-    `again` says that blocks are decoded and quantised a second time.
+    `again`: blocks are decoded and quantised a second time.
     """
 
     tensor: GgufTensor
@@ -38,7 +38,7 @@ class PlannedTensor:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What GGUF does to a weight: interleave the rows of `heads`, add `shift`, turn [in, out] to [out, in]."""
+    """How GGUF stores a weight: rows of `heads` interleaved, `shift` added, [in, out] turned to [out, in]."""
 
     heads: int | None
     shift: float
@@ -94,7 +94,7 @@ def _layout(family: Family, expected: ExpectedTensor, report: ContractReport) ->
 
 
 def _keeps_blocks(report: ContractReport, expected: ExpectedTensor, entry: TensorEntry, target: DType) -> bool:
-    """Whether the stored bytes are written, in their order or with whole rows in another."""
+    """Whether the stored bytes are written, in their order or with whole rows reordered."""
     layout, reading = _layout(report.architecture.family, expected, report), report.readings.get(expected.name)
     rows_only = reading is None and not layout.shift and not layout.transposed
     return entry.dtype == target and (layout.undoes(reading) or rows_only)
@@ -103,7 +103,7 @@ def _keeps_blocks(report: ContractReport, expected: ExpectedTensor, entry: Tenso
 def _parts(
     checkpoint: Checkpoint, report: ContractReport, expected: ExpectedTensor, target: DType
 ) -> Iterator[bytes | bytearray]:
-    """The weight's bytes in GGUF's layout; copied or converted a few rows at a time where they lie so in the file."""
+    """The weight's bytes in GGUF's layout; copied or converted a few rows at a time if the file has that layout."""
     layout = _layout(report.architecture.family, expected, report)
     entry, reading = checkpoint.tensors[report.weights[expected.name]], report.readings.get(expected.name)
     if layout.undoes(reading):

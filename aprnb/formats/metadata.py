@@ -1,4 +1,4 @@
-"""The JSON metadata object: bounded reading, the keys that the format types, the spellings that mean the same."""
+"""The JSON metadata object: bounded reading, and keys in several spellings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aprnb.formats.json_memory import MAX_VALUES
 from aprnb.formats.json_text import Read, read_json
 
 ALIASES: dict[str, tuple[str, ...]] = {key: row.apr_aliases for key, row in TYPED.items() if row.apr_aliases}
-"""Canonical key → other spellings of the same fact that writers have used."""
+"""Canonical key → other spellings of it that writers have used."""
 
 
 def read_metadata(

@@ -1,4 +1,4 @@
-"""What a Hugging Face config says, in one vocabulary: own spellings of families, RoPE in its old and its new place."""
+"""Reads a Hugging Face config into fields: spellings of single families, RoPE in its old and its new place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aprnb.formats.source import is_folder
 
 MAX_CONFIG_BYTES = 16 << 20
 _NULL_SAYS_NONE = frozenset(name for name, field in FIELDS.items() if field.nullable) - {"layer_types"}
-"""Of the kinds of layers a null says nothing: config classes then derive them from other keys."""
+"""A null for the kinds of layers states nothing: config classes then derive them from other keys."""
 _BOTH_WAYS = {"use_bidirectional_attention": True, "is_causal": False}
 """Keys and values with which a class attends to what comes later: an encoder under a decoder's name."""
 
@@ -41,7 +41,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, An
 
 
 def from_config(config: Mapping[str, Any], name: str, given_by_person: bool, family: Family) -> Evidence:
-    """A config's statements about the fields that the family has; what its class derives from them too."""
+    """A config's statements about the fields of the family, including what its class derives from other keys."""
     says: dict[str, tuple[Any, str]] = {}
     rope = _rope(config, name)
     _require_honoured(config, rope, name, family)
@@ -72,7 +72,7 @@ def from_config(config: Mapping[str, Any], name: str, given_by_person: bool, fam
 def _require_honoured(
     config: Mapping[str, Any], rope: Mapping[str, Mapping[str, Any]], name: str, family: Family
 ) -> None:
-    """Raises UnsupportedFamily for what changes the forward pass in a way that no field of the family holds."""
+    """Raises UnsupportedFamily for keys that change the forward pass and that no field of the family expresses."""
     for key, value in _BOTH_WAYS.items():
         if config.get(key) is value:
             raise UnsupportedFamily(f"{name} {key} is {value}: an encoder, attending both ways", expected="a decoder")
@@ -121,9 +121,9 @@ def _say_rope(
     config: Mapping[str, Any], name: str, rope: Mapping[str, dict[str, Any]], derived: Mapping[str, Any],
     family: Family, say: Callable[[str, Any, str], None], says: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """What the rotation's objects say; raises where a key beside them says otherwise.
+    """The fields that the rotation's objects state; raises where a key of its own contradicts them.
 
-    Of the earlier context length a class's own default counts as said beside them (Phi3Config prefers it).
+    For the earlier context length a class's own default counts as such a key (Phi3Config prefers it).
     """
     for field, key, kind in (
         ("rope_theta", "rope_theta", "full"),
@@ -155,6 +155,6 @@ def _require_one(fact: str, first: Any, first_where: str, second: Any, second_wh
 
 
 def unknown_keys(config: Mapping[str, Any], family: Family) -> list[str]:
-    """Keys with a value that nobody here knows: each may change the forward pass."""
+    """Keys with a value that are not known: each may change the forward pass."""
     known = {*known_fields(), *family.config_keys.values(), "model_type"} | WITHOUT_EFFECT
     return sorted(key for key, value in config.items() if key not in known and value not in (None, False, [], {}))

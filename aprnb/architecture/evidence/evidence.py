@@ -1,7 +1,7 @@
-"""What each source says about the architecture's fields, in the order in which they are believed.
+"""What each source states about the architecture's fields.
 
-Tensor shapes prove; then `--set`; a config that a person gives, or one beside the file whose dimensions fit; the
-config inside the metadata; the typed metadata. Family rules come last and live with the families.
+The order in which they are believed: tensor shapes, `--set`, a config that a person gives or one beside the file whose
+dimensions fit, the config inside the metadata, the typed metadata. The rules of the family come last.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aprnb.formats.metadata import lookup
 
 @dataclass(frozen=True)
 class Evidence:
-    """One source's statements: field → (value, where exactly it says so)."""
+    """One source's statements: field → (value, where exactly it is stated)."""
 
     says: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     given_by_person: bool = False
@@ -51,7 +51,7 @@ def _parsed(text: str) -> Any:
 
 
 def from_metadata(metadata: Mapping[str, Any], family: Family) -> tuple[Evidence, list[str]]:
-    """The typed metadata, and why it is not believed where its writer is known to have guessed."""
+    """The typed metadata; and a warning, where its writer is known to have guessed and it is not used."""
     says = {}
     for key, row in TYPED.items():
         hit = lookup(metadata, key)
@@ -76,10 +76,10 @@ def _why_guessed(metadata: Mapping[str, Any]) -> str | None:
 
 
 def from_shapes(tensors: Mapping[str, TensorEntry], family: Family) -> tuple[Evidence, dict[str, int]]:
-    """What the index proves, and the q and k row counts that still need a head count to be read.
+    """What the index proves, and the row counts of q and k, which prove the head size once the heads are known.
 
     A dimension of the family's table that is one field proves that field. Where layers disagree the commonest value
-    counts here, so that the contract can name the odd ones.
+    is taken, so that the contract can name the other layers.
     """
     found: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
     for name, entry in tensors.items():

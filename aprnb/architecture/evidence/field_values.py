@@ -1,4 +1,4 @@
-"""Checks the values of fields against their kinds; and the keys of a config that change no logit."""
+"""Checks the values of fields; lists the keys of configs that change no logit."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def _partial_rotation(keys: GgufKeys, say: Say) -> None:
 
 
 def _rope_scaling(keys: GgufKeys, say: Say) -> None:
-    """Scaled rotation in the keys' words; none where they are silent, but for Llama 3.1 without its factors."""
+    """Scaled rotation as keys state it; without keys there is none, except in Llama 3.1 without its factors."""
     kind, original = keys["rope.scaling.type"], keys["rope.scaling.original_context_length"]
     source = f"GGUF {keys.architecture}.rope.scaling"
     if original is not None:
@@ -167,7 +167,7 @@ def _rope_scaling(keys: GgufKeys, say: Say) -> None:
 
 
 def _rope_factors(keys: GgufKeys, say: Say) -> None:
-    """Scaled rotation as tensors of one factor per frequency, which say more than the keys."""
+    """Scaled rotation as tensors of one factor per frequency, which go before the keys."""
     if rope.FREQS in keys.checkpoint.tensors:
         say("rope_scaling", _llama3(keys), f"{rope.FREQS} (llama3's factors)")
     elif rope.LONG in keys.checkpoint.tensors and rope.SHORT in keys.checkpoint.tensors:
@@ -175,7 +175,7 @@ def _rope_factors(keys: GgufKeys, say: Say) -> None:
 
 
 def _longrope(keys: GgufKeys) -> dict[str, Any]:
-    """Factors for short and long texts, and how much attention is scaled where that is not the usual formula."""
+    """Factors for short and long texts, and the scale of attention where it is not that of the usual formula."""
     original = keys.number("rope.scaling.original_context_length")
     scaling: dict[str, Any] = {"rope_type": "longrope"}
     for name, tensor in (("long_factor", rope.LONG), ("short_factor", rope.SHORT)):
@@ -190,7 +190,7 @@ def _longrope(keys: GgufKeys) -> dict[str, Any]:
 
 
 def _llama3(keys: GgufKeys) -> dict[str, Any]:
-    """Llama 3.1's scaling out of its factors, one per frequency; raises where they are of another kind."""
+    """Llama 3.1's scaling, recovered from its factors, one per frequency; raises for other factors."""
     factors = keys.factors(rope.FREQS)
     scaling = {"rope_type": "llama3", "factor": float(factors.max(initial=1.0)), **rope.LLAMA3}
     stated = keys.number("rope.freq_base") or keys.checkpoint.metadata.get("rope_theta")

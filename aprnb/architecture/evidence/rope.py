@@ -12,11 +12,11 @@ FREQS = "rope_freqs.weight"
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 TENSORS = (FREQS, LONG, SHORT)
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""What every published Llama 3.1 to 3.3 has; the tensor of factors is held against it."""
+"""What every published Llama 3.1 to 3.3 has; the tensor of factors is compared with it."""
 
 
 def llama3_factors(scaling: Mapping[str, Any], theta: float, head_dim: int) -> np.ndarray:
-    """By what each of head_dim/2 frequencies is divided: 1 for short waves, `factor` for long ones, smooth between.
+    """The divisor of each of head_dim/2 frequencies: 1 for short waves, `factor` for long ones, smooth between.
 
     The formula is that of the Llama 3.1 release (`transformers` ROPE_INIT_FUNCTIONS["llama3"]).
     """
@@ -29,6 +29,6 @@ def llama3_factors(scaling: Mapping[str, Any], theta: float, head_dim: int) -> n
 
 
 def longrope_attention_factor(positions: float, original: float) -> float:
-    """By what LongRoPE scales queries and keys (`transformers` ROPE_INIT_FUNCTIONS["longrope"])."""
+    """The factor by which LongRoPE scales queries and keys (`transformers` ROPE_INIT_FUNCTIONS["longrope"])."""
     scale = positions / original
     return 1.0 if scale <= 1 else math.sqrt(1 + math.log(scale) / math.log(original))

@@ -1,6 +1,6 @@
 """Tensors that the dense decoder families share, under their Hugging Face and GGUF names.
 
-Shapes follow the `nn.Linear` layout [out, in]; the tables are held against the `transformers` classes in the tests.
+Shapes follow the `nn.Linear` layout [out, in]; the tests compare the tables with the `transformers` classes.
 """
 
 from __future__ import annotations

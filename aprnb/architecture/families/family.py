@@ -1,5 +1,4 @@
-"""What a model family is to us: names it goes by, its tensors with symbolic shapes, rules for silent fields,
-and the graph that llama.cpp has of it."""
+"""A model family: its names, its tensors with symbolic shapes, rules for unstated fields, llama.cpp's graph of it."""
 
 from __future__ import annotations
 
@@ -51,7 +50,7 @@ class TensorRule:
 
 @dataclass(frozen=True, slots=True)
 class FieldRule:
-    """The family's answer where nothing above it speaks: a value, or a function of what is settled.
+    """The family's answer for a field that no other source states: a value, or a function of settled fields.
 
     *certain* follows from the model class; *assumed* holds for every published checkpoint and is listed as such.
     """

@@ -1,4 +1,4 @@
-"""OLMo 2: norms behind attention and MLP in place of before, and over all queries and keys at once."""
+"""OLMo 2: norms after attention and MLP instead of before, and over all queries and keys at once."""
 
 from aprnb.architecture.families import decoder
 from aprnb.architecture.families.family import Family, GgufGraph

@@ -1,7 +1,7 @@
-"""What a GGUF file says about itself, in the vocabulary of `.apr` metadata.
+"""The metadata of a GGUF file, under the keys of `.apr` metadata.
 
-The keys are those that `apr import` writes for the same file; where that tool is known to write something false the
-truth stands here: `rope_type` of split halves, the head size, no word of Q4_K in the description. Every key of the file
+The keys are those that `apr import` writes for the same file, without its known mistakes: `rope_type` is that of split
+halves, the head size is stated, the description does not mention Q4_K. Every key of the file
 but the tokenizer's lists stays readable under `gguf.kv` as `{"t": type, "v": value}`.
 """
 
@@ -39,7 +39,7 @@ _LISTS = ("tokenizer.vocabulary", "tokenizer.token_type", "tokenizer.scores", "t
 
 
 def apr_metadata(values: Values, tensors: Mapping[str, TensorEntry]) -> tuple[dict[str, Any], list[str]]:
-    """The metadata, and what in the file could not be kept."""
+    """The metadata, and a warning for each key that could not be kept."""
     slug = _text(values, "general.architecture") or ""
     described = _identity(slug, values) | _dimensions(slug, values, tensors) | _tokenizer(values)
     described["param_count"] = sum(entry.elements for entry in tensors.values())

@@ -47,7 +47,7 @@ class Values:
         self._numbers_left, self._nested_left = MAX_NUMBERS, MAX_NESTED
 
     def read(self, key: str) -> GgufValue:
-        """The type and value that stand under `key`."""
+        """The type and value of `key`."""
         code = int(self._front.number("I", f"the type of {key}"))
         if code == STRING:
             return GgufValue("string", self._front.text(key, MAX_TEXT_BYTES))

@@ -27,7 +27,7 @@ _NUMBERS = {dtype.name: code for code, dtype in GGML.items()}
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """A tensor to write, `shape` outermost first; `parts` gives its bytes in order when their turn comes."""
+    """A tensor to write, `shape` outermost first; `parts` yields its bytes in order when they are written."""
 
     name: str
     dtype: DType

@@ -1,8 +1,8 @@
-"""What a Hugging Face folder says about its model, in the vocabulary of `.apr` metadata.
+"""The metadata of a Hugging Face folder, under the keys of `.apr` metadata.
 
-The keys are those that `apr import` writes for the same folder. Where that tool is known to write something false or to
-drop something, the truth stands here: a true tied flag, `rope_type` of split halves, chat template and special tokens,
-and `hf_config`, the config as it is. What the config does not say is left out, not filled in.
+The keys are those that `apr import` writes for the same folder, without its known mistakes: the tied flag is true, the
+`rope_type` is that of split halves, chat template and special tokens are kept, and so is the whole config
+(`hf_config`). What the config does not state is left out, not filled in.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_TEMPLATE_BYTES = 4 << 20
 def folder_metadata(
     folder: Path, tensors: Mapping[str, TensorEntry], texts: Mapping[str, str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The metadata, and what of the folder was not as expected."""
+    """The metadata, and a warning for each thing in the folder that is not as expected."""
     config = _optional(folder, "config.json")
     warnings = [] if config else [f"no config.json in {folder}: nothing names the model"]
     found: dict[str, Any] = {
