@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import peft  # noqa: F401  (its first import puts another `transformers` module in sys.modules)
 import pytest
 import torch
 import transformers
@@ -16,6 +15,7 @@ import aprnb
 from aprnb.architecture import FAMILIES, expected_tensors
 from aprnb.architecture.families import register
 from aprnb.architecture.weights import read_weight
+from aprnb.model import build
 from aprnb_tests import families
 
 OLMO2 = Path(aprnb.__file__).parent / "architecture" / "families" / "olmo2.py"
@@ -36,8 +36,9 @@ def newcomer(tmp_path, monkeypatch):
     text = OLMO2.read_text().replace("OLMO2", "NEWCOMER").replace("Olmo2", "Newcomer").replace("olmo2", "newcomer")
     module = tmp_path / "newcomer.py"
     module.write_text(f"{text}\nfrom aprnb.architecture.families import register\n\nregister(NEWCOMER)\n")
-    for made in (NewcomerConfig, NewcomerForCausalLM):
-        monkeypatch.setattr(transformers, made.__name__, made, raising=False)
+    for library in (build.transformers, families.transformers):  # importing peft replaces the module: they may differ
+        for made in (NewcomerConfig, NewcomerForCausalLM):
+            monkeypatch.setattr(library, made.__name__, made, raising=False)
     monkeypatch.setitem(families.SPECIAL, "newcomer", {})
     spec = importlib.util.spec_from_file_location("newcomer", module)
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
