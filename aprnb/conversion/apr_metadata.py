@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from math import prod
 from typing import Any
@@ -10,18 +11,53 @@ from aprnb.architecture import ContractReport
 from aprnb.architecture.orientation import came_from_gguf
 from aprnb.formats import Checkpoint
 from aprnb.formats.fields import INTERLEAVED, SPLIT_HALVES, TYPED
+from aprnb.formats.huggingface.tokenizer_json import tokenizer_metadata
 from aprnb.formats.metadata import ALIASES
+from aprnb.tokenizer.facts import has_tokenizer
 
 _STALE = ("quantization", "sharding", "tensor_shapes", "gguf.kv")
+_OF_THE_SOURCE = (
+    "architecture", "description", "hf_architecture", "hf_config", "hf_model_type", "model_type", "original_format",
+    "source_metadata",
+)  # fmt: skip
+"""What a file says about the source of its tensors: not true of weights that are made anew."""
+_MIRRORS = "model."
+"""GGUF's keys, which `apr import` copies: they describe GGUF's layout."""
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-def apr_metadata(
-    checkpoint: Checkpoint, report: ContractReport, name: str, shapes: Mapping[str, tuple[int, ...]]
+def stored_metadata(checkpoint: Checkpoint, report: ContractReport, name: str, shapes: Shapes) -> dict[str, Any]:
+    """For tensors of these `shapes` in the source's own layout; `hf_config` is the source's, or the architecture."""
+    as_in_gguf = any(reading.heads or reading.shift for reading in report.readings.values())
+    found = _metadata(checkpoint.metadata, report, name, shapes, INTERLEAVED if as_in_gguf else SPLIT_HALVES)
+    if came_from_gguf(checkpoint):
+        found["model.rope_type"] = INTERLEAVED  # the mirror by which its origin is known
+    return found
+
+
+def model_metadata(
+    checkpoint: Checkpoint, report: ContractReport, name: str, shapes: Shapes, tokenizer: Any
 ) -> dict[str, Any]:
-    """The object to write with tensors of these `shapes`; `hf_config` is the source's config, or the architecture."""
+    """For the model's weights in its own layout; a base without a tokenizer gets `tokenizer`, a transformers one."""
+    base = checkpoint.metadata
+    kept = {key: base[key] for key in base if key not in _OF_THE_SOURCE and not key.startswith(_MIRRORS)}
+    if not has_tokenizer(base):
+        kept |= _tokenizer(tokenizer)
+    if tokenizer.chat_template:
+        kept["chat_template"] = tokenizer.chat_template
+        if "tokenizer.chat_template" in base:
+            # Where this key stands, `apr run` wraps every prompt in the template; a base without it is prompted as is.
+            kept["tokenizer.chat_template"] = tokenizer.chat_template
+    kept |= {"original_format": "apr", "model_type": report.architecture.model_type}
+    return _metadata(kept, report, name, shapes, SPLIT_HALVES)
+
+
+def _metadata(
+    source: Mapping[str, Any], report: ContractReport, name: str, shapes: Shapes, rotation: int
+) -> dict[str, Any]:
     architecture = report.architecture
     aliases = {spelling for spellings in ALIASES.values() for spelling in spellings}
-    kept = {key: value for key, value in checkpoint.metadata.items() if key not in aliases and key not in _STALE}
+    kept = {key: value for key, value in source.items() if key not in aliases and key not in _STALE}
     kind = kept.get("tokenizer.model_type") or kept.get("tokenizer.model")
     if kind:
         kept.setdefault("tokenizer.model_type", kind)
@@ -32,14 +68,19 @@ def apr_metadata(
     kept.setdefault("hf_model_type", architecture.model_type)
     kept.setdefault("hf_architecture", architecture.family.class_name)
     kept.setdefault("hf_config", architecture.as_config())
-    as_in_gguf = any(reading.heads or reading.shift for reading in report.readings.values())  # they are copied so
-    if came_from_gguf(checkpoint):
-        kept["model.rope_type"] = INTERLEAVED  # the mirror by which its origin is known
     return kept | {
         "name": name,
         "total_size": 0,
         "param_count": sum(prod(shape) for shape in shapes.values()),
-        **({"rope_type": INTERLEAVED if as_in_gguf else SPLIT_HALVES} if architecture.rope_theta is not None else {}),
+        **({"rope_type": rotation} if architecture.rope_theta is not None else {}),
         "tied_embeddings": architecture.tie_word_embeddings,
         "tensor_shapes": {tensor: list(shapes[tensor]) for tensor in sorted(shapes)},
     }
+
+
+def _tokenizer(tokenizer: Any) -> dict[str, Any]:
+    """A tokenizer from a file beside the base, for a model that is complete in one file."""
+    parsed = json.loads(tokenizer.backend_tokenizer.to_str())
+    named = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "padding": tokenizer.pad_token_id}
+    ids = {f"tokenizer.{name}_token_id": number for name, number in named.items() if number is not None}
+    return tokenizer_metadata(parsed, {}, "the tokenizer beside the base") | ids

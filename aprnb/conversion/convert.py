@@ -5,61 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from aprnb.architecture import ContractReport, check_contract, resolve
-from aprnb.conversion.tensors import TARGET_DTYPES, Progress
-from aprnb.display.bundle import Displayed
+from aprnb.conversion.converted import Converted, Kind, Written
+from aprnb.conversion.tensors import TARGET_DTYPES, Progress, silent
 from aprnb.errors import UsageProblem, closest
-from aprnb.formats import Checkpoint, open
-
-if TYPE_CHECKING:
-    from aprnb.display.document import Document
-
-Kind = Literal["apr", "gguf", "safetensors", "huggingface"]
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a writer made: how many tensors, and what it could not do as asked."""
-
-    tensors: int
-    notes: tuple[str, ...] = ()
-
+from aprnb.formats import Checkpoint, open_checkpoint
 
 Writer = Callable[[Path, Checkpoint, ContractReport, str | None, bool, Progress], Written]
-
-
-@dataclass(frozen=True)
-class Converted(Displayed):
-    """The written checkpoint; `warnings` tell what of the source was odd and what was not done as asked."""
-
-    source: Path
-    path: Path
-    format: Kind
-    tensors: int
-    size_bytes: int
-    seconds: float
-    warnings: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "source": str(self.source),
-            "path": str(self.path),
-            "format": self.format,
-            "tensors": self.tensors,
-            "size_bytes": self.size_bytes,
-            "seconds": round(self.seconds, 3),
-            "warnings": list(self.warnings),
-        }
-
-    def document(self) -> Document:
-        from aprnb.conversion.converted_document import converted_document
-
-        return converted_document(self)
 
 
 def convert(
@@ -86,12 +41,12 @@ def convert(
     if dtype is not None and dtype not in TARGET_DTYPES:
         raise UsageProblem(f"--dtype {dtype}{closest(dtype, TARGET_DTYPES)}", expected=", ".join(TARGET_DTYPES))
     began = time.perf_counter()
-    checkpoint = source if isinstance(source, Checkpoint) else open(source)
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     try:
         _require_apart(path, kind, checkpoint)
         report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
         report.raise_for_violations()
-        written = _writer(kind)(path, checkpoint, report, dtype, force, progress or _silent)
+        written = _writer(kind)(path, checkpoint, report, dtype, force, progress or silent)
     finally:
         if not isinstance(source, Checkpoint):
             checkpoint.close()
@@ -125,19 +80,15 @@ def target_kind(path: Path) -> Kind:
 
 
 def _writer(kind: Kind) -> Writer:
-    """Imported when asked for: some need packages that others do without."""
-    module, name = {
-        "apr": ("to_apr", "write"),
-        "gguf": ("to_gguf", "write"),
-        "safetensors": ("to_huggingface", "write_file"),
-        "huggingface": ("to_huggingface", "write_folder"),
+    """Imported here: some writers need packages that the others do without."""
+    from aprnb.conversion import to_apr, to_gguf, to_huggingface
+
+    return {
+        "apr": to_apr.write,
+        "gguf": to_gguf.write,
+        "safetensors": to_huggingface.write_file,
+        "huggingface": to_huggingface.write_folder,
     }[kind]
-    writer: Writer = getattr(import_module(f"aprnb.conversion.{module}"), name)
-    return writer
-
-
-def _silent(done: int, total: int) -> None:
-    """Nobody asked."""
 
 
 def _size(path: Path) -> int:

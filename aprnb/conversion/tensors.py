@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aprnb.errors import ContractError, OutputError
+from aprnb.architecture import ContractReport
+from aprnb.architecture.weights import read_weight
+from aprnb.errors import AprnbError, ContractError, OutputError
 from aprnb.formats import Checkpoint, TensorEntry
 from aprnb.formats.codecs import can_encode, encode, encode_parts, stays_float32
 from aprnb.formats.codecs.arrays import Floats
-from aprnb.formats.dtypes import BY_NAME, F16, F32, LARGEST, DType
-from aprnb.formats.values import raw_parts, value_parts
+from aprnb.formats.dtypes import BY_NAME, F16, F32, LARGEST, LARGEST_FLOAT32, DType
+from aprnb.formats.values import PART_ELEMENTS, raw_parts, value_parts
 
 Progress = Callable[[int, int], None]
 """Told the bytes done and the bytes in all."""
@@ -79,18 +81,51 @@ def _columns(checkpoint: Checkpoint, origin: Origin, entry: TensorEntry, dtype: 
     return [encode(next(checked([values], origin.tensor, dtype)), dtype)]
 
 
-def checked(parts: Iterable[Floats], name: str, dtype: DType) -> Iterator[Floats]:
-    """The parts, each looked at: what cannot be stored in `dtype` is named, not written."""
+def weight_bytes(
+    checkpoint: Checkpoint, report: ContractReport, name: str, dtype: DType
+) -> Iterable[bytes | bytearray]:
+    """The model's weight `name` in `dtype`: a tensor of the file as it lies, or made of those that play its part."""
+    if name not in report.readings:
+        return tensor_bytes(checkpoint, Origin(report.weights[name]), dtype)
+    return encode_parts(lambda: checked(weight_parts(checkpoint, report, name), name, dtype), dtype)
+
+
+def weight_parts(checkpoint: Checkpoint, report: ContractReport, name: str) -> Iterator[Floats]:
+    """The model's weight as flat float32 arrays in C order, at most PART_ELEMENTS long.
+
+    Of a tensor that lies in the file as it is, one part is read at a time.
+    """
+    if name not in report.readings:
+        yield from value_parts(checkpoint, report.weights[name])
+        return
+    values = read_weight(checkpoint, report, name).reshape(-1)
+    for start in range(0, values.size, PART_ELEMENTS):
+        yield values[start : start + PART_ELEMENTS]
+
+
+def not_stored(name: str, dtype: DType, peak: float) -> AprnbError:
+    """The error for a stored tensor whose largest magnitude is `peak`, NaN or infinite ones included."""
+    if not peak < np.inf:
+        return ContractError(f"tensor {name} holds NaN or infinity", action="the weights are damaged")
+    other = "bf16" if dtype.name == "F16" else "f32"
+    return OutputError(
+        f"tensor {name} holds values beyond {dtype.name} (up to {peak:.4g})", action=f"give --dtype {other}"
+    )
+
+
+def checked(
+    parts: Iterable[Floats], name: str, dtype: DType, refused: Callable[[str, DType, float], AprnbError] = not_stored
+) -> Iterator[Floats]:
+    """The parts; raises `refused(name, dtype, peak)` before one that holds a value `dtype` cannot store."""
     for part in parts:
         peak = float(max(part.max(initial=0), -part.min(initial=0)))  # without a copy; NaN comes through
-        if not peak < np.inf:
-            raise ContractError(f"tensor {name} holds NaN or infinity", action="the weights are damaged")
-        if peak > LARGEST.get(dtype.name, np.inf):
-            other = "bf16" if dtype.name == "F16" else "f32"
-            raise OutputError(
-                f"tensor {name} holds values beyond {dtype.name} (up to {peak:.4g})", action=f"give --dtype {other}"
-            )
+        if not peak <= LARGEST.get(dtype.name, LARGEST_FLOAT32):
+            raise refused(name, dtype, peak)
         yield part
+
+
+def silent(done: int, total: int) -> None:
+    """The progress that nobody asked for."""
 
 
 def counted(parts: Iterable[bytes | bytearray], told: Callable[[int], None]) -> Iterator[bytes | bytearray]:

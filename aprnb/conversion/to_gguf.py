@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.architecture import Architecture, ContractReport, resolve
-from aprnb.conversion.convert import Written
+from aprnb.conversion.converted import Written
 from aprnb.conversion.gguf_header import architecture_values, rope_tensors
 from aprnb.conversion.gguf_tensors import PlannedTensor, plan_tensors
 from aprnb.conversion.tensors import quantised_again

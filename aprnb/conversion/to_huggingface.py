@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.architecture import ContractReport, expected_tensors
-from aprnb.architecture.weights import read_weight
-from aprnb.conversion.convert import Written
-from aprnb.conversion.tensors import TARGET_DTYPES, Counter, Origin, Progress, checked, counted, tensor_bytes
+from aprnb.conversion.converted import Written
+from aprnb.conversion.tensors import TARGET_DTYPES, Counter, Progress, counted, weight_bytes
 from aprnb.errors import OutputExists, UsageProblem
 from aprnb.formats import Checkpoint
 from aprnb.formats.atomic import atomic_file, atomic_folder, write_text
-from aprnb.formats.codecs import encode
 from aprnb.formats.dtypes import F16, DType
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -64,22 +62,12 @@ class _Weights:
         return sum(tensor.size_bytes for tensor in self.tensors)
 
     def parts(self, tensor: _Tensor) -> Iterable[bytes | bytearray]:
-        if self._lies_there(tensor.name):
-            return tensor_bytes(self._checkpoint, Origin(self._origin(tensor.name)), tensor.dtype)
-        values = read_weight(self._checkpoint, self._report, tensor.name)
-        return (encode(part, tensor.dtype) for part in checked((values,), tensor.name, tensor.dtype))
-
-    def _lies_there(self, name: str) -> bool:
-        """Whether the weight is one of the file's tensors as it lies."""
-        return name not in self._report.readings
-
-    def _origin(self, name: str) -> str:
-        return self._report.weights[name]
+        return weight_bytes(self._checkpoint, self._report, tensor.name, tensor.dtype)
 
     def _dtype(self, name: str, wanted: str | None) -> DType:
         if wanted is not None:
             return TARGET_DTYPES[wanted]
-        stored = self._checkpoint.tensors[self._origin(name)].dtype
+        stored = self._checkpoint.tensors[self._report.weights[name]].dtype
         return stored if stored.name in ("F32", "F16", "BF16") else F16
 
 

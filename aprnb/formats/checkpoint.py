@@ -36,7 +36,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         self.contents: Contents = read_contents(self.path, verify)
         self.tensors: Mapping[str, TensorEntry] = MappingProxyType(dict(self.contents.tensors))
         self.warnings: tuple[str, ...] = self.contents.warnings
-        self._hashes: dict[str, str] | None = None
+        self._hashes: dict[str, tuple[int, Any]] | None = None  # the bytes hashed so far, and the hash
         if strict:
             self.refuse_warnings(self.warnings)
 
@@ -85,8 +85,11 @@ class Checkpoint(Mapping[str, np.ndarray]):
             raise ValueError(f"bytes {start}–{start + size_bytes} lie outside {name} ({entry.size_bytes} bytes)")
         file = self.contents.files[entry.file]
         data = file.source.read(file.data_start + entry.offset + start, size_bytes, f"tensor {name}")
-        if self._hashes is not None and size_bytes == entry.size_bytes and name not in self._hashes:
-            self._hashes[name] = hashlib.sha256(data).hexdigest()
+        if self._hashes is not None:
+            hashed, digest = self._hashes.get(name) or (0, hashlib.sha256())
+            if start == hashed:
+                digest.update(data)
+                self._hashes[name] = hashed + size_bytes, digest
         return data
 
     def is_hole(self, name: str, start: int, size_bytes: int) -> bool:
@@ -96,17 +99,16 @@ class Checkpoint(Mapping[str, np.ndarray]):
         return file.source.is_hole(file.data_start + entry.offset + start, size_bytes)
 
     def keep_hashes(self) -> None:
-        """From now on each tensor that is read whole is hashed on the way, for `content_hashes`."""
+        """Hashes each tensor that is read from now on from its first byte to its last, for `content_hashes`."""
         self._hashes = {}
 
     def content_hashes(self, names: Iterable[str]) -> dict[str, str]:
         """SHA-256 of each tensor's bytes, in hexadecimal.
 
-        Of tensors that were read whole since `keep_hashes`, the hash is that of the bytes as they were first read; the
-        others are read now, part by part.
+        Of tensors that were read since `keep_hashes`, whole or part after part, the hash is that of the bytes as they
+        were first read; the others are read now.
         """
-        taken = self._hashes or {}
-        return {name: taken.get(name) or self._hashed(name) for name in names}
+        return {name: self._taken_hash(name) or self._hash(name) for name in names}
 
     def fingerprint(self) -> str:
         """SHA-256 over metadata, index and all tensors' bytes: another one for every change. Reads the whole file."""
@@ -118,7 +120,11 @@ class Checkpoint(Mapping[str, np.ndarray]):
             digest.update(repr((name, entry.dtype.name, entry.shape, content)).encode("utf-8", "replace"))
         return digest.hexdigest()
 
-    def _hashed(self, name: str) -> str:
+    def _taken_hash(self, name: str) -> str | None:
+        hashed, digest = (self._hashes or {}).get(name, (0, None))
+        return digest.hexdigest() if digest and hashed == self.entry(name).size_bytes else None
+
+    def _hash(self, name: str) -> str:
         digest = hashlib.sha256()
         for part in raw_parts(self, name):
             digest.update(part)

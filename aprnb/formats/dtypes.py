@@ -49,6 +49,7 @@ _FLOATS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
 F32, F16, BF16, F64 = DType("F32", 1, 4), DType("F16", 1, 2), DType("BF16", 1, 2), DType("F64", 1, 8)
 LARGEST = {"F16": 65504.0, "BF16": 3.3895313892515355e38}
 """The largest finite value of the float types that are narrower than float32."""
+LARGEST_FLOAT32 = 3.4028234663852886e38
 F8_E4M3, F8_E5M2 = DType("F8_E4M3", 1, 1), DType("F8_E5M2", 1, 1)
 I8, I16, I32, I64 = DType("I8", 1, 1), DType("I16", 1, 2), DType("I32", 1, 4), DType("I64", 1, 8)
 U8, U16, U32, U64 = DType("U8", 1, 1), DType("U16", 1, 2), DType("U32", 1, 4), DType("U64", 1, 8)

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from aprnb.architecture import ContractReport, expected_tensors
 from aprnb.errors import FileMissing, UsageProblem
+from aprnb.formats.codecs.arrays import Floats
 from aprnb.formats.json_files import read_object
 from aprnb.formats.sidecar_files import safe_path
 from aprnb.formats.source import is_folder
@@ -74,10 +74,12 @@ class Delta:
         if self.config.get("fan_in_fan_out") and self._turned != self.names:
             raise self._misfit("sets fan_in_fan_out", "false: this model's layers are [out, in]")
 
-    def __call__(self, name: str) -> np.ndarray:
+    def __call__(self, name: str, rows: slice = slice(None)) -> Floats:
+        """What is added to the weight's `rows`."""
         a, b = (matrix.to(torch.float32) for matrix in self._pair(name))
-        change: np.ndarray = (b @ a).mul_(self.scale).numpy()
-        return change.T if name in self._turned else change
+        turned = name in self._turned
+        change: Floats = (b @ a[:, rows] if turned else b[rows] @ a).mul_(self.scale).numpy()
+        return change.T if turned else change
 
     @property
     def scale(self) -> float:

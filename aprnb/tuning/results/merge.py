@@ -1,6 +1,6 @@
 """Merging: base + adapter, or fully trained weights, into a complete `.apr` that stands on its own.
 
-Tensors stream from the base to the output one at a time. W' = W + (alpha / rank) · B·A (Hu et al. 2021, section 4.1).
+Tensors stream from the base to the output part by part. W' = W + (alpha / rank) · B·A (Hu et al. 2021, section 4.1).
 """
 
 from __future__ import annotations
@@ -8,33 +8,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aprnb.architecture import (
-    ContractReport,
-    ExpectedTensor,
-    check,
-    check_contract,
-    expected_tensors,
-    resolve,
-)
-from aprnb.architecture.apr_names import written_names
-from aprnb.architecture.weights import read_weight
-from aprnb.errors import GateError, OutputError, UsageProblem
-from aprnb.formats import Checkpoint, TensorSource, open, write_apr
-from aprnb.formats.atomic import staged
-from aprnb.formats.codecs import encode
-from aprnb.formats.contents import HEAD_NAME
-from aprnb.formats.dtypes import BY_NAME, LARGEST, DType
+from aprnb.architecture import ContractReport, check_contract, expected_tensors, resolve
+from aprnb.conversion.apr_model import Replace, write_apr_model
+from aprnb.errors import GateError, UsageProblem
+from aprnb.formats import Checkpoint, open_checkpoint
+from aprnb.formats.codecs.arrays import Floats
+from aprnb.formats.dtypes import BY_NAME, DType
 from aprnb.model.experts import from_module
 from aprnb.tokenizer.choose import choose_tokenizer
 from aprnb.tuning.results.adapter_files import Delta
 from aprnb.tuning.results.base_content import require_same_model, require_same_tensors
 from aprnb.tuning.results.merge_check import MergeCheck
-from aprnb.tuning.results.merged_metadata import merged_metadata
 
 Verify = Callable[[Path], MergeCheck | None]
 _MOST_BYTES, _MOST_BYTES_PER_PARAMETER = 16 << 20, 8
@@ -72,7 +62,7 @@ def merge(
     merges only into a base with the same architecture and the same bytes, unless `other_base`. Raises UsageProblem for
     an adapter that does not fit the base, GateError where the merge changed nothing, OutputExists unless `force`.
     """
-    with open(base) as checkpoint:
+    with open_checkpoint(base) as checkpoint:
         report = check_contract(
             checkpoint, resolve(checkpoint, config=config, overrides=overrides)
         ).raise_for_violations()
@@ -85,18 +75,23 @@ def merge(
         choice = choose_tokenizer(checkpoint, report.architecture, chat_template)
         checkpoint.keep_hashes()
 
-        def tuned(name: str) -> np.ndarray:
-            with np.errstate(over="ignore", invalid="ignore"):  # refused when it is encoded
-                return read_weight(checkpoint, report, name) + delta(name)
-
         def verified(path: Path) -> MergeCheck | None:
             if recorded is not None:
                 present = checkpoint.content_hashes(recorded.tensors)
                 require_same_tensors(recorded, present, checkpoint.path, _OTHER_BASE, _MERGE_ANYWAY)
             return verify(path) if verify else None
 
-        source = _Merging(checkpoint, report, delta.names, tuned)
-        return source.write(Path(output), choice.tokenizer, output_dtype, force, verified)
+        columns = {name: tensor.shape[-1] for name, tensor in expected_tensors(report.architecture).items()}
+        replace = {name: partial(_add, delta, name, columns[name]) for name in delta.names}
+        return _write(checkpoint, report, replace, choice.tokenizer, Path(output), output_dtype, force, verified)
+
+
+def _add(delta: Delta, name: str, columns: int, start: int, base: Floats) -> Floats:
+    """The base's values from element `start` on, with the adapter's change of the rows that hold them."""
+    first, last = start // columns, -(-(start + base.size) // columns)
+    change = delta(name, slice(first, last)).reshape(-1)[start - first * columns :][: base.size]
+    with np.errstate(over="ignore", invalid="ignore"):  # the writer rejects infinity and NaN
+        return base + change
 
 
 def _require_apart(output: Path, base: Path, adapter: Path) -> None:
@@ -118,90 +113,44 @@ def write_trained(
     verify: Verify,
 ) -> Merged:
     """Writes a fully trained module's `weights` (name → torch tensor) with everything else from the base."""
-    names = frozenset(report.weights)
-    source = _Merging(checkpoint, report, names, lambda name: from_module(weights, name).detach().float().cpu().numpy())
-    return source.write(output, tokenizer, output_dtype, force, verify)
+
+    def trained(name: str, start: int, base: Floats) -> Floats:
+        values = from_module(weights, name).detach().reshape(-1)[start : start + base.size]
+        part: Floats = values.float().cpu().numpy()
+        return part
+
+    replace = {name: partial(trained, name) for name in report.weights}
+    return _write(checkpoint, report, replace, tokenizer, output, output_dtype, force, verify)
 
 
-class _Merging:
-    """One base, the names that change, and how a changed weight is computed."""
+def _write(
+    checkpoint: Checkpoint,
+    report: ContractReport,
+    replace: Mapping[str, Replace],
+    tokenizer: Any,
+    output: Path,
+    output_dtype: str | None,
+    force: bool,
+    verify: Verify,
+) -> Merged:
+    compared: list[tuple[int, MergeCheck | None]] = []
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        report: ContractReport,
-        changing: frozenset[str],
-        compute: Callable[[str], np.ndarray],
-    ) -> None:
-        self.checkpoint, self.report, self.changing, self.compute = checkpoint, report, changing, compute
-        self.changed: set[str] = set()
+    def verified(path: Path, changed: frozenset[str]) -> None:
+        if not changed:
+            raise GateError(
+                "the merge changed no tensor: the adapter's part is smaller than the dtype can hold",
+                action="train longer, or give --output-dtype F32",
+            )
+        compared.append((len(changed), verify(path)))
 
-    def write(self, output: Path, tokenizer: Any, output_dtype: str | None, force: bool, verify: Verify) -> Merged:
-        """Writes beside `output`, checks what was written, and only then lets it take its name."""
-        architecture = self.report.architecture
-        tensors = expected_tensors(architecture).values()
-        sources = [source for tensor in tensors for source in self._sources(tensor, output_dtype)]
-        if architecture.tie_word_embeddings:
-            embedding = sources[0]  # every family's table begins with it
-            sources.append(TensorSource(HEAD_NAME, embedding.dtype, embedding.shape, embedding.load))
-        elements = sum(int(np.prod(source.shape)) for source in sources)
-        metadata = merged_metadata(self.checkpoint.metadata, architecture, tokenizer, elements)
-        with staged(output, force) as beside:
-            write_apr(beside, metadata, sources, force=True)
-            if not self.changed:
-                raise GateError(
-                    "the merge changed no tensor: the adapter's part is smaller than the dtype can hold",
-                    action="train longer, or give --output-dtype F32",
-                )
-            check(beside).raise_for_violations()
-            found = verify(beside)
-        return Merged(output, len(sources), len(self.changed), found)
+    def dtype_of(_: str, stored: DType, shape: tuple[int, ...]) -> DType:
+        """The wanted dtype for matrices; else the stored float type, F16 in place of block quantisation."""
+        if output_dtype:
+            return BY_NAME[output_dtype] if len(shape) == 2 else BY_NAME["F32"]
+        return stored if stored.is_float and stored.name != "F64" else BY_NAME["F16"]
 
-    def _sources(self, tensor: ExpectedTensor, output_dtype: str | None) -> list[TensorSource]:
-        """The tensor under the name that readers of the format know, or the parts that they know."""
-        entry = self.checkpoint.tensors[self.report.weights[tensor.name]]
-        dtype = _output_dtype(entry.dtype, tensor, output_dtype)
-        names = written_names(tensor.name, self.report.architecture.family)
-        *rows, columns = tensor.shape
-        width = columns // len(names)
-
-        def part(number: int) -> bytes:
-            data = self._bytes(tensor.name, entry.dtype, dtype)
-            if len(names) == 1:
-                return data
-            elements = np.frombuffer(data, f"V{dtype.block_bytes}").reshape(tensor.shape)
-            return elements[..., number * width : (number + 1) * width].tobytes()
-
-        return [
-            TensorSource(name, dtype, (*rows, width), lambda number=number: part(number))  # type: ignore[misc]
-            for number, name in enumerate(names)
-        ]
-
-    def _bytes(self, name: str, stored: DType, dtype: DType) -> bytes:
-        untouched = stored == dtype and name not in self.report.readings
-        if name not in self.changing:
-            file_name = self.report.weights[name]
-            return self.checkpoint.raw(file_name) if untouched else self._encoded(name, self._base(name), dtype)
-        data = self._encoded(name, self.compute(name), dtype)
-        if data != self._encoded(name, self._base(name), dtype):
-            self.changed.add(name)
-        return data
-
-    def _base(self, name: str) -> np.ndarray:
-        return read_weight(self.checkpoint, self.report, name)
-
-    def _encoded(self, name: str, values: np.ndarray, dtype: DType) -> bytes:
-        peak = float(max(values.max(initial=0), -values.min(initial=0)))  # without a copy; NaN comes through
-        if not peak < np.inf:
-            raise OutputError(f"{name} would hold NaN or infinity", action="the adapter or the base is damaged")
-        if peak > LARGEST.get(dtype.name, np.inf):
-            wider = "BF16 or F32" if dtype.name == "F16" else "F32"
-            raise OutputError(f"{name} holds values beyond {dtype.name}", action=f"give --output-dtype {wider}")
-        return encode(values, dtype)
-
-
-def _output_dtype(stored: DType, tensor: ExpectedTensor, wanted: str | None) -> DType:
-    """What was asked for, for matrices; else the stored float type, F16 in place of block quantisation."""
-    if wanted:
-        return BY_NAME[wanted] if len(tensor.shape) == 2 else BY_NAME["F32"]
-    return stored if stored.is_float and stored.name != "F64" else BY_NAME["F16"]
+    tensors = write_apr_model(
+        output, checkpoint, report, dtype_of, replace=replace, tokenizer=tokenizer, force=force, verify=verified
+    )
+    ((changed, found),) = compared
+    return Merged(output, len(tensors), changed, found)

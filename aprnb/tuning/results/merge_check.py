@@ -11,7 +11,7 @@ import torch
 
 from aprnb.architecture import ContractReport, check
 from aprnb.errors import GateError
-from aprnb.formats import Checkpoint, open
+from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.model.build import build_model
 from aprnb.model.device import Placement
 from aprnb.tuning.training.lora import load_adapter
@@ -56,7 +56,7 @@ def compare_trained(module: Any, output: Path, placement: Placement, probes: Seq
 
 
 def _merged_logits(output: Path, placement: Placement, probes: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    with open(output) as checkpoint:
+    with open_checkpoint(output) as checkpoint:
         return _logits(build_model(checkpoint, check(checkpoint), placement), probes)
 
 

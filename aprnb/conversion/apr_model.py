@@ -1,0 +1,193 @@
+"""The writer of complete `.apr` models: a checkpoint's tensors as they lie, or its weights with some of them replaced.
+
+Tensors stream from source to target, one part of a tensor in memory at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aprnb.architecture import ContractReport, ExpectedTensor, check, expected_tensors
+from aprnb.architecture.apr_names import apr_names, written_names
+from aprnb.architecture.weights import read_weight
+from aprnb.conversion.apr_metadata import model_metadata, stored_metadata
+from aprnb.conversion.tensors import (
+    Counter,
+    Origin,
+    Progress,
+    checked,
+    counted,
+    silent,
+    tensor_bytes,
+    weight_parts,
+)
+from aprnb.errors import OutputError
+from aprnb.formats import Checkpoint, TensorSource, write_apr
+from aprnb.formats.atomic import staged
+from aprnb.formats.codecs import encode
+from aprnb.formats.codecs.arrays import Floats
+from aprnb.formats.contents import HEAD_NAME
+from aprnb.formats.dtypes import DType
+
+DtypeOf = Callable[[str, DType, tuple[int, ...]], DType]
+"""Takes a tensor's name to write, its stored dtype and its shape; gives the dtype to write."""
+Replace = Callable[[int, Floats], Floats]
+"""Takes values of a weight, flat in C order, and the index of the first of them; gives those to write."""
+Verify = Callable[[Path, frozenset[str]], None]
+"""Takes the written file, before it gets its name, and the names of the weights whose bytes were changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTensor:
+    """A tensor to write; `stored` is the dtype that it has in the source."""
+
+    name: str
+    stored: DType
+    dtype: DType
+    shape: tuple[int, ...]
+    size_bytes: int
+    parts: Callable[[], Iterable[bytes | bytearray]]
+
+
+def write_apr_model(
+    path: Path,
+    checkpoint: Checkpoint,
+    report: ContractReport,
+    dtype_of: DtypeOf,
+    *,
+    replace: Mapping[str, Replace] | None = None,
+    tokenizer: Any = None,
+    force: bool = False,
+    progress: Progress = silent,
+    verify: Verify | None = None,
+) -> tuple[ModelTensor, ...]:
+    """Writes a temporary file, re-opens it, checks its contract, calls `verify`, then renames it to `path`.
+
+    Without `replace`, the file's tensors are written in the file's own layout; those that keep their dtype are copied
+    as they are. With `replace` (weight name → its new values), the model's weights are written in the model's layout;
+    `tokenizer` (of transformers) goes into a model whose base has none. Raises OutputExists unless `force`,
+    ContractError or OutputError for values that cannot be written; then nothing is left at `path`.
+    """
+    changed: set[str] = set()
+    if replace is None:
+        tensors = _stored_tensors(checkpoint, report, dtype_of)
+    else:
+        tensors = _model_tensors(checkpoint, report, dtype_of, replace, changed)
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    if replace is None:
+        metadata = stored_metadata(checkpoint, report, path.stem, shapes)
+    else:
+        metadata = model_metadata(checkpoint, report, path.stem, shapes, tokenizer)
+    count = Counter(sum(tensor.size_bytes for tensor in tensors), progress)
+    with staged(path, force) as beside:
+        write_apr(beside, metadata, [_source(tensor, count) for tensor in tensors], force=True)
+        check(beside).raise_for_violations()
+        if verify is not None:
+            verify(beside, frozenset(changed))
+    return tuple(tensors)
+
+
+def _source(tensor: ModelTensor, count: Counter) -> TensorSource:
+    return TensorSource(
+        tensor.name, tensor.dtype, tensor.shape, lambda: counted(tensor.parts(), count), tensor.size_bytes
+    )
+
+
+def _stored_tensors(checkpoint: Checkpoint, report: ContractReport, dtype_of: DtypeOf) -> list[ModelTensor]:
+    origins = _origins(checkpoint, report)
+    return [_stored_tensor(checkpoint, name, origin, dtype_of) for name, origin in origins.items()]
+
+
+def _stored_tensor(checkpoint: Checkpoint, name: str, origin: Origin, dtype_of: DtypeOf) -> ModelTensor:
+    entry, shape = checkpoint.tensors[origin.tensor], origin.shape(checkpoint)
+    dtype = dtype_of(name, entry.dtype, shape)
+    copied = entry.dtype.name == dtype.name and origin.parts == 1  # as stored: K-quants have two layouts
+    size = entry.size_bytes if copied else dtype.sizes_bytes(shape)[0]
+    return ModelTensor(name, entry.dtype, dtype, shape, size, lambda: tensor_bytes(checkpoint, origin, dtype))
+
+
+def _origins(checkpoint: Checkpoint, report: ContractReport) -> dict[str, Origin]:
+    """Name to write → where it comes from; a tied head becomes a copy of the embedding."""
+    architecture, names = report.architecture, apr_names(checkpoint, report)
+    origins = {
+        written: Origin(name, part, len(names[name]))
+        for name, entry in checkpoint.tensors.items()
+        if not entry.is_tied_placeholder and name not in architecture.superseded
+        for part, written in enumerate(names[name])
+    }
+    if architecture.tie_word_embeddings and HEAD_NAME not in origins:
+        embedding = next(iter(expected_tensors(architecture)))  # every family's table begins with it
+        origins[HEAD_NAME] = Origin(report.weights[embedding])
+    return origins
+
+
+def _model_tensors(
+    checkpoint: Checkpoint,
+    report: ContractReport,
+    dtype_of: DtypeOf,
+    replace: Mapping[str, Replace],
+    changed: set[str],
+) -> list[ModelTensor]:
+    """The model's weights under the names that readers of the format know, or the parts that they know, and a head."""
+    tensors = []
+    for expected in expected_tensors(report.architecture).values():
+        stored = checkpoint.tensors[report.weights[expected.name]].dtype
+        names = written_names(expected.name, report.architecture.family)
+        *rows, columns = expected.shape
+        shape = (*rows, columns // len(names))
+        for number, name in enumerate(names):
+            dtype = dtype_of(name, stored, shape)
+            columns_of_part = slice(number * shape[-1], (number + 1) * shape[-1]) if len(names) > 1 else None
+            weight = _Weight(checkpoint, report, expected, dtype, replace.get(expected.name), columns_of_part)
+            size = dtype.sizes_bytes(shape)[0]
+            tensors.append(ModelTensor(name, stored, dtype, shape, size, partial(_weight_parts, weight, changed)))
+    if report.architecture.tie_word_embeddings:  # every family's table begins with the embedding
+        tensors.append(dataclasses.replace(tensors[0], name=HEAD_NAME))
+    return tensors
+
+
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """A weight of the model, or those of its columns, to write in a float type; `new` gives its values."""
+
+    checkpoint: Checkpoint
+    report: ContractReport
+    expected: ExpectedTensor
+    dtype: DType
+    new: Replace | None
+    columns: slice | None
+
+    def base_parts(self) -> Iterable[Floats]:
+        if self.columns is None:
+            return weight_parts(self.checkpoint, self.report, self.expected.name)
+        return (read_weight(self.checkpoint, self.report, self.expected.name).reshape(-1),)
+
+    def chosen(self, values: Floats) -> Floats:
+        return values if self.columns is None else values.reshape(self.expected.shape)[..., self.columns]
+
+
+def _weight_parts(weight: _Weight, changed: set[str]) -> Iterator[bytes]:
+    """The weight's bytes; adds its name to `changed` where they differ from the base's in the same dtype."""
+    name, start = weight.expected.name, 0
+    for base in weight.base_parts():
+        values = base if weight.new is None else weight.new(start, base)
+        start += base.size
+        (values,) = checked((weight.chosen(values),), name, weight.dtype, _refused)
+        data = encode(values, weight.dtype)
+        if weight.new is not None and name not in changed and data != encode(weight.chosen(base), weight.dtype):
+            changed.add(name)
+        yield data
+
+
+def _refused(name: str, dtype: DType, peak: float) -> OutputError:
+    if not peak < np.inf:
+        return OutputError(f"{name} would hold NaN or infinity", action="the adapter or the base is damaged")
+    wider = "BF16 or F32" if dtype.name == "F16" else "F32"
+    return OutputError(f"{name} holds values beyond {dtype.name}", action=f"give --output-dtype {wider}")
