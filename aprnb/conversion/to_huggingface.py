@@ -17,7 +17,7 @@ from aprnb.conversion.converted import Written
 from aprnb.conversion.tensors import TARGET_DTYPES, Counter, Progress, counted, weight_bytes
 from aprnb.errors import OutputExists, UsageProblem
 from aprnb.formats import Checkpoint
-from aprnb.formats.atomic import atomic_file, atomic_folder, write_text
+from aprnb.formats.atomic import atomic_file, atomic_folder, write_json
 from aprnb.formats.dtypes import F16, DType
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -170,10 +170,6 @@ def _write_tokenizer(
     tokenizer.save_pretrained(folder)
     ids = {name: getattr(tokenizer, name) for name in _SPECIAL_IDS}
     return (*choice.warnings, *choice.assumptions), {key: value for key, value in ids.items() if value is not None}
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
 def _require_model_folder(path: Path) -> None:

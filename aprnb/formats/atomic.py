@@ -6,103 +6,19 @@ What is replaced is only removed when its successor is in place, and comes back 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatchcase
-from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from aprnb.errors import FileMissing, OutputError, OutputExists
-from aprnb.formats.source import is_folder
+from aprnb.errors import OutputError
+from aprnb.formats.targets import require_known, require_replaceable, require_writable
 
-_MOST_NAMED, _DEEPEST = 5, 16
-_OTHER_NAME_OR_FORCE = "choose another name, or allow overwriting with --force"
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-
-
-def require_writable(path: Path, force: bool) -> None:
-    """Raises where `path` exists (unless `force`) or its folder does not: asked before work starts, and again after."""
-    require_name(path)
-    if os.path.lexists(path) and not force:
-        raise OutputExists(f"{path} exists", action=_OTHER_NAME_OR_FORCE)
-    if path.is_dir() and not path.is_symlink():
-        raise OutputExists(f"{path} is a folder; it is left alone", action="choose another name")
-
-
-def require_replaceable(folder: Path, force: bool, known: Collection[str]) -> None:
-    """Raises OutputExists unless `folder` is not there, is empty, or may be replaced.
-
-    It may with `force`, if it is no link and everything in it matches `known`: paths below it, `*` within a name.
-    """
-    require_name(folder)
-    if os.path.lexists(folder):
-        _require_known(folder, force, known, folder)
-
-
-def _require_known(folder: Path, force: bool, known: Collection[str], name: Path) -> None:
-    """As `require_replaceable`, for what exists at `folder` and is called `name` in errors."""
-    if folder.is_symlink() or not folder.is_dir():
-        what = "a link" if folder.is_symlink() else "not a folder"
-        raise OutputExists(f"{name} exists and is {what}; it is left alone", action="choose another name")
-    try:
-        if not any(folder.iterdir()):
-            return
-        foreign = list(islice(foreign_files(folder, known), _MOST_NAMED + 1)) if force else []
-    except OSError as error:
-        raise OutputError(f"{name} cannot be read: {error.strerror}", action="choose another name") from error
-    if not force:
-        raise OutputExists(f"{name} exists", action=_OTHER_NAME_OR_FORCE)
-    if foreign:
-        more = " and more" if len(foreign) > _MOST_NAMED else ""
-        raise OutputExists(
-            f"{name} holds {', '.join(foreign[:_MOST_NAMED])}{more}, not written by aprnb; nothing is removed",
-            action="choose another name, or move these files first",
-        )
-
-
-def foreign_files(folder: Path, known: Collection[str]) -> Iterator[str]:
-    """Paths below `folder` that match none of `known`, links and special files among them; links are not followed."""
-    patterns = [tuple(pattern.split("/")) for pattern in known]
-
-    def walk(inside: tuple[str, ...]) -> Iterator[str]:
-        for entry in sorted(os.scandir(folder.joinpath(*inside)), key=lambda entry: entry.name):
-            path = (*inside, entry.name)
-            if entry.is_dir(follow_symlinks=False):
-                below = walk(path) if len(path) < _DEEPEST else iter(())
-                first = next(below, None)
-                if first is not None:
-                    yield first
-                    yield from below
-                elif not any(pattern[len(path) :] and _matches(path, pattern[: len(path)]) for pattern in patterns):
-                    yield "/".join((*path, ""))
-            elif not entry.is_file(follow_symlinks=False) or not any(_matches(path, pattern) for pattern in patterns):
-                yield "/".join(path)
-
-    yield from walk(())
-
-
-def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    return len(path) == len(pattern) and all(map(fnmatchcase, path, pattern))
-
-
-def require_name(path: Path) -> None:
-    """Raises where no file of this name can be made: its folder is missing, or the name is too long or has a NUL."""
-    if not is_folder(path.absolute().parent):
-        raise FileMissing(f"no folder {path.parent} to write {path.name} into", action=f"mkdir -p {path.parent}")
-    try:
-        str(path.absolute()).encode()
-        os.lstat(path)
-    except UnicodeEncodeError:
-        raise OutputError(f"{path} cannot be written: its name is not UTF-8", action="choose another name") from None
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise OutputError(f"{path} cannot be written: {reason}", action="choose another name") from None
 
 
 @contextmanager
@@ -189,7 +105,7 @@ def _replace(target: Path, successor: Path | None, force: bool, known: Collectio
     try:
         if os.path.lexists(target):
             target.rename(former)
-            _require_known(former, force, known, target)
+            require_known(former, force, known, target)
         if successor:
             successor.rename(target)
         if os.path.lexists(former):
@@ -227,6 +143,10 @@ def _work_folder(target: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str, force: bool = False) -> None:
     with atomic_file(path, force) as file:
         file.write(text.encode("utf-8", "backslashreplace"))  # half a surrogate pair of a name: JSON's own escape
+
+
+def write_json(path: Path, document: Mapping[str, Any], force: bool = False) -> None:
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n", force)
 
 
 def failed_to_write(path: Path, error: OSError) -> OutputError:

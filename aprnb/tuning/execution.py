@@ -137,7 +137,7 @@ def _write_artefacts(run: Run, preparation: Preparation, module: Any, content: B
         run.merge_check = _merged_and_compared(preparation, module, where)
         run.output = where.output
     used = _read_back(module, preparation)
-    artefacts.write_json(where.run / "manifest.json", artefacts.manifest(preparation, where, used, run.to_json()))
+    artefacts.write_manifest(preparation, where, used, run.to_json())
 
 
 def _merged_and_compared(preparation: Preparation, module: Any, where: Places) -> MergeCheck:

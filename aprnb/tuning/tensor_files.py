@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aprnb.errors import CheckpointError
-from aprnb.formats.atomic import atomic_folder, umask
+from aprnb.formats.atomic import umask
 from aprnb.formats.contents import TensorEntry
 from aprnb.formats.huggingface.safetensors import read_shard
 from aprnb.formats.source import ByteSource
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["atomic_folder", "read_tensors", "write_tensors"]
 
 _TORCH_NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",

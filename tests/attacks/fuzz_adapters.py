@@ -15,7 +15,8 @@ from fuzz_tensors import changed_tensors
 from judges import WrongVerdict
 
 from aprnb.errors import AprnbError
-from aprnb.formats.atomic import remove_folder, require_replaceable
+from aprnb.formats.atomic import remove_folder
+from aprnb.formats.targets import require_replaceable
 from aprnb.tuning.results.adapter_files import Delta
 from aprnb.tuning.results.base_content import require_same_model, require_same_tensors
 from aprnb.tuning.results.owned_files import own_adapter_files

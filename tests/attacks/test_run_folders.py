@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 import aprnb
 from aprnb.errors import AprnbError, FileMissing, OutputExists
-from aprnb.formats.atomic import remove_folder
+from aprnb.formats.atomic import remove_folder, write_json
 from aprnb.tuning.results import artefacts
 from aprnb.tuning.results.artefacts import Places, places
 from aprnb.tuning.results.owned_files import ADAPTER_FILES, RECORD_NAME, own_adapter_files
@@ -58,10 +58,10 @@ def earlier(tmp_path: Path) -> Places:
         (where.run / name).write_text("{}")
     for name in ("state.json", "tensors.safetensors"):
         (step / name).write_text("{}")
-    artefacts.write_json(where.run / artefacts.RUN_LIST, {"files": list(artefacts.RUN_FILES)})
+    write_json(where.run / artefacts.RUN_LIST, {"files": list(artefacts.RUN_FILES)}, force=True)
     for name in ADAPTER_FILES:
         (where.adapter / name).write_text("{}")
-    artefacts.write_json(where.adapter / RECORD_NAME, {"files": list(ADAPTER_FILES)})
+    write_json(where.adapter / RECORD_NAME, {"files": list(ADAPTER_FILES)}, force=True)
     return where
 
 
@@ -161,7 +161,7 @@ def test_a_planted_list_makes_no_other_file_ours(base: dict[str, Any], earlier: 
         (folder / "chapters").mkdir()
         (folder / "thesis.tex").write_text("mine")
         (folder / "chapters" / "one.tex").write_text("mine")
-        artefacts.write_json(folder / file, {"files": LISTS[name]})
+        write_json(folder / file, {"files": LISTS[name]}, force=True)
     assert "out.adapter holds" in kept(base, earlier, force=True)
     shutil.rmtree(earlier.adapter)
     assert "out.run holds" in kept(base, earlier, force=True)
@@ -316,7 +316,7 @@ def test_files_added_while_the_model_loads_stay(base: dict[str, Any], earlier: P
 def test_a_run_that_began_meanwhile_is_not_replaced_without_force(base: dict[str, Any], tmp_path: Path) -> None:
     def begin(event: object) -> None:
         (tmp_path / "out.run").mkdir(exist_ok=True)
-        artefacts.write_json(tmp_path / "out.run" / artefacts.RUN_LIST, {"files": list(artefacts.RUN_FILES)})
+        write_json(tmp_path / "out.run" / artefacts.RUN_LIST, {"files": list(artefacts.RUN_FILES)}, force=True)
 
     with pytest.raises(OutputExists, match=r"out\.run exists"):
         aprnb.finetune(output=str(tmp_path / "out.apr"), listener=begin, **base)

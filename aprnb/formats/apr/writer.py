@@ -12,9 +12,10 @@ from aprnb.errors import OutputError
 from aprnb.formats.apr.header import HAS_VOCAB, HEADER_BYTES, MAX_METADATA_BYTES, ROW_MAJOR, Header, align, pack_header
 from aprnb.formats.apr.index import MAX_NAME_BYTES, pack_entry
 from aprnb.formats.apr.metadata_text import Order, encode_metadata
-from aprnb.formats.atomic import atomic_file, require_writable
+from aprnb.formats.atomic import atomic_file
 from aprnb.formats.contents import MAX_DIMS, MAX_ELEMENTS, TensorEntry
 from aprnb.formats.dtypes import CODES, DType
+from aprnb.formats.targets import require_writable
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aprnb.errors import FileMissing, OutputError, OutputExists, UsageProblem
-from aprnb.formats.atomic import remove_folder, require_name, require_replaceable, require_writable, write_text
+from aprnb.formats.atomic import remove_folder, write_json, write_text
 from aprnb.formats.source import open_regular
+from aprnb.formats.targets import require_name, require_replaceable, require_writable
 from aprnb.tuning.results.owned_files import listed_files, own_adapter_files
 from aprnb.tuning.training import state_document
 
@@ -100,14 +101,10 @@ def begin(where: Places, preparation: Preparation, content: BaseContent, *, fres
     except OSError as error:
         raise OutputError(f"{where.run} could not be made: {error.strerror}") from error
     plan = preparation.plan.to_json()
-    write_json(where.run / RUN_LIST, {"files": list(RUN_FILES)})
-    write_json(where.run / "recipe.json", plan["recipe"])
-    write_json(where.run / "plan.json", plan)
-    write_json(where.run / "base.json", content.to_json())
-
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n", force=True)
+    write_json(where.run / RUN_LIST, {"files": list(RUN_FILES)}, force=True)
+    write_json(where.run / "recipe.json", plan["recipe"], force=True)
+    write_json(where.run / "plan.json", plan, force=True)
+    write_json(where.run / "base.json", content.to_json(), force=True)
 
 
 def write_metrics(where: Places, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -129,13 +126,11 @@ def _base_sha256(checkpoint: Checkpoint) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def manifest(
-    preparation: Preparation, where: Places, used: Mapping[str, Any], result: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What went in, what was really used (read back from the module), what came out, with hashes."""
+def write_manifest(preparation: Preparation, where: Places, used: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """`manifest.json`: what went in, what was used (read back from the module), what came out, with hashes."""
     template = preparation.choice.plain.chat_template or ""
     files = [path for path in (where.output, *sorted(where.adapter.glob("*"))) if path.is_file()]
-    return {
+    document = {
         "base": {"path": str(preparation.checkpoint.path), "sha256": _base_sha256(preparation.checkpoint)},
         "data": {"fingerprint": preparation.identity.data},
         "chat_template": {
@@ -149,3 +144,4 @@ def manifest(
         "files": {path.relative_to(where.output.parent).as_posix(): file_sha256(path) for path in files},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     }
+    write_json(where.run / "manifest.json", document, force=True)
