@@ -11,6 +11,7 @@ from aprnb.formats.dtypes import DType
 from aprnb.formats.source import ByteSource
 
 Format = Literal["apr", "gguf", "safetensors", "huggingface"]
+Checksum = Literal["absent", "not checked", "ok"]
 HEAD_NAME = "lm_head.weight"
 MAX_DIMS = 8
 MAX_ELEMENTS = 1 << 48
@@ -20,6 +21,10 @@ def shown_name(name: str) -> str:
     """A tensor's name for a message of one line: at most 80 characters, control characters escaped."""
     text = name if name.isprintable() else ascii(name)[1:-1]
     return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+class ShardWarning(str):
+    """The warning that a file holds a part of a model only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +61,8 @@ class Contents:
     """A file (or a folder of them), read and checked up to its tensor data.
 
     `metadata` speaks the vocabulary of `.apr` whatever the format, so that one resolver serves them all. `warnings` are
-    what the file lacks or has wrong and could be read in one way only, each with its byte offset. `checksums` tells of
-    each whether it is `ok`, `absent` or `not checked`.
+    what the file lacks or has wrong and could be read in one way only, each with its byte offset. `checksums` gives the
+    state of each.
     """
 
     format: Format
@@ -67,4 +72,4 @@ class Contents:
     files: tuple[DataFile, ...]
     warnings: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
-    checksums: Mapping[str, str] = field(default_factory=dict)
+    checksums: Mapping[str, Checksum] = field(default_factory=dict)

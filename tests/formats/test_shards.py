@@ -62,6 +62,29 @@ def test_what_is_odd_in_a_shard_names_the_shard(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("without_footer", "verify", "footer"),
+    [((), True, "ok"), ((), False, "not checked"), ((1,), True, "absent"), ((0,), False, "absent")],
+)
+def test_the_worst_of_the_shards_checksums_is_that_of_the_whole(tmp_path, without_footer, verify, footer):
+    shards = [shard(0, "a", A), shard(1, "b", B)]
+    for number in without_footer:
+        shards[number] = shards[number][:-4]
+    with aprnb.open(written(tmp_path, shards=shards), verify=verify) as checkpoint:
+        assert checkpoint.contents.checksums == {"header": "ok", "footer": footer}
+
+
+def test_a_warning_is_left_out_by_its_kind_and_not_by_its_words(tmp_path):
+    """A name of the file's own choice stands in the warning about the tensor's place, byte 4 of the data."""
+    name = "one shard of several"
+    stated = {**METADATA, "sharding": {"shard_count": 2, "shard_index": 0}}
+    odd = whole(stated, (entry(name, 0, (4,), 4, len(A)),), bytes(4) + pad(A)[:-4], flags=0x0410)
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["shards"][0]["tensors"], manifest["weight_map"] = [name], {name: 0, "b": 1}
+    warnings = aprnb.open(written(tmp_path, manifest, (odd, shard(1, "b", B)))).warnings
+    assert any(name in warning for warning in warnings)
+
+
 def spoilt(**changes):
     return {**copy.deepcopy(MANIFEST), **changes}
 

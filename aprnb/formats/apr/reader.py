@@ -12,7 +12,7 @@ from aprnb.formats.apr.extents import check_extents
 from aprnb.formats.apr.header import COMPRESSED, HEADER_BYTES, SHARDED, Header, header_warnings, read_header
 from aprnb.formats.apr.index import read_index
 from aprnb.formats.apr.metadata_checks import check_metadata
-from aprnb.formats.contents import Contents, DataFile, shown_name
+from aprnb.formats.contents import Checksum, Contents, DataFile, ShardWarning, shown_name
 from aprnb.formats.metadata import read_metadata
 from aprnb.formats.source import ByteSource
 
@@ -99,12 +99,14 @@ def _shard(metadata: Mapping[str, Any], header: Header) -> list[str]:
     if count == "1":
         return []
     return [
-        f"this is one shard of several (metadata from byte {header.metadata_offset:,}: shard_index {index} of {count})"
-        ": the other tensors are in other files; open the manifest to read all"
+        ShardWarning(
+            f"this is one shard of several (metadata from byte {header.metadata_offset:,}: "
+            f"shard_index {index} of {count}): the other tensors are in other files; open the manifest to read all"
+        )
     ]
 
 
-def _read_end(source: ByteSource, end: int, verify: bool) -> tuple[str, list[str]]:
+def _read_end(source: ByteSource, end: int, verify: bool) -> tuple[Checksum, list[str]]:
     """State of the footer, which stands where the data end, and what is odd there; raises for a wrong checksum."""
     left = source.size_bytes - end
     if left < _FOOTER_BYTES:

@@ -14,7 +14,7 @@ from typing import Any
 
 from aprnb.errors import CheckpointError
 from aprnb.formats.apr.reader import read_apr
-from aprnb.formats.contents import Contents, TensorEntry, shown_name
+from aprnb.formats.contents import Checksum, Contents, ShardWarning, TensorEntry, shown_name
 from aprnb.formats.metadata import read_metadata, same
 from aprnb.formats.sidecar_files import safe_path
 from aprnb.formats.source import ByteSource
@@ -24,6 +24,8 @@ MAX_SHARDS = 1000
 _HEAD_BYTES = 4096
 _OF_ONE_SHARD = {"sharding", "name", "created_at", "total_size", "param_count", "tensor_shapes"}
 """Metadata that may differ between the shards of one model."""
+
+_WORST_FIRST: tuple[Checksum, ...] = ("absent", "not checked", "ok")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ def _joined(path: Path, shards: list[_Shard], read: list[Contents]) -> Contents:
             elif value is not None and key not in _OF_ONE_SHARD and not same(known, value):
                 raise _wrong(path, f"joins shards whose metadata disagree on {key} ({shard.filename})", "one value")
         tensors |= {name: replace(entry, file=shard.index) for name, entry in contents.tensors.items()}
-        warnings += [f"{shard.filename}: {text}" for text in contents.warnings if "one shard of several" not in text]
+        warnings += [f"{shard.filename}: {text}" for text in contents.warnings if not isinstance(text, ShardWarning)]
     for key in ("sharding", "tensor_shapes"):
         metadata.pop(key, None)
     states = {name: [contents.checksums[name] for contents in read] for name in read[0].checksums}
@@ -146,7 +148,7 @@ def _joined(path: Path, shards: list[_Shard], read: list[Contents]) -> Contents:
         files=tuple(file for contents in read for file in contents.files),
         warnings=tuple(warnings),
         flags=tuple(dict.fromkeys(flag for contents in read for flag in contents.flags)),
-        checksums={name: "ok" if set(found) == {"ok"} else max(found) for name, found in states.items()},
+        checksums={name: min(found, key=_WORST_FIRST.index) for name, found in states.items()},
     )
 
 
