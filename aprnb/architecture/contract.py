@@ -12,7 +12,7 @@ from aprnb.architecture.architecture import Architecture, ExpectedTensor, expect
 from aprnb.architecture.arrangement import Part, StoredWeight, arrange
 from aprnb.architecture.contract_report import ContractReport, ContractRow, Violation
 from aprnb.architecture.resolve import resolve
-from aprnb.formats import Checkpoint, TensorEntry, open
+from aprnb.formats import Checkpoint, TensorEntry, open_checkpoint
 
 
 def check(
@@ -27,7 +27,7 @@ def check(
     Raises CheckpointError or ArchitectureError for a file that cannot be read or names no architecture, and with
     `strict` for every warning of either; a mismatch is a violation in the report.
     """
-    checkpoint = path if isinstance(path, Checkpoint) else open(path, strict=strict)
+    checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, strict=strict)
     architecture = resolve(checkpoint, config=config, overrides=overrides)
     if strict:
         checkpoint.refuse_warnings((*checkpoint.warnings, *architecture.warnings))

@@ -18,7 +18,7 @@ from aprnb.conversion.gguf_header import architecture_values, rope_tensors
 from aprnb.conversion.gguf_tensors import PlannedTensor, plan_tensors
 from aprnb.conversion.tensors import quantised_again
 from aprnb.errors import ArchitectureError, OutputError
-from aprnb.formats import Checkpoint, open
+from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.formats.atomic import failed_to_write
 from aprnb.formats.dtypes import BY_NAME, F32, DType
 from aprnb.formats.gguf.values import GgufValue
@@ -101,7 +101,7 @@ def _require_expressed(values: Mapping[str, GgufValue], tensors: list[GgufTensor
     with tempfile.TemporaryDirectory() as folder:
         skeleton = Path(folder) / "skeleton.gguf"
         _write_skeleton(skeleton, told, tensors)
-        with open(skeleton) as checkpoint:
+        with open_checkpoint(skeleton) as checkpoint:
             try:
                 found = resolve(checkpoint)
             except ArchitectureError as error:

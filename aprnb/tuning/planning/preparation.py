@@ -9,7 +9,7 @@ from typing import Any
 
 from aprnb.architecture import ContractReport, check_contract, parameter_count, resolve
 from aprnb.errors import DataError, UsageProblem
-from aprnb.formats import Checkpoint, open
+from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.model.device import Placement, place
 from aprnb.tokenizer.choose import TokenizerChoice, choose_tokenizer
 from aprnb.tokenizer.sandbox.tokenizer_process import Encode, row_encoder
@@ -51,7 +51,7 @@ def prepare(model: str | os.PathLike[str] | None, recipe: Recipe) -> Preparation
         if recipe.model_size:
             raise size_without_file(recipe.model_size)
         raise UsageProblem("no checkpoint is named", action="name one: %%apr_finetune model.apr")
-    checkpoint = open(model)
+    checkpoint = open_checkpoint(model)
     report = check_contract(checkpoint, resolve(checkpoint, config=recipe.config, overrides=recipe.overrides))
     report.raise_for_violations()
     _check_size(recipe, report)
