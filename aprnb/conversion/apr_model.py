@@ -14,20 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from aprnb.architecture import ContractReport, ExpectedTensor, check, expected_tensors
+from aprnb.architecture import ContractReport, check, expected_tensors
 from aprnb.architecture.apr_names import apr_names, written_names
-from aprnb.architecture.weights import read_weight
 from aprnb.conversion.apr_metadata import model_metadata, stored_metadata
-from aprnb.conversion.tensors import (
-    Counter,
-    Origin,
-    Progress,
-    checked,
-    counted,
-    silent,
-    tensor_bytes,
-    weight_parts,
-)
+from aprnb.conversion.tensors import Counter, Origin, Progress, checked, silent, tensor_bytes, weight_parts
 from aprnb.errors import OutputError
 from aprnb.formats import Checkpoint, TensorSource, write_apr
 from aprnb.formats.atomic import staged
@@ -95,9 +85,7 @@ def write_apr_model(
 
 
 def _source(tensor: ModelTensor, count: Counter) -> TensorSource:
-    return TensorSource(
-        tensor.name, tensor.dtype, tensor.shape, lambda: counted(tensor.parts(), count), tensor.size_bytes
-    )
+    return TensorSource(tensor.name, tensor.dtype, tensor.shape, lambda: count.over(tensor.parts()), tensor.size_bytes)
 
 
 def _stored_tensors(checkpoint: Checkpoint, report: ContractReport, dtype_of: DtypeOf) -> list[ModelTensor]:
@@ -137,53 +125,40 @@ def _model_tensors(
 ) -> list[ModelTensor]:
     """The model's weights under the names that readers of the format know, or the parts that they know, and a head."""
     tensors = []
-    for expected in expected_tensors(report.architecture).values():
-        stored = checkpoint.tensors[report.weights[expected.name]].dtype
-        names = written_names(expected.name, report.architecture.family)
-        *rows, columns = expected.shape
-        shape = (*rows, columns // len(names))
-        for number, name in enumerate(names):
-            dtype = dtype_of(name, stored, shape)
-            columns_of_part = slice(number * shape[-1], (number + 1) * shape[-1]) if len(names) > 1 else None
-            weight = _Weight(checkpoint, report, expected, dtype, replace.get(expected.name), columns_of_part)
-            size = dtype.sizes_bytes(shape)[0]
-            tensors.append(ModelTensor(name, stored, dtype, shape, size, partial(_weight_parts, weight, changed)))
+    for name, expected in expected_tensors(report.architecture).items():
+        stored = checkpoint.tensors[report.weights[name]].dtype
+        dtype = dtype_of(name, stored, expected.shape)
+        whole = partial(_weight_bytes, checkpoint, report, name, dtype, replace.get(name), changed)
+        names = written_names(name, report.architecture.family)
+        shape = (*expected.shape[:-1], expected.shape[-1] // len(names))
+        for number, written in enumerate(names):
+            parts = whole if len(names) == 1 else partial(_columns, whole, expected.shape, dtype, number, shape[-1])
+            tensors.append(ModelTensor(written, stored, dtype, shape, dtype.sizes_bytes(shape)[0], parts))
     if report.architecture.tie_word_embeddings:  # every family's table begins with the embedding
         tensors.append(dataclasses.replace(tensors[0], name=HEAD_NAME))
     return tensors
 
 
-@dataclass(frozen=True, slots=True)
-class _Weight:
-    """A weight of the model, or those of its columns, to write in a float type; `new` gives its values."""
-
-    checkpoint: Checkpoint
-    report: ContractReport
-    expected: ExpectedTensor
-    dtype: DType
-    new: Replace | None
-    columns: slice | None
-
-    def base_parts(self) -> Iterable[Floats]:
-        if self.columns is None:
-            return weight_parts(self.checkpoint, self.report, self.expected.name)
-        return (read_weight(self.checkpoint, self.report, self.expected.name).reshape(-1),)
-
-    def chosen(self, values: Floats) -> Floats:
-        return values if self.columns is None else values.reshape(self.expected.shape)[..., self.columns]
-
-
-def _weight_parts(weight: _Weight, changed: set[str]) -> Iterator[bytes]:
-    """The weight's bytes; adds its name to `changed` where they differ from the base's in the same dtype."""
-    name, start = weight.expected.name, 0
-    for base in weight.base_parts():
-        values = base if weight.new is None else weight.new(start, base)
+def _weight_bytes(
+    checkpoint: Checkpoint, report: ContractReport, name: str, dtype: DType, new: Replace | None, changed: set[str]
+) -> Iterator[bytes]:
+    """The weight in a float type, part by part; its name goes into `changed` where the bytes differ from the base's."""
+    start = 0
+    for base in weight_parts(checkpoint, report, name):
+        (values,) = checked((base if new is None else new(start, base),), name, dtype, _refused)
         start += base.size
-        (values,) = checked((weight.chosen(values),), name, weight.dtype, _refused)
-        data = encode(values, weight.dtype)
-        if weight.new is not None and name not in changed and data != encode(weight.chosen(base), weight.dtype):
+        data = encode(values, dtype)
+        if new is not None and name not in changed and data != encode(base, dtype):
             changed.add(name)
         yield data
+
+
+def _columns(
+    parts: Callable[[], Iterator[bytes]], shape: tuple[int, ...], dtype: DType, number: int, width: int
+) -> Iterator[bytes]:
+    """Columns `number` · `width` to the next of a tensor of `shape` in a float type."""
+    elements = np.frombuffer(b"".join(parts()), f"V{dtype.block_bytes}").reshape(shape)
+    yield elements[..., number * width : (number + 1) * width].tobytes()
 
 
 def _refused(name: str, dtype: DType, peak: float) -> OutputError:

@@ -14,7 +14,7 @@ from aprnb.formats import Checkpoint, TensorEntry
 from aprnb.formats.codecs import can_encode, encode, encode_parts, stays_float32
 from aprnb.formats.codecs.arrays import Floats
 from aprnb.formats.dtypes import BY_NAME, F16, F32, LARGEST, LARGEST_FLOAT32, DType
-from aprnb.formats.values import PART_ELEMENTS, raw_parts, value_parts
+from aprnb.formats.values import PART_ELEMENTS, value_parts
 
 Progress = Callable[[int, int], None]
 """Told the bytes done and the bytes in all."""
@@ -66,7 +66,7 @@ def tensor_bytes(checkpoint: Checkpoint, origin: Origin, dtype: DType) -> Iterab
     if origin.parts > 1:
         return _columns(checkpoint, origin, entry, dtype)
     if entry.dtype.name == dtype.name:
-        return raw_parts(checkpoint, origin.tensor)
+        return checkpoint.raw_parts(origin.tensor)
     return encode_parts(lambda: checked(value_parts(checkpoint, origin.tensor), origin.tensor, dtype), dtype)
 
 
@@ -128,23 +128,19 @@ def silent(done: int, total: int) -> None:
     """The progress that nobody asked for."""
 
 
-def counted(parts: Iterable[bytes | bytearray], told: Callable[[int], None]) -> Iterator[bytes | bytearray]:
-    """The parts, each reported as it passes."""
-    for part in parts:
-        yield part
-        told(len(part))
-
-
 class Counter:
-    """Adds up bytes over all tensors and tells `progress`."""
+    """Adds up bytes over all tensors and reports them to `progress`."""
 
     def __init__(self, total: int, progress: Progress) -> None:
         self._done, self._total, self._progress = 0, total, progress
         progress(0, total)
 
-    def __call__(self, size_bytes: int) -> None:
-        self._done += size_bytes
-        self._progress(self._done, self._total)
+    def over(self, parts: Iterable[bytes | bytearray]) -> Iterator[bytes | bytearray]:
+        """The parts, each reported as it passes."""
+        for part in parts:
+            yield part
+            self._done += len(part)
+            self._progress(self._done, self._total)
 
 
 def quantised_again(count: int, total: int) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from aprnb.architecture import ContractReport, expected_tensors
 from aprnb.conversion.converted import Written
-from aprnb.conversion.tensors import TARGET_DTYPES, Counter, Progress, counted, weight_bytes
+from aprnb.conversion.tensors import TARGET_DTYPES, Counter, Progress, weight_bytes
 from aprnb.errors import OutputExists, UsageProblem
 from aprnb.formats import Checkpoint
 from aprnb.formats.atomic import atomic_file, atomic_folder, write_json
@@ -131,8 +131,7 @@ def _write_shard(path: Path, weights: _Weights, tensors: list[_Tensor], count: C
     with atomic_file(path, force) as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors:
-            for part in counted(weights.parts(tensor), count):
-                file.write(part)
+            file.writelines(count.over(weights.parts(tensor)))
 
 
 def _common_dtype(weights: _Weights) -> str:

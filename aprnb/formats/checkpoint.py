@@ -16,7 +16,6 @@ from aprnb.errors import CheckpointError, closest
 from aprnb.formats.codecs import decode
 from aprnb.formats.contents import Contents, TensorEntry
 from aprnb.formats.opening import read_contents
-from aprnb.formats.values import raw_parts
 from aprnb.printable import message
 
 if TYPE_CHECKING:
@@ -78,6 +77,11 @@ class Checkpoint(Mapping[str, np.ndarray]):
         entry = self.entry(name)
         return bytes(self.read_part(name, 0, entry.size_bytes))
 
+    def raw_parts(self, name: str, part_bytes: int = 16 << 20) -> Iterator[bytearray]:
+        """The same in parts, so that a tensor of any size needs little memory."""
+        size = self.entry(name).size_bytes
+        return (self.read_part(name, at, min(part_bytes, size - at)) for at in range(0, size, part_bytes))
+
     def read_part(self, name: str, start: int, size_bytes: int) -> bytearray:
         """`size_bytes` of the tensor's bytes from `start`, for those who compare or copy without holding it whole."""
         entry = self.entry(name)
@@ -126,7 +130,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     def _hash(self, name: str) -> str:
         digest = hashlib.sha256()
-        for part in raw_parts(self, name):
+        for part in self.raw_parts(name):
             digest.update(part)
         return digest.hexdigest()
 

@@ -54,10 +54,3 @@ def encoded_parts(
         size = -(-count // dtype.block_elements) * dtype.block_bytes
         raw = checkpoint.read_part(name, dtype.prefix_bytes + first, size)
         yield prefix + raw if prefix else raw, (count,)
-
-
-def raw_parts(checkpoint: Tensors, name: str, part_bytes: int = 16 << 20) -> Iterator[bytearray]:
-    """The tensor's bytes as they lie in the file."""
-    size = checkpoint.entry(name).size_bytes
-    for start in range(0, size, part_bytes):
-        yield checkpoint.read_part(name, start, min(part_bytes, size - start))

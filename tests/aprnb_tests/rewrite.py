@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from aprnb.errors import OutputError
-from aprnb.formats.apr.header import COMPRESSED, flags_of
+from aprnb.formats.apr.header import COMPRESSED, FLAG_NAMES
 from aprnb.formats.apr.writer import Layout, TensorSource, write_apr
 from aprnb.formats.checkpoint import Checkpoint
 from aprnb.formats.dtypes import CODES
 
-_PART_BYTES = 16 << 20
 _GGML_CODES = {"Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q5_K": 13}
 """Codes that only the tool's direct GGUF path writes: kept in a copy, never put into a new file."""
 
@@ -32,7 +31,7 @@ def rewrite(checkpoint: Checkpoint, path: Path, *, force: bool = False) -> None:
             entry.name,
             entry.dtype,
             entry.shape,
-            lambda name=entry.name: _parts(checkpoint, name),  # type: ignore[misc]
+            lambda name=entry.name: checkpoint.raw_parts(name),  # type: ignore[misc]
             entry.size_bytes,
         )
         for entry in placed
@@ -41,13 +40,13 @@ def rewrite(checkpoint: Checkpoint, path: Path, *, force: bool = False) -> None:
         metadata="given",
         data="given",
         footer=contents.checksums["footer"] != "absent",
-        flags=flags_of(contents.flags) & ~COMPRESSED,
+        flags=_flags(contents.flags) & ~COMPRESSED,
         codes={**_GGML_CODES, **CODES},
     )
     write_apr(path, checkpoint.metadata, tensors, force=force, layout=layout)
 
 
-def _parts(checkpoint: Checkpoint, name: str) -> Iterator[bytes]:
-    size = checkpoint.entry(name).size_bytes
-    for start in range(0, size, _PART_BYTES):
-        yield bytes(checkpoint.read_part(name, start, min(_PART_BYTES, size - start)))
+def _flags(names: Iterable[str]) -> int:
+    """The flags that `Header.flag_names` named."""
+    bits = {name: bit for bit, name in FLAG_NAMES.items()}
+    return sum(bits[name] if name in bits else int(name, 16) for name in names)

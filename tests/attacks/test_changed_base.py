@@ -204,6 +204,27 @@ def test_a_file_that_changes_after_loading_counts_as_it_was_loaded(base: Path) -
         compare(saved, base)
 
 
+def test_a_tensor_that_is_read_part_by_part_counts_as_it_was_first_read(base: Path) -> None:
+    saved, name = content_of(base), middle_of(base)
+    with aprnb.open(base) as checkpoint:
+        checkpoint.keep_hashes()
+        for _ in checkpoint.raw_parts(name, 100):
+            pass
+        change(base, name, zeroed)
+        checkpoint.raw(name)  # a second reading
+        assert checkpoint.content_hashes([name])[name] == saved.tensors[name]
+
+
+def test_a_tensor_of_which_only_a_part_was_read_is_read_again(base: Path) -> None:
+    saved, name = content_of(base), middle_of(base)
+    with aprnb.open(base) as checkpoint:
+        checkpoint.keep_hashes()
+        for start in (64, 0):
+            checkpoint.read_part(name, start, 32)
+        change(base, name, zeroed)
+        assert checkpoint.content_hashes([name])[name] != saved.tensors[name]
+
+
 # The merge
 
 

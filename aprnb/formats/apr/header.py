@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aprnb.errors import CheckpointError, ForeignFormat, TruncatedFile
@@ -28,7 +27,7 @@ MAX_TENSORS, BYTES_PER_TENSOR = 1 << 14, 256
 
 LZ4, COMPRESSED, ENCRYPTED, SHARDED, HAS_VOCAB = 0x0001, 0x0003, 0x0004, 0x0010, 0x0200
 ROW_MAJOR, COLUMN_MAJOR = 0x0400, 0x0800
-_FLAG_NAMES = {
+FLAG_NAMES = {
     0x0001: "LZ4_COMPRESSED",
     0x0002: "ZSTD_COMPRESSED",
     0x0004: "ENCRYPTED",
@@ -61,8 +60,8 @@ class Header:
 
     @property
     def flag_names(self) -> tuple[str, ...]:
-        known = tuple(name for bit, name in _FLAG_NAMES.items() if self.flags & bit)
-        unknown = self.flags & ~sum(_FLAG_NAMES)
+        known = tuple(name for bit, name in FLAG_NAMES.items() if self.flags & bit)
+        unknown = self.flags & ~sum(FLAG_NAMES)
         return (*known, f"0x{unknown:04x}") if unknown else known
 
     def require_inside(self, path: object, size_bytes: int) -> None:
@@ -81,12 +80,6 @@ class Header:
                 expected=f"tensor data from byte {self.data_offset:,}",
                 action="copy or download the file again",
             )
-
-
-def flags_of(names: Iterable[str]) -> int:
-    """The flags that `Header.flag_names` named."""
-    bits = {name: bit for bit, name in _FLAG_NAMES.items()}
-    return sum(bits[name] if name in bits else int(name, 16) for name in names)
 
 
 def align(size_bytes: int) -> int:
@@ -170,7 +163,7 @@ def _facts(header: Header) -> dict[str, str]:
 
 def header_warnings(header: Header) -> list[str]:
     """What the header lacks or has out of the ordinary, each with its byte, where one reading is certain."""
-    known_flags = sum(_FLAG_NAMES)
+    known_flags = sum(FLAG_NAMES)
     found = (
         (header.magic != MAGIC, f"magic is {header.magic.decode()} (byte 0): an early draft of the same layout"),
         (header.version[1] != 0, f"format version is 2.{header.version[1]} (byte 5): read as 2.0"),
