@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from aprnb.architecture import ContractReport
+from aprnb.architecture import Architecture, ContractReport
 from aprnb.architecture.orientation import came_from_gguf
+from aprnb.errors import ArchitectureError
 from aprnb.formats import Checkpoint
 from aprnb.formats.fields import INTERLEAVED, SPLIT_HALVES, TYPED
 from aprnb.formats.huggingface.tokenizer_json import tokenizer_metadata
 from aprnb.formats.metadata import ALIASES
 from aprnb.tokenizer.facts import has_tokenizer
 
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _STALE = ("quantization", "sharding", "tensor_shapes", "gguf.kv")
 _OF_THE_SOURCE = (
     "architecture", "description", "hf_architecture", "hf_config", "hf_model_type", "model_type", "original_format",
@@ -29,7 +31,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 def stored_metadata(checkpoint: Checkpoint, report: ContractReport, name: str, shapes: Shapes) -> dict[str, Any]:
     """For tensors of these `shapes` in the source's own layout; `hf_config` is the source's, or the architecture."""
     as_in_gguf = any(reading.heads or reading.shift for reading in report.readings.values())
-    found = _metadata(checkpoint.metadata, report, name, shapes, INTERLEAVED if as_in_gguf else SPLIT_HALVES)
+    kept = dict(checkpoint.metadata)
+    if not _states(checkpoint, report.architecture):
+        kept["hf_config"] = _config(kept.get("hf_config"), report.architecture)
+    found = _metadata(kept, report, name, shapes, INTERLEAVED if as_in_gguf else SPLIT_HALVES)
     if came_from_gguf(checkpoint):
         found["model.rope_type"] = INTERLEAVED  # the mirror by which its origin is known
     return found
@@ -49,7 +54,22 @@ def model_metadata(
             # Where this key stands, `apr run` wraps every prompt in the template; a base without it is prompted as is.
             kept["tokenizer.chat_template"] = tokenizer.chat_template
     kept |= {"original_format": "apr", "model_type": report.architecture.model_type}
+    kept["hf_config"] = _config(base.get("hf_config"), report.architecture)
     return _metadata(kept, report, name, shapes, SPLIT_HALVES)
+
+
+def _states(checkpoint: Checkpoint, architecture: Architecture) -> bool:
+    """Whether the checkpoint alone states this architecture, without what a person gave."""
+    try:
+        return checkpoint.architecture.fields() == architecture.fields()
+    except ArchitectureError:
+        return False
+
+
+def _config(stated: Any, architecture: Architecture) -> dict[str, Any]:
+    """The settled architecture, with the special tokens of the source's config: there may be several end tokens."""
+    source = stated if isinstance(stated, Mapping) else {}
+    return {key: source[key] for key in SPECIAL_IDS if key in source} | architecture.as_config()
 
 
 def _metadata(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from aprnb.architecture import ContractReport, check, expected_tensors
+from aprnb.architecture import Architecture, ContractReport, check, expected_tensors
 from aprnb.architecture.apr_names import apr_names, written_names
 from aprnb.conversion.apr_metadata import model_metadata, stored_metadata
 from aprnb.conversion.tensors import Counter, Origin, Progress, checked, silent, tensor_bytes, weight_parts
@@ -78,10 +78,22 @@ def write_apr_model(
     count = Counter(sum(tensor.size_bytes for tensor in tensors), progress)
     with staged(path, force) as beside:
         write_apr(beside, metadata, [_source(tensor, count) for tensor in tensors], force=True)
-        check(beside).raise_for_violations()
+        _require_same_model(check(beside).raise_for_violations().architecture, report.architecture)
         if verify is not None:
             verify(beside, frozenset(changed))
     return tuple(tensors)
+
+
+def _require_same_model(written: Architecture, settled: Architecture) -> None:
+    """Raises OutputError where the written file states another architecture than the one that was settled."""
+    found = written.fields()
+    lost = [
+        f"{name} {value} (read back as {found.get(name)})"
+        for name, value in settled.fields().items()
+        if found.get(name) != value
+    ]
+    if lost:
+        raise OutputError(f"the metadata cannot express of this {settled.model_type}: {'; '.join(lost)}")
 
 
 def _source(tensor: ModelTensor, count: Counter) -> TensorSource:

@@ -44,8 +44,9 @@ def convert(
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     try:
         _require_apart(path, kind, checkpoint)
-        report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
-        report.raise_for_violations()
+        given = config is not None or overrides
+        architecture = resolve(checkpoint, config=config, overrides=overrides) if given else checkpoint.architecture
+        report = check_contract(checkpoint, architecture).raise_for_violations()
         written = _writer(kind)(path, checkpoint, report, dtype, force, progress or silent)
     finally:
         if not isinstance(source, Checkpoint):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.architecture import ContractReport, expected_tensors
+from aprnb.conversion.apr_metadata import SPECIAL_IDS
 from aprnb.conversion.converted import Written
 from aprnb.conversion.tensors import TARGET_DTYPES, Counter, Progress, weight_bytes
 from aprnb.errors import OutputExists, UsageProblem
@@ -22,7 +23,6 @@ from aprnb.formats.dtypes import F16, DType
 
 MAX_SHARD_BYTES = 5_000_000_000
 _FLOATS = ("f32", "f16", "bf16")
-_SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _NOT_KEPT = ("torch_dtype", "quantization_config", "auto_map")
 """Keys of the source's config that are not true of what is written, or name code to run."""
 _MODEL_FILES = (
@@ -95,7 +95,7 @@ def write_folder(
         kept = checkpoint.metadata.get("hf_config")
         config = _config(report, kept, _common_dtype(weights), ids)
         write_json(beside / "config.json", config)
-        special = {key: config[key] for key in _SPECIAL_IDS if config.get(key) is not None}
+        special = {key: config[key] for key in SPECIAL_IDS if config.get(key) is not None}
         write_json(beside / "generation_config.json", special)
     return Written(len(weights.tensors), notes)
 
@@ -152,7 +152,7 @@ def _config(report: ContractReport, kept: Any, dtype: str, ids: dict[str, Any]) 
     stated = {key: fields.get(key, value) for key, value in kept.items()} if isinstance(kept, dict) else {}
     for name in _NOT_KEPT:
         stated.pop(name, None)
-    special = {key: stated[key] for key in _SPECIAL_IDS if stated.get(key) is not None}
+    special = {key: stated[key] for key in SPECIAL_IDS if stated.get(key) is not None}
     settled = {"architectures": [report.architecture.family.class_name], "dtype": dtype, **ids, **special}
     return {**stated, **config, **settled}
 
@@ -167,7 +167,7 @@ def _write_tokenizer(
     choice = choose_tokenizer(checkpoint, report.architecture)
     tokenizer = choice.tokenizer
     tokenizer.save_pretrained(folder)
-    ids = {name: getattr(tokenizer, name) for name in _SPECIAL_IDS}
+    ids = {name: getattr(tokenizer, name) for name in SPECIAL_IDS}
     return (*choice.warnings, *choice.assumptions), {key: value for key, value in ids.items() if value is not None}
 
 

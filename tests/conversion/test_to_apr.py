@@ -159,3 +159,18 @@ def test_the_result_shows_itself(pocket_qwen3, tmp_path):
     assert {"source", "path", "format", "tensors", "size_bytes", "seconds", "warnings"} == set(converted.to_json())
     assert "Converted x.apr" in str(converted)
     assert converted.size_bytes == Path(tmp_path / "x.apr").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("hidden_act", "gelu"), ("rope_theta", 123.0), ("rms_norm_eps", 0.5), ("max_position_embeddings", 77)],
+)
+def test_what_a_person_set_is_written_in_place_of_the_sources_config(fixtures_folder, field, value, tmp_path):
+    source = fixtures_folder / "sources" / "qwen3"
+    converted = aprnb.convert(source, tmp_path / "x.apr", overrides={field: value})
+    with aprnb.open(converted.path) as written, aprnb.open(source) as base:
+        assert written.architecture.fields() == {**base.architecture.fields(), field: value}
+        stated, kept = base.metadata["hf_config"], written.metadata["hf_config"]
+        assert {key: kept[key] for key in ("bos_token_id", "eos_token_id") if key in stated} == {
+            key: stated[key] for key in ("bos_token_id", "eos_token_id") if key in stated
+        }

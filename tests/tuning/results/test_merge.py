@@ -164,3 +164,16 @@ def test_every_float_type_survives_decoding_and_encoding():
         finite = patterns[(patterns & exponent) != exponent].tobytes()
         dtype = BY_NAME[name]
         assert encode(decode(finite, dtype, (len(finite) // 2,)), dtype) == finite
+
+
+def test_several_end_tokens_of_the_config_stay_in_the_merged_one(fixtures_folder, tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    for path in (fixtures_folder / "sources" / "qwen3").iterdir():
+        (base / path.name).write_bytes(path.read_bytes())
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "eos_token_id": [826, 824]}))
+    with aprnb.open(base) as checkpoint:
+        rows, columns = checkpoint.tensors[QUERY].shape
+    merged = merge(base, adapter(tmp_path / "adapter", (rows, columns)), tmp_path / "out.apr").path
+    assert aprnb.open(merged).metadata["hf_config"]["eos_token_id"] == [826, 824]
