@@ -1,0 +1,117 @@
+"""Values of training rows, numbered, from files, text, lists and data frames (no torch)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from aprnb.errors import CheckpointError, DataError, FileMissing
+from aprnb.formats.source import read_bytes
+
+MAX_DATA_BYTES = 4 << 30
+"""Rows are held in memory, at several times the size of their file."""
+ROW_FORMS = '{"instruction", "response", ["system"], ["input"]} or {"messages": [{"role", "content"}, …]}'
+
+
+class BadRow(Exception):
+    """Carries the reason from a row to the one place that names rows."""
+
+
+def numbered_rows(source: Any, name: str | None) -> tuple[str, Iterator[tuple[str, Any]], bytes | None]:
+    """What the source is called, its rows with their origin, and the bytes of a file."""
+    if isinstance(source, str) and source.lstrip().startswith("{"):
+        name = name or "cell"
+        return name, _lines(source, name), None
+    if isinstance(source, (str, PathLike)):
+        path = _expanded(source)
+        name = name or path.name
+        text, raw = _file_text(path)
+        return name, _lines(text, name), raw
+    name = name or "data"
+    return name, ((f"{name} row {at}", value) for at, value in enumerate(_objects(source), 1)), None
+
+
+def _expanded(source: str | PathLike[str]) -> Path:
+    """The path with `~` for a home folder; `./~x` is a file of that name."""
+    if not str(source).startswith("~"):
+        return Path(source)
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        raise FileMissing(f"{source}: there is no such home folder", action="check --data") from None
+
+
+def _file_text(path: Path) -> tuple[str, bytes]:
+    try:
+        raw = read_bytes(path, MAX_DATA_BYTES)
+    except FileMissing as error:
+        raise FileMissing(error.found, action="check --data") from None
+    except CheckpointError as error:
+        raise DataError(error.found, expected="a JSON Lines file") from None
+    if not raw.strip():
+        raise DataError(f"{path} is empty", expected="a JSON Lines file", action=f"a row is {ROW_FORMS}")
+    try:
+        return raw.decode("utf-8-sig"), raw
+    except UnicodeDecodeError as problem:
+        line = raw.count(b"\n", 0, problem.start) + 1
+        raise DataError(
+            f"{path} is not UTF-8", where=f"line {line}, byte {problem.start:,}", action="save it as UTF-8"
+        ) from None
+
+
+def _lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
+    # str.splitlines would also cut at U+2028 and the like, which JSON allows inside strings
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield f"{name} line {number}", _parsed(line)
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line, object_pairs_hook=_without_repeats)
+    except BadRow as problem:
+        return problem
+    except json.JSONDecodeError as problem:
+        return BadRow(f"not JSON ({problem.msg} at character {problem.colno})")
+    except RecursionError:
+        return BadRow("nested too deeply")
+    except ValueError as problem:
+        return BadRow(f"not JSON ({problem})")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise BadRow(f"the key {twice[:60]!r} stands twice in one object")
+    return found
+
+
+def _objects(source: Any) -> Iterable[Any]:
+    """Rows of a data frame (pandas or polars, recognised by what it can do) or of any other iterable."""
+    if hasattr(source, "columns") and hasattr(source, "to_dicts"):
+        return list(map(_without_missing, source.to_dicts()))
+    if hasattr(source, "columns") and hasattr(source, "to_dict"):
+        return list(map(_without_missing, source.to_dict("records")))
+    if isinstance(source, (Mapping, bytes)) or not isinstance(source, Iterable):
+        raise DataError(
+            f"data is {type(source).__name__}", expected="a path, a list of rows, a DataFrame, or JSON Lines text"
+        )
+    return source
+
+
+def _without_missing(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A data frame's record without its empty cells (None, NaN, NaT), the only values that differ from themselves."""
+
+    def missing(value: Any) -> bool:
+        return (
+            value is None
+            or type(value).__name__ in ("NAType", "NaTType")
+            or (isinstance(value, float) and value != value)
+        )
+
+    return {str(key): value for key, value in record.items() if not missing(value)}
