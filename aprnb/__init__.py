@@ -19,6 +19,7 @@ _HOMES = {
     "inspect": "aprnb.inspection",
     "load": "aprnb.model",
     "generate": "aprnb.model",
+    "plan": "aprnb.tuning.finetune",
     "finetune": "aprnb.tuning.finetune",
     "merge": "aprnb.tuning.results.merge",
     "convert": "aprnb.conversion.convert",
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from aprnb.formats import Checkpoint, open
     from aprnb.inspection import inspect
     from aprnb.model import generate, load
-    from aprnb.tuning.finetune import finetune
+    from aprnb.tuning.finetune import finetune, plan
     from aprnb.tuning.results.merge import merge
 
 

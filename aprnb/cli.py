@@ -120,22 +120,22 @@ def _check(given: dict[str, Any]) -> Outcome:
 
 
 def _plan(given: dict[str, Any]) -> Outcome:
-    from aprnb.tuning.finetune import finetune
+    from aprnb.tuning.finetune import plan
 
     options = with_recipe(given)
-    return _said(finetune(options.pop("checkpoint", None), **{**options, "plan": True}))
+    options.pop("plan", None)
+    return _said(plan(options.pop("checkpoint", None), **options))
 
 
 def _finetune(given: dict[str, Any]) -> Outcome:
-    if given.get("plan"):
-        return _plan(given)
-    from aprnb.tuning.finetune import Run, finetune
-
     options = with_recipe(given)
+    if options.pop("plan", False):
+        return _plan(options)
+    from aprnb.tuning.finetune import finetune
+
     progress = Progress(every_step=bool(options.get("verbose")))
-    result = finetune(options.pop("checkpoint", None), listener=progress, **options)
-    interrupted = isinstance(result, Run) and result.status == "interrupted"
-    return _said(result, Interrupted.exit_code if interrupted else 0)
+    run = finetune(options.pop("checkpoint", None), listener=progress, **options)
+    return _said(run, Interrupted.exit_code if run.status == "interrupted" else 0)
 
 
 def _convert(given: dict[str, Any]) -> Outcome:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 from aprnb.printable import running_text
 
 if TYPE_CHECKING:
-    from aprnb.tuning.planning.plan import Plan
     from aprnb.tuning.training.events import Event
 
 _CLEAR_LINE = "\r\x1b[K"
@@ -80,11 +79,11 @@ class Progress:
         self.in_place = self._terminal.isatty() and not every_step
         self.open_line = False
 
-    def __call__(self, event: Plan | Event) -> None:
+    def __call__(self, event: Event) -> None:
         from aprnb.tuning.training import events
 
         if isinstance(event, events.StepEvent):
-            if self.in_place or self.every_step or event.step % max(1, event.steps // 20) == 0 or event.step == 1:
+            if self.in_place or self.every_step or event.step % max(1, event.total_steps // 20) == 0 or event.step == 1:
                 self._say(_step_text(event), in_place=self.in_place)
         elif isinstance(event, events.EvalEvent):
             self._say(f"step {event.step}: eval loss {event.eval_loss:.4f}")
@@ -95,7 +94,7 @@ class Progress:
         elif isinstance(event, events.Finished):
             self._say(f"{event.status} after step {event.step}")
         else:
-            self._say(f"{event}\n")
+            self._say(f"{event.plan}\n")
 
     def _say(self, text: str, *, in_place: bool = False) -> None:
         if self.open_line:
@@ -109,6 +108,6 @@ def _step_text(event: Any) -> str:
 
     left = f", {duration_text(event.remaining_s)} left" if event.remaining_s is not None else ""
     return (
-        f"step {event.step}/{event.steps}: loss {event.loss:.4f}, gradient norm {event.grad_norm:.3f}, "
+        f"step {event.step}/{event.total_steps}: loss {event.loss:.4f}, gradient norm {event.grad_norm:.3f}, "
         f"{event.tokens_per_s:,.0f} tokens/s{left}"
     )

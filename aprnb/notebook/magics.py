@@ -157,10 +157,10 @@ def _convert(session: Session, given: dict[str, Any]) -> Any:
 def _finetune(session: Session, given: dict[str, Any], body: str) -> Any:
     options = _with_body(given, body)
     checkpoint = options.pop("checkpoint", None)
-    from aprnb.tuning.finetune import finetune
+    from aprnb.tuning.finetune import finetune, plan
 
-    if options.get("plan"):
-        return finetune(checkpoint, **options)
+    if options.pop("plan", False):
+        return plan(checkpoint, **options)
     from aprnb.notebook.panel import Panel
 
     with Panel(session.screen) as panel:
@@ -175,7 +175,7 @@ def _with_body(given: dict[str, Any], body: str) -> dict[str, Any]:
     A body that begins with `{` is training rows as JSON Lines, else it is a recipe in TOML.
     """
     from aprnb.arguments import with_recipe
-    from aprnb.tuning.planning.recipe import read_toml
+    from aprnb.tuning.planning.recipe_reader import read_toml
 
     text = body.strip()
     if not text.startswith("{"):

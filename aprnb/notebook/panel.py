@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from aprnb.display.bundle import Displayed
 from aprnb.display.curve import figure_png, training_curve
@@ -22,13 +21,11 @@ from aprnb.notebook.pacing import Pace
 from aprnb.notebook.progress import Progress
 from aprnb.notebook.screen import Screen, picture_bundle, pictures, publish, static_bundle, without_pictures
 from aprnb.notebook.stop import stop_button
-
-if TYPE_CHECKING:
-    from aprnb.tuning.training.events import Event
+from aprnb.tuning.training.events import Event, Planned
 
 
 class Panel:
-    """Call it with the plan, then with each event; `finish` takes the run; leaving the block makes it static."""
+    """Call it with each event; `finish` takes the run; leaving the block makes it static."""
 
     def __init__(self, screen: Screen, clock: Callable[[], float] = time.monotonic) -> None:
         for package in ("matplotlib", *(("ipywidgets",) if screen.is_live else ())):
@@ -40,11 +37,11 @@ class Panel:
         self._view: _LiveView | None = None
         self._run: Displayed | None = None
 
-    def __call__(self, item: Displayed | Event) -> None:
-        if isinstance(item, Displayed):
-            self._begin(item)
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Planned):
+            self._begin(event.plan)
             return
-        self.progress.take(item)
+        self.progress.take(event)
         if self._view:
             self._refresh(self._view)
 

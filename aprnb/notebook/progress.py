@@ -37,12 +37,11 @@ class Progress:
 
     def take(self, event: Event) -> None:
         """Adds one event."""
-        row = to_metrics_row(event)
-        if isinstance(event, StepEvent) and row is not None:
-            self.steps.append(row)
+        if isinstance(event, StepEvent):
+            self.steps.append(to_metrics_row(event))
             self.last, self.doing = event, "training"
-        elif isinstance(event, EvalEvent) and row is not None:
-            self.evals.append(row)
+        elif isinstance(event, EvalEvent):
+            self.evals.append(to_metrics_row(event))
         elif isinstance(event, Notice):
             self._hear(event)
         elif isinstance(event, Saved):
@@ -68,7 +67,7 @@ class Progress:
             return [("step", "–")]
         left = "–" if last.remaining_s is None else duration_text(last.remaining_s)
         return [
-            ("step", f"{last.step:,} of {last.steps:,}"),
+            ("step", f"{last.step:,} of {last.total_steps:,}"),
             ("loss", f"{last.loss:.4f}"),
             ("held-out loss", f"{self.evals[-1]['eval_loss']:.4f}" if self.evals else "–"),
             ("learning rate", f"{last.learning_rate:.2e}"),
@@ -81,7 +80,7 @@ class Progress:
 
     def live_html(self) -> str:
         """The numbers as tiles under a bar."""
-        done, total = (self.last.step, self.last.steps) if self.last else (0, 1)
+        done, total = (self.last.step, self.last.total_steps) if self.last else (0, 1)
         tiles = "".join(
             f'<span class="aprnb-number" style="{_TILE}"><span style="{_NAME}">{escaped(name)}</span>'
             f'<br><b style="{_NUMBER}">{escaped(value)}</b></span>'

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aprnb.errors import Interrupted
 from aprnb.formats.json_files import read_object
 from aprnb.formats.sidecar_files import safe_path
 from aprnb.model.build import build_model
+from aprnb.tuning.planning.identity import Identity, check_identity
 from aprnb.tuning.planning.memory import adapted_shapes
-from aprnb.tuning.planning.preparation import Preparation
+from aprnb.tuning.preparation import Preparation
 from aprnb.tuning.results import artefacts
 from aprnb.tuning.results.artefacts import Places
 from aprnb.tuning.results.base_content import (
@@ -24,19 +25,16 @@ from aprnb.tuning.results.base_content import (
 )
 from aprnb.tuning.results.merge import merge, write_trained
 from aprnb.tuning.results.merge_check import MergeCheck, compare_adapter, compare_trained
-from aprnb.tuning.training.events import Event, Finished, Notice, Saved, to_metrics_row
+from aprnb.tuning.results.run import Run
+from aprnb.tuning.results.saved_adapter import save_adapter
+from aprnb.tuning.training.events import EvalEvent, Event, Finished, Listener, Notice, Saved, StepEvent, to_metrics_row
 from aprnb.tuning.training.interrupt import Interrupt
 from aprnb.tuning.training.loop import train
-from aprnb.tuning.training.lora import attach, prepare_full, save_adapter
-from aprnb.tuning.training.state import Identity, RunState, check_identity, save_state
-
-if TYPE_CHECKING:
-    from aprnb.tuning.finetune import Run
-
-Tell = Callable[[Event], None]
+from aprnb.tuning.training.lora import attach, prepare_full
+from aprnb.tuning.training.state import RunState, save_state
 
 
-def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Tell) -> None:
+def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Listener) -> None:
     """Trains until the schedule ends or a person stops it, and fills `run` with the outcome.
 
     The first SIGINT ends the training after the micro-batch with its state saved. The second, or one while the results
@@ -106,6 +104,7 @@ def _events(
         preparation.recipe,
         device=preparation.placement.device,
         identity=identity,
+        eval_every=preparation.options.eval_every,
         state=state,
         interrupt=interrupt,
         save=lambda saved: save_state(where.state, saved),
@@ -113,10 +112,10 @@ def _events(
 
 
 def _note(run: Run, event: Event) -> None:
-    row = to_metrics_row(event)
-    if row is not None:
-        run.metrics.append(row)
-    run.peak_memory_bytes = max(run.peak_memory_bytes, getattr(event, "memory_bytes", 0))
+    if isinstance(event, StepEvent | EvalEvent):
+        run.metrics.append(to_metrics_row(event))
+    if isinstance(event, StepEvent):
+        run.peak_memory_bytes = max(run.peak_memory_bytes, event.memory_bytes)
     if isinstance(event, Notice):
         run.notices.append(event.text)
     if isinstance(event, Finished):
@@ -125,14 +124,14 @@ def _note(run: Run, event: Event) -> None:
         artefacts.write_metrics(run.where, run.metrics)
 
 
-def _write_artefacts(run: Run, preparation: Preparation, module: Any, content: BaseContent, tell: Tell) -> None:
+def _write_artefacts(run: Run, preparation: Preparation, module: Any, content: BaseContent, tell: Listener) -> None:
     """Adapter, merged model with its check, manifest: in the order in which each needs the one before."""
-    recipe, where, checkpoint = preparation.recipe, run.where, preparation.checkpoint
-    if recipe.trains_adapter:
+    options, where, checkpoint = preparation.options, run.where, preparation.checkpoint
+    if preparation.recipe.trains_adapter:
         tell(Notice("info", f"writing {where.adapter}"))
-        replace_own = recipe.force or recipe.resume
+        replace_own = options.force or options.resume
         run.adapter = save_adapter(module, where.adapter, checkpoint.path, force=replace_own, content=content)
-    if not recipe.adapter_only:
+    if not options.adapter_only:
         tell(Notice("info", f"writing {where.output} and comparing it with the trained model"))
         run.merge_check = _merged_and_compared(preparation, module, where)
         run.output = where.output
@@ -141,17 +140,17 @@ def _write_artefacts(run: Run, preparation: Preparation, module: Any, content: B
 
 
 def _merged_and_compared(preparation: Preparation, module: Any, where: Places) -> MergeCheck:
-    recipe, checkpoint = preparation.recipe, preparation.checkpoint
+    options, checkpoint = preparation.options, preparation.checkpoint
     probes = [example.input_ids.tolist() for example in (preparation.held_out or preparation.examples).examples[:4]]
-    if not recipe.trains_adapter:
+    if not preparation.recipe.trains_adapter:
         merged = write_trained(
             checkpoint,
             preparation.report,
             dict(module.named_parameters()),
             preparation.choice.tokenizer,
             where.output,
-            recipe.output_dtype,
-            recipe.force,
+            options.output_dtype,
+            options.force,
             lambda path: compare_trained(module, path, preparation.placement, probes),
         )
     else:
@@ -159,11 +158,11 @@ def _merged_and_compared(preparation: Preparation, module: Any, where: Places) -
             checkpoint.path,
             where.adapter,
             where.output,
-            output_dtype=recipe.output_dtype,
-            force=recipe.force,
-            config=recipe.config,
-            overrides=recipe.overrides,
-            chat_template=recipe.chat_template,
+            output_dtype=options.output_dtype,
+            force=options.force,
+            config=options.config,
+            overrides=options.overrides,
+            chat_template=preparation.recipe.chat_template,
             verify=lambda path: compare_adapter(
                 preparation.report, checkpoint, where.adapter, path, preparation.placement, probes
             ),

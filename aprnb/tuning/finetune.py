@@ -1,148 +1,203 @@
-"""One fine-tuning run from a checkpoint and a recipe to its artefacts."""
+"""`aprnb.plan` and `aprnb.finetune`: from a checkpoint and options to the plan of a run, and to the run itself."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from aprnb.display.bundle import Displayed
-from aprnb.errors import UsageProblem
 from aprnb.tuning.planning.plan import Plan
-from aprnb.tuning.planning.preparation import Preparation, prepare
-from aprnb.tuning.planning.recipe import Recipe
+from aprnb.tuning.planning.recipe import Recipe, RunOptions
+from aprnb.tuning.planning.recipe_reader import read_options
+from aprnb.tuning.preparation import Preparation, prepare, require_named
 from aprnb.tuning.results import artefacts
 from aprnb.tuning.results.artefacts import Places
-from aprnb.tuning.training.events import Event, mean_tokens_per_s
+from aprnb.tuning.results.run import Run
+from aprnb.tuning.training.events import Listener, Planned
 from aprnb.tuning.training.state import RunState, load_state
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from aprnb.display.document import Document
-    from aprnb.model.generation import Generation
-    from aprnb.tuning.results.merge import Merged
-    from aprnb.tuning.results.merge_check import MergeCheck
 
 _STATE_SLACK_BYTES = 64 << 20
 
-Listener = Callable[[Plan | Event], None]
+Rows = str | os.PathLike[str] | Iterable[Any]
+"""A path, JSON Lines as text, a list of rows, or a DataFrame."""
 
 
-class Run(Displayed):
-    """A run that ended: its plan, its metrics, its files, and the tuned model for a question or two."""
+def plan(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    data: Rows | None = None,
+    eval_data: Rows | None = None,
+    val_split: float | None = None,
+    task: str = "instruct",
+    method: Literal["auto", "lora", "qlora", "full"] = "auto",
+    rank: int | None = None,
+    alpha: float | None = None,
+    lora_dropout: float | None = None,
+    target_modules: str | Sequence[str] | None = None,
+    quantize_nf4: bool = False,
+    max_seq_len: int | None = None,
+    epochs: int = 3,
+    max_steps: int | None = None,
+    batch_size: int = 16,
+    micro_batch_tokens: int | None = None,
+    learning_rate: float | None = None,
+    warmup_ratio: float = 0.03,
+    weight_decay: float = 0.0,
+    max_grad_norm: float = 1.0,
+    optimizer: Literal["auto", "adamw", "adamw8bit", "paged_adamw8bit"] = "auto",
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto",
+    eval_every: int | None = None,
+    seed: int = 42,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    model_size: str | None = None,
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    chat_template: str | None = None,
+    output: str | os.PathLike[str] | None = None,
+    output_dtype: Literal["F32", "F16", "BF16"] | None = None,
+    adapter_only: bool = False,
+    force: bool = False,
+    resume: bool = False,
+    verbose: bool = False,
+) -> Plan:
+    """Show what `finetune` would do with the same arguments, before any weight is read; nothing is written.
 
-    def __init__(self, base: Path, plan: Plan, where: Places, metrics: list[Mapping[str, Any]]) -> None:
-        self.base, self.plan, self.where, self.metrics = base, plan, where, metrics
-        self.status: Literal["finished", "interrupted"] = "interrupted"
-        self.notices: list[str] = []
-        self.merge_check: MergeCheck | None = None
-        self.peak_memory_bytes = 0
-        self.output: Path | None = None
-        self.adapter: Path | None = None
-        self._model: Any = None
-        self._tokenizer: Any = None
+    The arguments are those of `aprnb.finetune`, with the same meaning and defaults. `output`, `force`, `resume` and
+    `verbose` change nothing here.
 
-    @property
-    def steps(self) -> list[Mapping[str, Any]]:
-        """One row per optimizer step that was made."""
-        return [row for row in self.metrics if "loss" in row]
+    Args:
+        model: as in `aprnb.finetune`, and so are all others.
 
-    @property
-    def evaluations(self) -> list[Mapping[str, Any]]:
-        return [row for row in self.metrics if "eval_loss" in row]
+    Returns:
+        The `Plan`: architecture with the source of each field, settled recipe, numbers of rows, tokens and steps,
+        memory by term in bytes, assumptions, warnings. `print(plan)` shows it, `plan.to_json()` is the document.
 
-    @property
-    def concerns(self) -> tuple[str, ...]:
-        """What the held-out loss says against the result."""
-        losses = [row["eval_loss"] for row in self.evaluations]
-        if len(losses) < 2:
-            return ()
-        best = self.evaluations[losses.index(min(losses))]
-        if losses[-1] > losses[0]:
-            return (f"the held-out loss rose from {losses[0]:.4f} to {losses[-1]:.4f}: the base was better",)
-        if losses[-1] > 1.05 * min(losses):
-            return (
-                f"the held-out loss was best at step {best['step']} ({min(losses):.4f}) and rose since: fewer epochs",
-            )
-        return ()
+    Raises:
+        AprnbError: what `aprnb.finetune` raises before it trains.
 
-    def hold(self, model: Any, tokenizer: Any) -> None:
-        """Keeps the trained module for questions, until `release`."""
-        self._model, self._tokenizer = model, tokenizer
-
-    def generate(self, prompt: str, **options: Any) -> Generation:
-        """The tuned model's greedy answer; options as in `aprnb.generate`."""
-        if self._model is None:
-            raise UsageProblem("this run holds no model any more", action="load its output with aprnb.load")
-        from aprnb.model.generation import generate
-
-        return generate(self._model, self._tokenizer, prompt, **options)
-
-    def release(self) -> None:
-        """Lets go of the model's memory; files and metrics stay."""
-        self._model = None
-
-    def merge(self, output: str | os.PathLike[str], **options: Any) -> Merged:
-        """The adapter merged into its base once more, elsewhere or in another dtype."""
-        if self.adapter is None:
-            raise UsageProblem("this run has no adapter to merge")
-        from aprnb.tuning.results.merge import merge
-
-        recipe = self.plan.recipe
-        settled = {"config": recipe.config, "overrides": recipe.overrides, "chat_template": recipe.chat_template}
-        return merge(self.base, self.adapter, output, **{**settled, **options})
-
-    def plot(self) -> Figure:
-        """The training curves."""
-        from aprnb.display.curve import training_curve
-
-        return training_curve(self.steps, self.evaluations)
-
-    def to_json(self) -> dict[str, Any]:
-        losses = [row["loss"] for row in self.steps]
-        evals = [row["eval_loss"] for row in self.evaluations]
-        return {
-            "status": self.status,
-            "output": str(self.output) if self.output else None,
-            "adapter": str(self.adapter) if self.adapter else None,
-            "run": str(self.where.run),
-            "steps": len(losses),
-            "loss": {"first": losses[0], "last": losses[-1]} if losses else None,
-            "eval_loss": {"first": evals[0], "last": evals[-1], "best": min(evals)} if evals else None,
-            "tokens": sum(row["tokens"] for row in self.steps),
-            "labelled_tokens": sum(row["labelled_tokens"] for row in self.steps),
-            "tokens_per_s": mean_tokens_per_s(self.metrics),
-            "peak_memory_bytes": self.peak_memory_bytes,
-            "merge_check": self.merge_check.to_json() if self.merge_check else None,
-        }
-
-    def document(self) -> Document:
-        from aprnb.tuning.results.run_document import run_document
-
-        return run_document(self)
+    Example:
+        >>> plan = aprnb.plan("pocket-qwen3.apr", data="rows.jsonl", rank=8)
+        >>> plan.memory.total, plan.total_steps
+    """
+    given = {**locals(), "plan": True}
+    base = given.pop("model")
+    recipe, options = read_options(given)
+    return prepare(require_named(base, options.model_size), recipe, options).plan
 
 
 def finetune(
-    model: str | os.PathLike[str] | None = None, *, listener: Listener | None = None, **options: Any
-) -> Run | Plan:
-    """Fine-tunes the checkpoint at `model`; options are those of `Recipe` (data, method, rank, output, …).
+    model: str | os.PathLike[str] | None = None,
+    *,
+    data: Rows | None = None,
+    eval_data: Rows | None = None,
+    val_split: float | None = None,
+    task: str = "instruct",
+    method: Literal["auto", "lora", "qlora", "full"] = "auto",
+    rank: int | None = None,
+    alpha: float | None = None,
+    lora_dropout: float | None = None,
+    target_modules: str | Sequence[str] | None = None,
+    quantize_nf4: bool = False,
+    max_seq_len: int | None = None,
+    epochs: int = 3,
+    max_steps: int | None = None,
+    batch_size: int = 16,
+    micro_batch_tokens: int | None = None,
+    learning_rate: float | None = None,
+    warmup_ratio: float = 0.03,
+    weight_decay: float = 0.0,
+    max_grad_norm: float = 1.0,
+    optimizer: Literal["auto", "adamw", "adamw8bit", "paged_adamw8bit"] = "auto",
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto",
+    eval_every: int | None = None,
+    seed: int = 42,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    model_size: str | None = None,
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    chat_template: str | None = None,
+    output: str | os.PathLike[str] | None = None,
+    output_dtype: Literal["F32", "F16", "BF16"] | None = None,
+    adapter_only: bool = False,
+    force: bool = False,
+    resume: bool = False,
+    verbose: bool = False,
+    listener: Listener | None = None,
+) -> Run:
+    """Fine-tune the checkpoint at `model` on rows of instructions and answers.
 
-    The plan is made, and told to `listener`, before any weight is read; `plan=True` returns it and stops there. Events
-    of the run follow. The first SIGINT ends the run after the current micro-batch with its state saved
-    (`status == "interrupted"`, continued by `resume=True`), the second raises KeyboardInterrupt.
+    The plan is reported to `listener` as `Planned` before any weight is read; the events of the run follow. The first
+    SIGINT ends the run after the current micro-batch with its state saved (`run.status == "interrupted"`; `resume=True`
+    continues it), a second one raises `Interrupted`. None as a value means that the option is not given.
 
-    Raises an AprnbError of the part that does not hold; nothing existing is overwritten unless `force`.
+    Args:
+        model: an `.apr`, GGUF or safetensors file, or a Hugging Face folder.
+        data: training rows: path of a JSON Lines file, JSON Lines as text, a list of dicts, or a DataFrame. A row has
+            `instruction` and `response`, optionally `system` and `input`; or `messages`.
+        eval_data: rows to evaluate on, in place of `val_split`.
+        val_split: part of the rows held out for evaluation, 0 to 0.9; 0.1 unless given.
+        task: "instruct", the only one.
+        method: "lora" (Hu et al. 2021), "qlora" (base in NF4, Dettmers et al. 2023), "full", or "auto": lora where
+            the base fits into memory, else qlora.
+        rank: of the LoRA matrices; 16 unless given.
+        alpha: of LoRA, whose change of a weight is alpha / rank · B·A; 2 × rank unless given.
+        lora_dropout: in front of the LoRA matrices, 0 to 0.9; 0 unless given.
+        target_modules: names of the linear modules that get an adapter; "all-linear" unless given.
+        quantize_nf4: the same as method "qlora".
+        max_seq_len: longest row in tokens, longer ones are cut; 1024 or the model's limit unless given.
+        epochs: how often each row is seen.
+        max_steps: stop after this many optimizer steps.
+        batch_size: rows per optimizer step.
+        micro_batch_tokens: tokens per forward pass; 512 on a CPU and 8192 on a GPU, at least `max_seq_len`,
+            unless given.
+        learning_rate: at its peak; 2e-4 (lora, qlora) or 2e-5 (full) unless given. Warm-up is linear, decay a cosine.
+        warmup_ratio: part of the steps with a rising rate.
+        weight_decay: of matrices (not of norms and biases).
+        max_grad_norm: the gradient's norm is clipped to it.
+        optimizer: "auto" is AdamW in float32; the 8-bit ones need a CUDA GPU.
+        gradient_checkpointing: recompute activations in the backward pass; "auto" where they do not fit into memory.
+        eval_every: optimizer steps between evaluations; about ten evaluations unless given.
+        seed: of split, order, LoRA matrices and dropout.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        dtype: of base and computation; "auto" is bfloat16 on a GPU that has it, else float32.
+        model_size: such as "8B"; compared with the file.
+        config: a `config.json` (path or dict) for what the file does not say.
+        overrides: single architecture fields, likewise.
+        chat_template: name or file of a template where the checkpoint has none.
+        output: the tuned model, NAME.apr, with NAME.adapter/ and NAME.run/ beside it; "MODEL-finetuned.apr" in the
+            working folder unless given.
+        output_dtype: of the tuned model; that of the base unless given, F16 for a quantised base.
+        adapter_only: write no tuned model.
+        force: overwrite what exists.
+        resume: continue the interrupted run of the same output.
+        verbose: only recorded here; the command line then reports each step.
+        listener: called with each event (`aprnb.tuning.training.events`).
+
+    Returns:
+        The `Run`: status, plan, metrics, files, and the tuned model for `run.generate`.
+
+    Raises:
+        UsageProblem: options that do not fit together, or that model or device cannot honour.
+        AprnbError: FileMissing, CheckpointError, ArchitectureError, ContractError, TokenizerError and DataError for
+            what cannot be read; OutputExists without `force`; GateError and TrainingError where training fails;
+            Interrupted at the second SIGINT.
+
+    Example:
+        >>> run = aprnb.finetune("pocket-qwen3.apr", data="rows.jsonl", method="lora", output="tuned.apr")
+        >>> run.generate("What does the cow say?").text
     """
-    recipe = Recipe.from_options(options)
-    tell = listener or (lambda event: None)
-    where = _free_places(model, recipe)
-    preparation = prepare(model, recipe)
-    tell(preparation.plan)
-    if where is None:
-        return preparation.plan
-    state = _saved_state(where, preparation) if recipe.resume else None
+    given = dict(locals())
+    tell = given.pop("listener") or (lambda event: None)
+    base = given.pop("model")
+    recipe, options = read_options(given)
+    base = require_named(base, options.model_size)
+    where = _free_places(base, recipe, options)
+    preparation = prepare(base, recipe, options)
+    tell(Planned(preparation.plan))
+    state = _saved_state(where, preparation) if options.resume else None
     # Only now: a plan needs none of the modelling code, whose import takes longer than the plan.
     from aprnb.tuning.execution import execute
 
@@ -151,22 +206,20 @@ def finetune(
     return run
 
 
+def _free_places(base: str | os.PathLike[str], recipe: Recipe, options: RunOptions) -> Places:
+    """Where the run's files will stand, with nothing in the way."""
+    where = artefacts.places(options.output, Path(base))
+    artefacts.require_free(
+        where,
+        writes_model=not options.adapter_only,
+        writes_adapter=recipe.method != "full",
+        force=options.force,
+        resume=options.resume,
+    )
+    return where
+
+
 def _saved_state(where: Places, preparation: Preparation) -> RunState:
     """AdamW keeps three float32 for each trained parameter; random numbers and headers take less than the slack."""
     most_bytes = 16 * preparation.plan.parameters_trainable + _STATE_SLACK_BYTES
-    return load_state(where.state, preparation.identity, most_bytes, preparation.plan.steps)
-
-
-def _free_places(model: str | os.PathLike[str] | None, recipe: Recipe) -> Places | None:
-    """Where the run's files will stand, with nothing in the way; None for a plan, which writes none."""
-    if recipe.plan or model is None:
-        return None
-    where = artefacts.places(recipe.output, Path(model))
-    artefacts.require_free(
-        where,
-        writes_model=not recipe.adapter_only,
-        writes_adapter=recipe.trains_adapter,
-        force=recipe.force,
-        resume=recipe.resume,
-    )
-    return where
+    return load_state(where.state, preparation.identity, most_bytes, preparation.plan.total_steps)

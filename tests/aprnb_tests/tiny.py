@@ -13,13 +13,14 @@ from transformers import BitsAndBytesConfig, Qwen3Config, Qwen3ForCausalLM
 
 from aprnb.tuning.data.examples import Example, Examples
 from aprnb.tuning.data.packing import Schedule, Step
-from aprnb.tuning.planning.recipe import Recipe
+from aprnb.tuning.planning.identity import Identity
+from aprnb.tuning.planning.recipe import SettledRecipe
 from aprnb.tuning.training.batches import Batches
 from aprnb.tuning.training.events import Event
 from aprnb.tuning.training.loop import train
 from aprnb.tuning.training.lora import attach
 from aprnb.tuning.training.loss import hidden_states
-from aprnb.tuning.training.state import Identity, RunState, save_state
+from aprnb.tuning.training.state import RunState, save_state
 
 CPU = torch.device("cpu")
 VOCABULARY = 96
@@ -76,17 +77,19 @@ def schedule_of(examples: Examples, *steps: tuple[tuple[int, ...], ...]) -> Sche
     return Schedule(tuple(map(step, steps)), len(steps))
 
 
-def tiny_recipe(**options: Any) -> Recipe:
+def tiny_recipe(**options: Any) -> SettledRecipe:
     """A settled recipe of few, large steps."""
     settled: dict[str, Any] = {
-        "method": "lora", "rank": 4, "alpha": 8.0, "learning_rate": 5e-3, "optimizer": "adamw", "eval_every": 2,
-        "max_seq_len": 64, "micro_batch_tokens": 256, "gradient_checkpointing": "off",
-        "dtype": "float32", "device": "cpu",
+        "method": "lora", "rank": 4, "alpha": 8.0, "lora_dropout": 0.0, "target_modules": "all-linear",
+        "quantize_nf4": False, "val_split": 0.1, "task": "instruct", "max_seq_len": 64, "learning_rate": 5e-3,
+        "epochs": 3, "max_steps": None, "batch_size": 16, "micro_batch_tokens": 256, "warmup_ratio": 0.03,
+        "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": 42, "optimizer": "adamw", "gradient_checkpointing": "off",
+        "dtype": "float32", "chat_template": None,
     }  # fmt: skip
-    return Recipe(**{**settled, **options})
+    return SettledRecipe(**{**settled, **options})
 
 
-def identity_of(recipe: Recipe) -> Identity:
+def identity_of(recipe: SettledRecipe) -> Identity:
     return Identity(recipe.identity(), data="rows", base="base")
 
 
@@ -94,25 +97,28 @@ def identity_of(recipe: Recipe) -> Identity:
 class TinyRun:
     """Arguments of one run; `events()` starts it."""
 
-    recipe: Recipe
+    recipe: SettledRecipe
     model: Any
     examples: Examples
     held_out: Examples | None
     schedule: Schedule
+    eval_every: int = 2
 
     def events(self, **options: Any) -> Iterator[Event]:
         return train(
             self.model, self.examples, self.held_out, self.schedule, self.recipe,
-            device=CPU, identity=identity_of(self.recipe), **options,
+            device=CPU, identity=identity_of(self.recipe), eval_every=self.eval_every, **options,
         )  # fmt: skip
 
 
-def tiny_run(schedule: Schedule | None = None, model: Any = None, held_out: bool = True, **options: Any) -> TinyRun:
+def tiny_run(
+    schedule: Schedule | None = None, model: Any = None, held_out: bool = True, eval_every: int = 2, **options: Any
+) -> TinyRun:
     recipe = tiny_recipe(**options)
     adapted = attach(model or tiny_model(), recipe)
     examples = tiny_examples()
     schedule = schedule or schedule_of(examples, *3 * [((0, 1, 2), (3, 4, 5)), ((6, 7, 8, 9, 10, 11),)])
-    return TinyRun(recipe, adapted, examples, tiny_examples(6, seed=2) if held_out else None, schedule)
+    return TinyRun(recipe, adapted, examples, tiny_examples(6, seed=2) if held_out else None, schedule, eval_every)
 
 
 def saver(folder: Path) -> Callable[[RunState], Path]:

@@ -20,7 +20,8 @@ from aprnb.formats.targets import require_replaceable
 from aprnb.tuning.results.adapter_files import Delta
 from aprnb.tuning.results.base_content import require_same_model, require_same_tensors
 from aprnb.tuning.results.owned_files import own_adapter_files
-from aprnb.tuning.training.lora import adapted_layers, load_adapter
+from aprnb.tuning.results.saved_adapter import load_adapter
+from aprnb.tuning.training.lora import adapted_layers
 from aprnb_tests.tiny import tiny_model
 
 CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "aprnb.json"

@@ -26,8 +26,10 @@ from aprnb.tokenizer.choose_template import choose_template
 from aprnb.tokenizer.tokenizer_files import TokenizerFiles
 from aprnb.tuning.data.rows import read_rows
 from aprnb.tuning.planning.model_size import check_model_size
-from aprnb.tuning.planning.recipe import OPTIONS, Recipe
+from aprnb.tuning.planning.recipe import OPTIONS, RunOptions, recipe_document
 from aprnb.tuning.planning.recipe_file import read_recipe_file
+from aprnb.tuning.planning.recipe_reader import read_options
+from aprnb_tests.tiny import tiny_recipe
 
 ROW = {"instruction": "Say moo.", "response": "moo"}
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -114,24 +116,25 @@ class Recipes:
                 os.environ["HOME"] = home
 
     def _examined(self, case: Case) -> str:
-        options = read_recipe_file(Path("recipe.toml"))
-        hold_options(options, Path("recipe.toml").read_bytes(), case.folder)
-        recipe = Recipe.from_options(options, "recipe.toml")
-        json.dumps(recipe.identity(), allow_nan=False)
-        case.hold_secret(json.dumps(recipe.to_json(), default=str), repr(recipe))
-        self._settle(recipe, case)
-        used = [self._used(name, value, case) for name, value in options.items() if name in PATHS]
+        given = read_recipe_file(Path("recipe.toml"))
+        hold_options(given, Path("recipe.toml").read_bytes(), case.folder)
+        recipe, options = read_options(given, "recipe.toml")
+        json.dumps(vars(recipe), allow_nan=False)
+        document = recipe_document(tiny_recipe(), options)
+        case.hold_secret(json.dumps([vars(recipe), document], default=str), repr(recipe), repr(options))
+        self._settle(options, case)
+        used = [self._used(name, value, case) for name, value in given.items() if name in PATHS]
         case.hold_files()
         return "accepted" if all(used) else "accepted, a file of it refused"
 
-    def _settle(self, recipe: Recipe, case: Case) -> None:
+    def _settle(self, options: RunOptions, case: Case) -> None:
         """What config, overrides and size of the recipe make of a checkpoint."""
         try:
-            check_model_size(recipe.model_size, 1000, 1000)
+            check_model_size(options.model_size, 1000, 1000)
         except AprnbError as error:
             case.hold_secret(str(error))
         try:
-            found = resolve(self._checkpoint, config=recipe.config, overrides=recipe.overrides)
+            found = resolve(self._checkpoint, config=options.config, overrides=options.overrides)
         except AprnbError as error:
             case.hold_secret(str(error))
         else:

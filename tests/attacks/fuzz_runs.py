@@ -13,7 +13,7 @@ import aprnb
 from aprnb.architecture import ContractReport, check_contract, resolve
 from aprnb.tuning.results.artefacts import RUN_FILES
 from aprnb.tuning.results.base_content import BaseContent, base_content
-from aprnb.tuning.training.lora import save_adapter
+from aprnb.tuning.results.saved_adapter import save_adapter
 from aprnb_tests.safetensors_bytes import packed
 from aprnb_tests.tiny import TinyRun, saver, schedule_of, tiny_config, tiny_examples, tiny_model, tiny_run
 

@@ -20,9 +20,9 @@ from aprnb.errors import AprnbError
 from aprnb.formats.atomic import remove_folder
 from aprnb.formats.json_files import read_object
 from aprnb.formats.sidecar_files import safe_path
-from aprnb.tuning.finetune import Run
 from aprnb.tuning.results.artefacts import RUN_FILES, Places, own_run_files, require_free
 from aprnb.tuning.results.base_content import MAX_RECORD_BYTES, read_content, require_same_model
+from aprnb.tuning.results.run import Run
 from aprnb.tuning.training.events import mean_tokens_per_s
 from aprnb.tuning.training.optimizer import build_optimizer, set_learning_rate
 from aprnb.tuning.training.state import RunState, load_state, restore, trainable_tensors

@@ -28,8 +28,9 @@ from aprnb.tuning.results.base_content import (
     require_same_tensors,
 )
 from aprnb.tuning.results.merge import merge
+from aprnb.tuning.results.saved_adapter import save_adapter
 from aprnb.tuning.training.events import StepEvent
-from aprnb.tuning.training.lora import attach, save_adapter
+from aprnb.tuning.training.lora import attach
 from aprnb_tests import apr_bytes, families
 from aprnb_tests.tiny import tiny_recipe
 

@@ -20,9 +20,10 @@ from aprnb.formats.json_files import read_object
 from aprnb.tokenizer.choose_template import choose_template, find_template
 from aprnb.tokenizer.tokenizer_files import find_tokenizer_files, sidecar_object
 from aprnb.tuning.data.rows import read_rows
+from aprnb.tuning.planning.identity import Identity
 from aprnb.tuning.planning.recipe_file import read_recipe_file
 from aprnb.tuning.results.adapter_files import Delta
-from aprnb.tuning.training.state import Identity, load_state
+from aprnb.tuning.training.state import load_state
 from aprnb_tests import safetensors_bytes as s
 
 Read = Callable[[Path], Any]

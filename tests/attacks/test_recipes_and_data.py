@@ -12,8 +12,9 @@ import aprnb
 from aprnb.arguments import with_recipe
 from aprnb.errors import AprnbError, DataError, UsageProblem
 from aprnb.tuning.data.rows import read_rows
-from aprnb.tuning.planning.recipe import OPTIONS, Recipe
+from aprnb.tuning.planning.recipe import OPTIONS
 from aprnb.tuning.planning.recipe_file import NOT_FROM_FILES, read_recipe_file
+from aprnb.tuning.planning.recipe_reader import read_options, read_toml
 
 ROWS = '{"instruction": "a", "response": "b"}\n{"instruction": "c", "response": "d"}\n'
 
@@ -59,7 +60,8 @@ def test_a_recipe_file_cannot_name_a_file_outside_the_working_directory(here, na
 def test_what_a_recipe_may_not_say_is_taken_from_the_line_and_from_the_cell(here):
     given = with_recipe({"recipe": str(recipe('rank = 4\ndata = "rows.jsonl"\n')), "output": "x.apr", "force": True})
     assert (given["rank"], given["output"], given["force"]) == (4, "x.apr", True)
-    assert Recipe.from_toml('output = "x.apr"\nforce = true\n').force is True
+    _, options = read_options(read_toml('output = "x.apr"\nforce = true\n'))
+    assert options.force is True
 
 
 def test_paths_below_the_working_directory_and_text_are_taken(here):
@@ -99,7 +101,7 @@ def test_paths_below_the_working_directory_and_text_are_taken(here):
 )
 def test_a_recipe_that_cannot_be_honoured_is_an_error_of_ours(here, text):
     with pytest.raises(UsageProblem):
-        Recipe.from_options(read_recipe_file(recipe(text)))
+        read_options(read_recipe_file(recipe(text)))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_a_recipe_that_cannot_be_honoured_is_an_error_of_ours(here, text):
 def test_a_source_of_another_type_is_an_error_of_ours(here, pocket_qwen3, line):
     options = {"data": "rows.jsonl", **read_recipe_file(recipe(line))}
     with pytest.raises(AprnbError):
-        aprnb.finetune(pocket_qwen3, plan=True, **options)
+        aprnb.plan(pocket_qwen3, **options)
 
 
 @way("rows that are deep, huge or state a fact twice")

@@ -27,8 +27,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from aprnb.errors import AprnbError, OutputError, OutputExists
+from aprnb.tuning.planning.identity import Identity
 from aprnb.tuning.training.optimizer import build_optimizer, decay_groups
-from aprnb.tuning.training.state import Identity, RunState, load_state, restore, save_state, trainable_tensors
+from aprnb.tuning.training.state import RunState, load_state, restore, save_state, trainable_tensors
 from aprnb_tests.tiny import CPU, TinyRun, identity_of, saver, schedule_of, tiny_examples, tiny_run
 
 pytestmark = pytest.mark.usefixtures("nothing_waits")

@@ -452,7 +452,7 @@ PLANNED = [
 def test_a_plan_over_such_a_tokenizer_ends_as_building_it_does(checkpoint, rows, capfd, table, name):
     (checkpoint / "tokenizer.json").write_text(json.dumps(TABLES[table][name].document))
     with pytest.raises(TokenizerError, match=TABLES[table][name].message):
-        aprnb.finetune(checkpoint, data=rows, plan=True)
+        aprnb.plan(checkpoint, data=rows)
     assert "panic" not in capfd.readouterr().err
 
 
@@ -460,7 +460,7 @@ def test_a_plan_has_all_tokens_of_rows_that_the_tokenizer_would_cut(checkpoint, 
     planned = []
     for document in (SOURCE, CUTTING["a length of 2 and a stride of 5"].document):
         (checkpoint / "tokenizer.json").write_text(json.dumps(document))
-        planned.append(aprnb.finetune(checkpoint, data=rows, plan=True))
+        planned.append(aprnb.plan(checkpoint, data=rows))
     assert planned[0].tokens == planned[1].tokens > 100
 
 
@@ -608,7 +608,7 @@ def test_a_folder_s_template_file_goes_before_its_settings(checkpoint, rows, dif
     (checkpoint / "chat_template.jinja").write_text(text)
     try:
         report = aprnb.inspect(checkpoint)
-        plan = aprnb.finetune(checkpoint, data=rows, plan=True)
+        plan = aprnb.plan(checkpoint, data=rows)
         with aprnb.open(checkpoint) as opened:
             choice = build_tokenizer(opened.metadata, "qwen3", checkpoint)
     finally:

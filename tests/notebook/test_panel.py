@@ -10,7 +10,7 @@ from aprnb.display.document import Document, Fields, Messages, Table
 from aprnb.notebook.panel import Panel
 from aprnb.notebook.screen import Screen
 from aprnb.notebook.stop import stop_button
-from aprnb.tuning.training.events import EvalEvent, Finished, Notice, Saved, StepEvent
+from aprnb.tuning.training.events import EvalEvent, Finished, Notice, Planned, Saved, StepEvent
 
 
 class SmallPlan(Displayed):
@@ -33,7 +33,7 @@ def kinds(captured) -> list[list[str]]:
 
 def test_plan_first_then_the_result_and_its_picture(shell):
     with capture_output() as captured, Panel(Screen(shell)) as panel:
-        panel(SmallPlan())
+        panel(Planned(SmallPlan()))
         for event in [*EVENTS, step(3), EvalEvent(3, 1.5), Finished("finished", 3)]:
             panel(event)
     assert kinds(captured) == [["text/html", "text/plain"], ["text/html", "text/plain"], ["image/png", "text/plain"]]
@@ -47,7 +47,7 @@ def test_plan_first_then_the_result_and_its_picture(shell):
 
 def test_an_error_leaves_what_was_reached_and_goes_on_to_the_person(shell):
     with capture_output() as captured, pytest.raises(ValueError, match="broke"), Panel(Screen(shell)) as panel:
-        panel(SmallPlan())
+        panel(Planned(SmallPlan()))
         panel(step(1))
         raise ValueError("broke")
     assert "Fine-tuning failed  ✗ failed" in captured.outputs[1].data["text/plain"]
@@ -61,7 +61,7 @@ def test_an_error_before_the_plan_shows_nothing_but_itself(shell):
 
 def test_the_present_state_can_be_shown_at_any_time(shell):
     with capture_output(), Panel(Screen(shell)) as panel:
-        panel(SmallPlan())
+        panel(Planned(SmallPlan()))
         panel(step(1))
         assert panel.document().title == "Fine-tuning"
         assert ("step", "1 of 3", "") in panel.document().blocks[0].rows
@@ -70,7 +70,7 @@ def test_the_present_state_can_be_shown_at_any_time(shell):
 def test_a_result_that_stands_above_is_not_shown_twice_in_its_cell(shell):
     screen, run = Screen(shell), SmallPlan()
     with capture_output(), Panel(screen) as panel:
-        panel(SmallPlan())
+        panel(Planned(SmallPlan()))
         panel.finish(run)
     assert set(screen.bundle(run)) == {"text/plain"}
     assert set(screen.bundle(SmallPlan())) == {"text/plain", "text/html"}
@@ -78,7 +78,7 @@ def test_a_result_that_stands_above_is_not_shown_twice_in_its_cell(shell):
 
 def test_warnings_from_a_run_are_escaped_in_the_live_view(shell):
     with capture_output(), Panel(Screen(shell)) as panel:
-        panel(SmallPlan())
+        panel(Planned(SmallPlan()))
         panel(Notice("warning", "<img src=x onerror=alert(1)>"))
         assert "<img" not in panel.progress.live_html()
 

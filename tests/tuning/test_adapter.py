@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aprnb.errors import FileMissing, OutputError, OutputExists, UsageProblem
+from aprnb.tuning.results import saved_adapter as adapter_module
 from aprnb.tuning.results.base_content import BaseContent
-from aprnb.tuning.training import lora as adapter_module
+from aprnb.tuning.results.saved_adapter import load_adapter, save_adapter
 from aprnb.tuning.training.events import EvalEvent
-from aprnb.tuning.training.lora import adapted_layers, attach, load_adapter, save_adapter
+from aprnb.tuning.training.lora import adapted_layers, attach
 from aprnb_tests.tiny import tiny_model, tiny_nf4_model, tiny_recipe, tiny_run
 
 BASE = Path("models/tiny.apr")

@@ -15,13 +15,12 @@ from aprnb.architecture.weights import read_weight
 from aprnb.model.build import build_model
 from aprnb.model.device import place
 from aprnb.tuning.planning.memory import activation_bytes, adapted_shapes, weight_bytes
-from aprnb.tuning.planning.recipe import Recipe
 from aprnb.tuning.results.merge import Delta
 from aprnb.tuning.training.batches import Batches
 from aprnb.tuning.training.lora import attach, prepare_full
 from aprnb.tuning.training.loss import answer_loss, hidden_states
 from aprnb_tests import families
-from aprnb_tests.tiny import CPU, bytes_kept_for_backward, tiny_examples
+from aprnb_tests.tiny import CPU, bytes_kept_for_backward, tiny_examples, tiny_recipe
 
 EXPERTS = ("mixtral", "qwen3_moe")
 COW = "notebooks/ask-the-cow.jsonl"
@@ -132,7 +131,7 @@ def test_the_planned_activations_are_those_that_autograd_keeps(family, tmp_path,
         report = aprnb.check(checkpoint)
         model = build_model(checkpoint, report, place("cpu", dtype))
     architecture = report.architecture
-    recipe = Recipe(method="lora", rank=1)
+    recipe = tiny_recipe(rank=1, alpha=2.0)
     model = prepare_full(model) if method == "full" else attach(model, recipe, adapted_shapes(architecture))
     found = bytes_kept_for_backward(model, getattr(torch, dtype), 64, 32)
     if method == "full" and dtype == "bfloat16":

@@ -12,9 +12,12 @@ import torch
 
 from aprnb.architecture import Architecture, ContractReport, parameter_count
 from aprnb.errors import UsageProblem
+from aprnb.tuning.planning.device import DeviceFacts
+from aprnb.tuning.planning.make_plan import make_plan
 from aprnb.tuning.planning.memory import activation_bytes, adapter_parameters, plan_memory, weight_bytes
-from aprnb.tuning.planning.plan import DeviceFacts, Plan, make_plan, settle
-from aprnb.tuning.planning.recipe import Recipe
+from aprnb.tuning.planning.plan import Plan
+from aprnb.tuning.planning.recipe import Recipe, RunOptions
+from aprnb.tuning.planning.settle import settle
 from aprnb.tuning.training.lora import attach, prepare_full
 from aprnb_tests.tiny import (
     bytes_kept_for_backward,
@@ -23,6 +26,7 @@ from aprnb_tests.tiny import (
     tiny_examples,
     tiny_model,
     tiny_nf4_model,
+    tiny_recipe,
 )
 
 GIB = 2**30
@@ -43,16 +47,18 @@ GPU = DeviceFacts("cuda:0", "a GPU", "bfloat16", 80 * GIB)
 def plan_of(recipe: Recipe, facts: DeviceFacts = LAPTOP) -> Plan:
     examples = tiny_examples()
     report = ContractReport(Path("tiny.apr"), TINY, (), (), {})
-    settled, notes = settle(recipe, TINY, facts)
+    settled, notes = settle(recipe, "auto", TINY, facts)
     schedule = schedule_of(examples, *2 * [((0, 1, 2), (3, 4, 5, 6))])
-    return make_plan(report, settled, examples, tiny_examples(3), schedule, facts, notes, ("from the file",))
+    return make_plan(
+        report, settled, RunOptions(), examples, tiny_examples(3), schedule, facts, notes, ("from the file",)
+    )
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "v_proj")])
 def test_the_plan_counts_the_parameters_that_the_run_trains(targets: Any) -> None:
     recipe = Recipe(method="lora", rank=4, target_modules=targets)
-    model = attach(tiny_model(), recipe)
     plan = plan_of(recipe)
+    model = attach(tiny_model(), plan.recipe)
     assert plan.parameters_trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert plan.parameters_total == sum(p.numel() for p in tiny_model().parameters())
 
@@ -83,7 +89,7 @@ def test_weights_take_what_the_loaded_model_takes() -> None:
 def test_activations_are_those_that_autograd_keeps(method: str, dtype: str) -> None:
     tokens = 128
     base = tiny_model().to(getattr(torch, dtype))
-    model = prepare_full(base) if method == "full" else attach(base, Recipe(method="lora", rank=1))
+    model = prepare_full(base) if method == "full" else attach(base, tiny_recipe(rank=1))
     found = bytes_kept_for_backward(model, getattr(torch, dtype), tokens)
     if method == "full" and dtype == "bfloat16":
         found -= 2 * parameter_count(TINY)  # the 16-bit copies of the weights, which the plan counts as weights
@@ -128,13 +134,13 @@ def test_the_plan_shows_itself_as_text_and_html() -> None:
 
 
 def test_auto_takes_lora_where_the_base_fits_and_says_so() -> None:
-    recipe, notes = settle(Recipe(), QWEN3_8B, GPU)
+    recipe, notes = settle(Recipe(), "auto", QWEN3_8B, GPU)
     assert (recipe.method, recipe.learning_rate, recipe.micro_batch_tokens) == ("lora", 2e-4, 8192)
     assert any(note.startswith("method lora") for note in notes)
 
 
 def test_auto_takes_qlora_where_the_base_does_not_fit_and_says_so() -> None:
-    recipe, notes = settle(Recipe(), QWEN3_8B, LAPTOP)
+    recipe, notes = settle(Recipe(), "auto", QWEN3_8B, LAPTOP)
     assert (recipe.method, recipe.quantize_nf4, recipe.micro_batch_tokens) == (
         "qlora",
         True,
@@ -145,17 +151,18 @@ def test_auto_takes_qlora_where_the_base_does_not_fit_and_says_so() -> None:
 
 def test_checkpointing_is_chosen_where_activations_do_not_fit_and_said() -> None:
     tight = dataclasses.replace(GPU, available_bytes=24 * GIB)
-    recipe, notes = settle(Recipe(method="lora"), QWEN3_8B, tight)
+    recipe, notes = settle(Recipe(method="lora"), "auto", QWEN3_8B, tight)
     assert recipe.gradient_checkpointing == "on"
     assert any("gradient checkpointing on" in note for note in notes)
-    assert settle(Recipe(method="lora"), TINY, LAPTOP)[0].gradient_checkpointing == "off"
+    assert settle(Recipe(method="lora"), "auto", TINY, LAPTOP)[0].gradient_checkpointing == "off"
 
 
 def test_a_settled_recipe_leaves_nothing_open() -> None:
-    recipe, _ = settle(Recipe(), TINY, LAPTOP)
-    settled = (recipe.alpha, recipe.max_seq_len, recipe.learning_rate, recipe.micro_batch_tokens)
-    assert settled == (32.0, 128, 2e-4, 512)
-    assert "auto" not in (recipe.method, recipe.optimizer, recipe.dtype, recipe.gradient_checkpointing)
+    recipe, _ = settle(Recipe(), "auto", TINY, LAPTOP)
+    settled = (recipe.rank, recipe.alpha, recipe.max_seq_len, recipe.learning_rate, recipe.micro_batch_tokens)
+    assert settled == (16, 32.0, 128, 2e-4, 512)
+    assert "auto" not in vars(recipe).values()
+    assert {name for name, value in vars(recipe).items() if value is None} == {"max_steps", "chat_template"}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +175,7 @@ def test_a_settled_recipe_leaves_nothing_open() -> None:
 )
 def test_what_model_or_device_cannot_do_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageProblem) as caught:
-        settle(Recipe(**options), TINY, LAPTOP)
+        settle(Recipe(**options), "auto", TINY, LAPTOP)
     assert words in str(caught.value)
 
 
@@ -179,9 +186,9 @@ def test_too_little_memory_is_a_warning() -> None:
 
 def test_rows_that_are_cut_or_left_out_are_warnings() -> None:
     examples = dataclasses.replace(tiny_examples(), truncated=2, rows_without_labels=3)
-    recipe, _ = settle(Recipe(), TINY, LAPTOP)
+    recipe, _ = settle(Recipe(), "auto", TINY, LAPTOP)
     report = ContractReport(Path("tiny.apr"), TINY, (), (), {})
-    plan = make_plan(report, recipe, examples, None, schedule_of(examples, ((0,),)), LAPTOP)
+    plan = make_plan(report, recipe, RunOptions(), examples, None, schedule_of(examples, ((0,),)), LAPTOP)
     text = " ".join(plan.warnings)
     assert "2 rows are cut at 128 tokens" in text
     assert "3 rows have no answer left" in text

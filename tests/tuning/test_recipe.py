@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
+import re
 import subprocess
 import sys
+import typing
+from collections.abc import Callable
 
 import pytest
 
+import aprnb
 from aprnb.errors import ArchitectureError, UsageProblem
 from aprnb.tuning.planning.model_size import check_model_size, size_fits, size_without_file
-from aprnb.tuning.planning.recipe import OPTIONS, Recipe
+from aprnb.tuning.planning.recipe import OPTIONS, Recipe, RunOptions, recipe_document
+from aprnb.tuning.planning.recipe_reader import read_options, read_toml
+from aprnb_tests.tiny import tiny_recipe
 
 
 def test_the_command_from_the_story_becomes_a_recipe() -> None:
-    recipe = Recipe.from_options(
+    recipe, options = read_options(
         {
             "method": "qlora",
             "quantize-nf4": True,
@@ -26,12 +34,12 @@ def test_the_command_from_the_story_becomes_a_recipe() -> None:
             "verbose": True,
         }
     )
-    assert (recipe.method, recipe.rank, recipe.scale, recipe.model_size) == ("qlora", 16, 32.0, "8B")
+    assert (recipe.method, recipe.rank, options.model_size, options.verbose) == ("qlora", 16, "8B", True)
 
 
 def test_an_unknown_option_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UsageProblem, match=r"unknown option '--learnig-rate' \(did you mean learning_rate\?\)"):
-        Recipe.from_options({"--learnig-rate": 1e-4})
+        read_options({"--learnig-rate": 1e-4})
 
 
 @pytest.mark.parametrize(
@@ -54,7 +62,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_name() -> None:
 )
 def test_a_value_out_of_range_is_refused_with_what_the_option_takes(name: str, value: object, expected: str) -> None:
     with pytest.raises(UsageProblem) as caught:
-        Recipe.from_options({name: value}, where="cell")
+        read_options({name: value}, where="cell")
     assert OPTIONS[name].flag in str(caught.value)
     assert expected in str(caught.value)
     assert "(cell)" in str(caught.value)
@@ -71,49 +79,82 @@ def test_a_value_out_of_range_is_refused_with_what_the_option_takes(name: str, v
 )
 def test_options_that_exclude_each_other_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(UsageProblem):
-        Recipe.from_options(options)
+        read_options(options)
 
 
 def test_a_task_other_than_instruct_is_refused_by_name() -> None:
     with pytest.raises(UsageProblem, match="--task classify is not offered; expected instruct"):
-        Recipe.from_options({"task": "classify"})
+        read_options({"task": "classify"})
 
 
 def test_quantize_nf4_means_qlora() -> None:
-    assert Recipe.from_options({"quantize_nf4": "true"}).method == "qlora"
+    assert read_options({"quantize_nf4": "true"})[0].method == "qlora"
 
 
 def test_set_gives_overrides() -> None:
-    assert Recipe.from_options({"set": ["rope_theta=1000000"]}).overrides == {"rope_theta": "1000000"}
+    assert read_options({"set": ["rope_theta=1000000"]})[1].overrides == {"rope_theta": "1000000"}
 
 
 def test_a_toml_recipe_has_the_same_keys_and_options_on_the_line_win() -> None:
     text = 'method = "lora"\nlearning-rate = 1e-4\ntarget_modules = ["v_proj", "q_proj"]\n'
-    recipe = Recipe.from_toml(text, overriding={"--method": "qlora"})
+    recipe, _ = read_options({**read_toml(text), "method": "qlora"})
     assert (recipe.method, recipe.learning_rate, recipe.target_modules) == ("qlora", 1e-4, ("q_proj", "v_proj"))
 
 
 def test_an_unknown_key_of_a_toml_recipe_is_refused_with_its_line() -> None:
     with pytest.raises(UsageProblem, match=r"unknown option 'ranks' \(did you mean rank\?\) \(recipe, line 3\)"):
-        Recipe.from_toml("# mine\nepochs = 2\nranks = 8\n")
+        read_toml("# mine\nepochs = 2\nranks = 8\n")
 
 
 def test_text_that_is_not_toml_is_refused_with_its_line() -> None:
     with pytest.raises(UsageProblem, match=r"not TOML: .*line 2"):
-        Recipe.from_toml("epochs = 2\nrank 8\n")
+        read_toml("epochs = 2\nrank 8\n")
 
 
 def test_a_recipe_is_json_whatever_the_rows_are() -> None:
     rows = [{"instruction": "a", "response": "b"}] * 3
-    found = json.loads(json.dumps(Recipe.from_options({"data": rows}).to_json()))
+    found = json.loads(json.dumps(recipe_document(tiny_recipe(), RunOptions(data=rows))))
     assert found["data"] == "list of 3 rows"
-    assert set(found) == set(OPTIONS)
+    assert list(found) == list(OPTIONS)
 
 
-def test_what_only_names_places_is_no_part_of_the_identity() -> None:
-    one, other = (Recipe.from_options({"output": name, "verbose": name == "b.apr"}) for name in ("a.apr", "b.apr"))
-    assert one.identity() == other.identity()
-    assert one.identity() != Recipe.from_options({"seed": 1}).identity()
+def test_every_option_belongs_to_the_recipe_or_to_the_call() -> None:
+    recipe, call = ({field.name for field in dataclasses.fields(kind)} for kind in (Recipe, RunOptions))
+    assert not recipe & call
+    assert recipe | call == set(OPTIONS)
+
+
+def test_the_identity_is_the_recipe_and_nothing_of_the_call() -> None:
+    assert set(tiny_recipe().identity()) == {field.name for field in dataclasses.fields(Recipe)}
+    assert tiny_recipe(gradient_checkpointing="on").identity() == tiny_recipe().identity()
+    assert tiny_recipe(seed=1).identity() != tiny_recipe().identity()
+
+
+@pytest.mark.parametrize("function", [aprnb.plan, aprnb.finetune])
+def test_the_signatures_take_the_options_with_their_defaults(function: Callable[..., object]) -> None:
+    taken = dict(inspect.signature(function).parameters)
+    assert taken.pop("model").default is None
+    taken.pop("listener", None)
+    # `--plan` of the command line is a function of its own in Python.
+    assert {name: one.default for name, one in taken.items()} == {
+        name: option.default for name, option in OPTIONS.items() if name != "plan"
+    }
+    assert {one.kind for one in taken.values()} == {inspect.Parameter.KEYWORD_ONLY}
+
+
+@pytest.mark.parametrize("function", [aprnb.plan, aprnb.finetune])
+def test_the_signatures_name_the_choices(function: Callable[..., object]) -> None:
+    hints = typing.get_type_hints(function)
+    for name, option in OPTIONS.items():
+        if option.kind == "choice":
+            literals = [hints[name], *typing.get_args(hints[name])]
+            [choices] = [typing.get_args(one) for one in literals if typing.get_origin(one) is typing.Literal]
+            assert choices == option.choices
+
+
+def test_the_documentation_of_finetune_describes_every_argument() -> None:
+    described = set(re.findall(r"^ {4}(\w+): ", inspect.getdoc(aprnb.finetune) or "", re.MULTILINE))
+    assert set(inspect.signature(aprnb.finetune).parameters) <= described
 
 
 @pytest.mark.parametrize(
@@ -158,7 +199,8 @@ def test_a_size_that_is_no_count_is_refused() -> None:
 
 
 def test_reading_options_loads_neither_torch_nor_numpy() -> None:
-    imports = "import sys, aprnb.tuning.planning.recipe, aprnb.tuning.planning.model_size, aprnb.tuning.training.events"
-    code = f"{imports}; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    modules = ("planning.recipe_reader", "planning.model_size", "training.events")
+    imports = ", ".join(["sys", *(f"aprnb.tuning.{module}" for module in modules)])
+    code = f"import {imports}; print('torch' in sys.modules, 'numpy' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False"]

@@ -11,9 +11,9 @@ import torch
 
 import aprnb
 import aprnb.errors
-from aprnb import finetune
+from aprnb import finetune, plan
 from aprnb.tuning.planning.plan import Plan
-from aprnb.tuning.training.events import Finished, StepEvent
+from aprnb.tuning.training.events import Finished, Planned, StepEvent
 
 COW = "notebooks/ask-the-cow.jsonl"
 QUICK = {"epochs": 1, "batch_size": 16, "learning_rate": 2e-3, "rank": 8}
@@ -34,7 +34,7 @@ def test_a_run_leaves_a_model_an_adapter_and_a_record(tuned, tmp_path):
     assert tuned.status == "finished"
     found = tuned.to_json()
     assert found["eval_loss"]["last"] < found["eval_loss"]["first"]
-    assert found["steps"] == tuned.plan.steps == len(tuned.steps)
+    assert found["steps"] == tuned.plan.total_steps == len(tuned.steps)
     assert found["labelled_tokens"] == tuned.plan.labelled_tokens
     assert 0 < found["merge_check"]["max_abs_difference"] < 0.01 * found["merge_check"]["logit_range"]
     adapter = [] if tuned.plan.recipe.method == "full" else ["out.adapter"]
@@ -42,7 +42,7 @@ def test_a_run_leaves_a_model_an_adapter_and_a_record(tuned, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "out.run" / "metrics.jsonl").read_text().splitlines()]
     assert rows == tuned.metrics
     keys = {"step", "loss", "learning_rate", "grad_norm", "tokens", "labelled_tokens", "tokens_per_s", "elapsed_s"}
-    assert [set(row) for row in rows if "loss" in row] == [keys] * tuned.plan.steps
+    assert [set(row) for row in rows if "loss" in row] == [keys] * tuned.plan.total_steps
     record = json.loads((tmp_path / "out.run" / "manifest.json").read_text())
     assert record["used"]["quantized_layers"] == (21 if tuned.plan.recipe.method == "qlora" else 0)
     assert record["used"]["trainable_parameters"] == tuned.plan.parameters_trainable
@@ -89,12 +89,21 @@ def test_plain_peft_loads_the_adapter_in_a_fresh_process_with_the_same_answer(po
     torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected, rtol=1e-5, atol=1e-4)
 
 
-def test_the_plan_comes_before_any_weight_is_read_and_can_be_all(pocket_qwen3, cow, tmp_path, monkeypatch):
+def test_a_plan_writes_nothing(pocket_qwen3, cow, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    heard = []
-    plan = finetune(pocket_qwen3, data=cow, plan=True, listener=heard.append)
-    assert heard == [plan]
-    assert isinstance(plan, Plan)
+    assert isinstance(plan(pocket_qwen3, data=cow), Plan)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_plan_is_the_first_event_and_comes_before_any_weight_is_read(pocket_qwen3, cow, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def stop(event):
+        assert isinstance(event, Planned)
+        raise InterruptedError(event.plan.total_steps)
+
+    with pytest.raises(InterruptedError, match=str(plan(pocket_qwen3, data=cow).total_steps)):
+        finetune(pocket_qwen3, data=cow, listener=stop)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,8 +120,8 @@ def test_rows_may_be_a_list_or_a_dataframe_and_as_messages(pocket_qwen3):
         }
         for row in rows
     ]
-    plans = [finetune(pocket_qwen3, data=data, plan=True) for data in (rows, pandas.DataFrame(rows), talks)]
-    assert len({(plan.rows, plan.tokens, plan.labelled_tokens) for plan in plans}) == 1
+    plans = [plan(pocket_qwen3, data=data) for data in (rows, pandas.DataFrame(rows), talks)]
+    assert len({(found.rows, found.tokens, found.labelled_tokens) for found in plans}) == 1
 
 
 def test_equal_seeds_give_equal_losses(pocket_qwen3, cow, tmp_path):
@@ -138,7 +147,6 @@ def test_existing_output_is_refused_before_work_and_kept(pocket_qwen3, cow, tmp_
         ({"model_size": "0.6B"}, r"names 600,000,000 \(600.00 M\) parameters; the file holds 869,632", 5),
         ({"output": "nowhere/out.apr"}, "no folder nowhere", 3),
         ({"output": "out.bin"}, "ends in .apr", 2),
-        ({"rnak": 8}, "did you mean rank", 2),
         ({"data": "missing.jsonl"}, "missing.jsonl", 3),
         ({"data": []}, "no rows", 5),
         ({"data": [{"instruction": "x"}]}, "response", 5),
@@ -156,9 +164,16 @@ def test_what_cannot_be_honoured_is_refused_by_name(
     assert caught.value.exit_code == exit_code
 
 
-def test_a_size_without_a_file_says_what_to_do():
+@pytest.mark.parametrize("function", [plan, finetune])
+def test_a_keyword_that_does_not_exist_is_an_error_of_python(pocket_qwen3, cow, function):
+    with pytest.raises(TypeError, match="rnak"):
+        function(pocket_qwen3, data=cow, rnak=8)
+
+
+@pytest.mark.parametrize("function", [plan, finetune])
+def test_a_size_without_a_file_says_what_to_do(function):
     with pytest.raises(aprnb.AprnbError, match="8B without a checkpoint"):
-        finetune(model_size="8B")
+        function(model_size="8B")
 
 
 def test_an_interrupted_run_is_resumed_to_the_same_end(pocket_qwen3, cow, tmp_path):
@@ -196,7 +211,7 @@ def test_kill_9_keeps_the_last_saved_state(pocket_qwen3, cow, tmp_path):
     assert run.returncode == -9
     resumed = finetune(*arguments[:1], data=arguments[1], output=arguments[2], eval_every=2, epochs=1, resume=True)
     assert resumed.status == "finished"
-    assert [row["step"] for row in resumed.steps] == list(range(1, resumed.plan.steps + 1))
+    assert [row["step"] for row in resumed.steps] == list(range(1, resumed.plan.total_steps + 1))
 
 
 def test_the_adapter_alone_can_be_asked_for_and_merged_later(pocket_qwen3, cow, tmp_path):
@@ -250,7 +265,7 @@ def test_a_broken_base_is_refused_before_the_first_step(pocket_qwen3, cow, tmp_p
 
 def test_evaluation_rows_that_are_trained_on_are_refused(pocket_qwen3, cow):
     with pytest.raises(aprnb.AprnbError, match="96 of 96 evaluation rows are training rows as well"):
-        finetune(pocket_qwen3, data=cow, eval_data=cow, plan=True)
+        plan(pocket_qwen3, data=cow, eval_data=cow)
 
 
 def test_force_leaves_nothing_of_an_earlier_run(pocket_qwen3, cow, tmp_path):

@@ -1,17 +1,36 @@
-"""What a device has, and how much of it a run holds."""
+"""What a device has, and how much of it a run holds (torch inside functions only)."""
 
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from aprnb.model.device import Placement
-from aprnb.tuning.planning.plan import DeviceFacts
+    from aprnb.model.device import Placement
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """Where the run takes place; `available_bytes` is free memory now, `dtype` that of the computation."""
+
+    device: str
+    name: str
+    dtype: str
+    available_bytes: int
+
+    @property
+    def kind(self) -> str:
+        """`cuda` of `cuda:0`."""
+        return self.device.partition(":")[0]
 
 
 def device_facts(placement: Placement) -> DeviceFacts:
     """The device in words, with the memory that is free now."""
+    import torch
+
     device = placement.device
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -25,6 +44,8 @@ def device_facts(placement: Placement) -> DeviceFacts:
 def memory_in_use(device: torch.device) -> int:
     """Bytes: the most that torch has held on a GPU so far, or what the process holds now on the CPU."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device)
     import psutil
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from aprnb.errors import CheckpointError, FileMissing, UsageProblem
 from aprnb.formats.json_files import read_text
-from aprnb.tuning.planning.recipe import OPTIONS, read_toml
+from aprnb.tuning.planning.recipe import OPTIONS
+from aprnb.tuning.planning.recipe_reader import read_toml
 
 MAX_RECIPE_BYTES = 32 << 10
 _MOST_DOTS = 500

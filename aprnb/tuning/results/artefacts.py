@@ -20,7 +20,7 @@ from aprnb.tuning.training import state_document
 
 if TYPE_CHECKING:
     from aprnb.formats import Checkpoint
-    from aprnb.tuning.planning.preparation import Preparation
+    from aprnb.tuning.preparation import Preparation
     from aprnb.tuning.results.base_content import BaseContent
 
 _HASH_CHUNK_BYTES = 4 << 20
@@ -94,7 +94,7 @@ def begin(where: Places, preparation: Preparation, content: BaseContent, *, fres
     """The run's folder with its list of files, recipe, plan and base; a fresh run removes an earlier one's files."""
     if fresh and where.run.exists():
         own = own_run_files(where.run)
-        require_replaceable(where.run, preparation.recipe.force, own)  # made meanwhile
+        require_replaceable(where.run, preparation.options.force, own)  # made meanwhile
         remove_folder(where.run, own)
     try:
         where.run.mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ from aprnb.errors import GateError
 from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.model.build import build_model
 from aprnb.model.device import Placement
-from aprnb.tuning.training.lora import load_adapter
+from aprnb.tuning.results.saved_adapter import load_adapter
 
 LIMIT = 0.03
 """Of the logits' range. Rounding weights to bfloat16 moves logits by a few thousandths; a wrong merge by far more."""

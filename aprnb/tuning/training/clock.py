@@ -8,8 +8,8 @@ import time
 class Clock:
     """Times optimizer steps. The first one warms up (allocator, kernels) and stays out of the forecast."""
 
-    def __init__(self, steps: int, elapsed_s: float = 0.0) -> None:
-        self._steps = steps
+    def __init__(self, total_steps: int, elapsed_s: float = 0.0) -> None:
+        self._total_steps = total_steps
         self._begun = time.perf_counter() - elapsed_s
         self._step_begun = self._begun
         self._timed_steps = 0
@@ -34,5 +34,5 @@ class Clock:
             self._timed_steps += 1
             self._timed_s += seconds
         self._first = False
-        remaining = self._timed_s / self._timed_steps * (self._steps - step) if self._timed_steps else None
+        remaining = self._timed_s / self._timed_steps * (self._total_steps - step) if self._timed_steps else None
         return tokens / seconds, remaining

@@ -1,10 +1,13 @@
-"""What a run tells whoever listens: plain data (no torch)."""
+"""What a run reports to its listener: plain data (no torch)."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from aprnb.tuning.planning.plan import Plan
 
 STEP_ROW = ("step", "loss", "learning_rate", "grad_norm", "tokens", "labelled_tokens", "tokens_per_s", "elapsed_s")
 EVAL_ROW = ("step", "eval_loss")
@@ -12,11 +15,18 @@ EVAL_ROW = ("step", "eval_loss")
 
 
 @dataclasses.dataclass(frozen=True)
+class Planned:
+    """The first event, before any weight is read."""
+
+    plan: Plan
+
+
+@dataclasses.dataclass(frozen=True)
 class StepEvent:
     """One optimizer step. Loss is the mean over the step's labelled tokens; tokens are real ones, without padding."""
 
     step: int
-    steps: int
+    total_steps: int
     loss: float
     learning_rate: float
     grad_norm: float
@@ -60,16 +70,13 @@ class Finished:
     step: int
 
 
-Event = StepEvent | EvalEvent | Notice | Saved | Finished
+Event = Planned | StepEvent | EvalEvent | Notice | Saved | Finished
+Listener = Callable[[Event], None]
 
 
-def to_metrics_row(event: Event) -> dict[str, Any] | None:
-    """The event's row of `metrics.jsonl`, or None where it has none."""
-    if isinstance(event, StepEvent):
-        return {name: getattr(event, name) for name in STEP_ROW}
-    if isinstance(event, EvalEvent):
-        return dataclasses.asdict(event)
-    return None
+def to_metrics_row(event: StepEvent | EvalEvent) -> dict[str, Any]:
+    """The event's row of `metrics.jsonl`."""
+    return {name: getattr(event, name) for name in (STEP_ROW if isinstance(event, StepEvent) else EVAL_ROW)}
 
 
 def mean_tokens_per_s(rows: Sequence[Mapping[str, Any]]) -> float | None:

@@ -1,13 +1,14 @@
 """The training loop: one generator of events that never knows who listens.
 
-train(model, examples, held_out, schedule, recipe, *, device, identity, state=None, interrupt=None, save=None)
+train(model, examples, held_out, schedule, recipe, *, device, identity, eval_every=None, state=None, interrupt=None,
+      save=None)
     -> Iterator[Event]
 
-model      from `adapter.attach` (lora, qlora) or `adapter.prepare_full`, already on `device`
-examples   the training rows as `data.Examples`; `schedule` (`packing.Schedule`) holds indices into them
+model      from `lora.attach` (lora, qlora) or `lora.prepare_full`, already on `device`
+examples   the training rows; `schedule` holds indices into them
 held_out   the rows to evaluate on, or None
-recipe     settled by `plan.settle`: nothing that the loop uses is None or "auto"
-identity   `state.Identity` of recipe, data and base
+identity   of recipe, data and base
+eval_every steps between evaluations; about ten evaluations in all unless given
 state      from `state.load_state`, to go on after its step
 interrupt  an entered `interrupt.Interrupt`
 save       writes a `RunState` and returns its path; called at each evaluation, at the end, when the run is
@@ -30,7 +31,8 @@ from aprnb.model.build import disable_cpu_repacking
 from aprnb.tuning.data.examples import Examples
 from aprnb.tuning.data.packing import Schedule
 from aprnb.tuning.planning.device import memory_in_use
-from aprnb.tuning.planning.recipe import Recipe
+from aprnb.tuning.planning.identity import Identity
+from aprnb.tuning.planning.recipe import SettledRecipe
 from aprnb.tuning.training import gates
 from aprnb.tuning.training.batches import Batches, prompts_of
 from aprnb.tuning.training.clock import Clock
@@ -39,9 +41,8 @@ from aprnb.tuning.training.interrupt import Interrupt
 from aprnb.tuning.training.lora import adapted_layers
 from aprnb.tuning.training.loss import causal_model
 from aprnb.tuning.training.optimizer import build_optimizer, learning_rate, set_learning_rate
-from aprnb.tuning.training.state import Identity, RunState, capture_random, restore, trainable_tensors
+from aprnb.tuning.training.state import RunState, capture_random, restore, trainable_tensors
 
-T = TypeVar("T")
 E = TypeVar("E", StepEvent, EvalEvent)
 _PROBE_TOKENS = 64
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -52,10 +53,11 @@ def train(
     examples: Examples,
     held_out: Examples | None,
     schedule: Schedule,
-    recipe: Recipe,
+    recipe: SettledRecipe,
     *,
     device: torch.device,
     identity: Identity,
+    eval_every: int | None = None,
     state: RunState | None = None,
     interrupt: Interrupt | None = None,
     save: Callable[[RunState], Path] | None = None,
@@ -67,7 +69,7 @@ def train(
     """
     torch.manual_seed(recipe.seed)
     run = Training(model, examples, schedule, recipe, device, identity, save)
-    evaluations = evaluation_steps(run.steps, recipe.eval_every) if held_out else frozenset()
+    evaluations = evaluation_steps(run.total_steps, eval_every) if held_out else frozenset()
     frozen = gates.frozen_fingerprint(model)
 
     if state is None:
@@ -75,7 +77,7 @@ def train(
     else:
         yield run.go_on_from(state)
 
-    for step in range(run.step + 1, run.steps + 1):
+    for step in range(run.step + 1, run.total_steps + 1):
         done = yield from run.take_step(step, interrupt)
         if done is None:
             yield from run.save()
@@ -84,11 +86,11 @@ def train(
         yield done
         if held_out and step in evaluations:
             yield (yield from run.evaluate(held_out))
-        if step in evaluations or step == run.steps:
+        if step in evaluations or step == run.total_steps:
             yield from run.save()
 
     gates.check_frozen(frozen, gates.frozen_fingerprint(model))
-    yield Finished("finished", run.steps)
+    yield Finished("finished", run.total_steps)
 
 
 class Training:
@@ -99,7 +101,7 @@ class Training:
         model: Any,
         examples: Examples,
         schedule: Schedule,
-        recipe: Recipe,
+        recipe: SettledRecipe,
         device: torch.device,
         identity: Identity,
         save: Callable[[RunState], Path] | None,
@@ -107,12 +109,12 @@ class Training:
         disable_cpu_repacking(model)
         set_checkpointing(model, recipe.gradient_checkpointing)
         self.model, self.recipe, self.device = model.train(), recipe, device
-        self.steps, self.step = len(schedule.steps), 0
+        self.total_steps, self.step = len(schedule.steps), 0
         self._examples, self._schedule, self._identity, self._save = examples, schedule, identity, save
         self._optimizer = build_optimizer(model, recipe, device)
-        self._batches = Batches(model, device, required(recipe.micro_batch_tokens), _DTYPES[recipe.dtype])
+        self._batches = Batches(model, device, recipe.micro_batch_tokens, _DTYPES[recipe.dtype])
         self._metrics: list[Mapping[str, Any]] = []
-        self._clock = Clock(self.steps)
+        self._clock = Clock(self.total_steps)
         self._random: Mapping[str, Tensor] = capture_random(device)
 
     def check_start(self, held_out: Examples | None) -> Iterator[Event]:
@@ -144,14 +146,14 @@ class Training:
         """Puts the saved state in place."""
         restore(state, self.model, self._optimizer, self.device)
         self.step, self._metrics, self._random = state.step, list(state.metrics), state.random
-        self._clock = Clock(self.steps, state.elapsed_s)
-        return Notice("info", f"going on after step {state.step} of {self.steps}")
+        self._clock = Clock(self.total_steps, state.elapsed_s)
+        return Notice("info", f"going on after step {state.step} of {self.total_steps}")
 
     def take_step(self, step: int, interrupt: Interrupt | None) -> Generator[Event, None, StepEvent | None]:
         """One optimizer step; returns its StepEvent, or None where a person stopped it before its end."""
         planned = self._schedule.steps[step - 1]
         recipe, optimizer = self.recipe, self._optimizer
-        rate = learning_rate(step, self.steps, required(recipe.learning_rate), recipe.warmup_ratio)
+        rate = learning_rate(step, self.total_steps, recipe.learning_rate, recipe.warmup_ratio)
         set_learning_rate(optimizer, rate)
         self._clock.start_step()
 
@@ -174,7 +176,7 @@ class Training:
         return self._noted(
             StepEvent(
                 step=step,
-                steps=self.steps,
+                total_steps=self.total_steps,
                 loss=result.loss,
                 learning_rate=rate,
                 grad_norm=grad_norm,
@@ -215,14 +217,14 @@ class Training:
             raise
 
     def _noted(self, event: E) -> E:
-        self._metrics.append(required(to_metrics_row(event)))
+        self._metrics.append(to_metrics_row(event))
         return event
 
 
-def evaluation_steps(steps: int, every: int | None) -> frozenset[int]:
+def evaluation_steps(total_steps: int, every: int | None) -> frozenset[int]:
     """The steps after which held-out rows are evaluated: each `every`-th (about ten in all), and the last."""
-    stride = every or max(1, math.ceil(steps / 10))
-    return frozenset((*range(stride, steps + 1, stride), steps))
+    stride = every or max(1, math.ceil(total_steps / 10))
+    return frozenset((*range(stride, total_steps + 1, stride), total_steps))
 
 
 def set_checkpointing(model: Any, wanted: str) -> None:
@@ -232,17 +234,8 @@ def set_checkpointing(model: Any, wanted: str) -> None:
     word = "activation" if hasattr(base, "activation_checkpointing_enable") else "gradient"
     if wanted == "on":
         getattr(base, f"{word}_checkpointing_enable")(**{f"{word}_checkpointing_kwargs": {"use_reentrant": False}})
-    elif wanted == "off":
-        getattr(base, f"{word}_checkpointing_disable")()
     else:
-        raise ValueError(f"the recipe is not settled: gradient_checkpointing={wanted}")
+        getattr(base, f"{word}_checkpointing_disable")()
     if getattr(base, f"is_{word}_checkpointing") != (wanted == "on"):
         found = f"{type(base).__name__} cannot recompute activations"
         raise TrainingError(found, action="--gradient-checkpointing off")
-
-
-def required(value: T | None) -> T:
-    """A value that a settled recipe has."""
-    if value is None:
-        raise ValueError("the recipe is not settled: pass it through plan.settle first")
-    return value

@@ -10,36 +10,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from aprnb.errors import CheckpointError, UsageProblem
-from aprnb.tuning.planning.recipe import Recipe
+from aprnb.errors import CheckpointError
+from aprnb.tuning.planning.recipe import SettledRecipe
+from aprnb.tuning.planning.settle import require_optimizer
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, recipe: SettledRecipe, device: torch.device) -> torch.optim.Optimizer:
     """AdamW over what requires a gradient; matrices decay, norms and biases do not.
 
-    Raises UsageProblem where the device has not got the optimizer that was asked for.
+    Raises UsageProblem for an optimizer that does not run on the device.
     """
-    name = check_optimizer(recipe.optimizer, device.type)
+    require_optimizer(recipe.optimizer, device.type)
     groups = decay_groups(model.named_parameters(), recipe.weight_decay)
-    rate = recipe.learning_rate
-    if rate is None:
-        raise ValueError("the recipe is not settled: learning_rate")
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, fused=True)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
     from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
 
-    build: Any = {"adamw8bit": AdamW8bit, "paged_adamw8bit": PagedAdamW8bit}[name]
-    optimizer: torch.optim.Optimizer = build(groups, lr=rate)
+    build: Any = {"adamw8bit": AdamW8bit, "paged_adamw8bit": PagedAdamW8bit}[recipe.optimizer]
+    optimizer: torch.optim.Optimizer = build(groups, lr=recipe.learning_rate)
     return optimizer
-
-
-def check_optimizer(name: str, device_type: str) -> str:
-    """The optimizer's name, `auto` settled to adamw; refuses the 8-bit ones where no CUDA device runs them."""
-    if name in ("adamw8bit", "paged_adamw8bit") and device_type != "cuda":
-        raise UsageProblem(
-            f"--optimizer {name} on {device_type}", expected="a CUDA device", action="use --optimizer adamw"
-        )  # fmt: skip
-    return "adamw" if name == "auto" else name
 
 
 def decay_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
@@ -52,12 +41,12 @@ def decay_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float)
     return [group for group in groups if group["params"]]
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup_ratio: float) -> float:
-    """The rate of optimizer step `step` (1 to `steps`): linear warm-up, then a cosine that ends just above 0."""
-    warmup = math.ceil(warmup_ratio * steps)
+def learning_rate(step: int, total_steps: int, peak: float, warmup_ratio: float) -> float:
+    """The rate of optimizer step `step` (1 to `total_steps`): linear warm-up, then a cosine that ends just above 0."""
+    warmup = math.ceil(warmup_ratio * total_steps)
     if step <= warmup:
         return peak * step / warmup
-    progress = (step - warmup - 1) / max(1, steps - warmup)
+    progress = (step - warmup - 1) / max(1, total_steps - warmup)
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 

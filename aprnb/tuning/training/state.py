@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from aprnb.errors import CheckpointError, FileMissing, OutputExists, UsageProblem
 from aprnb.formats.atomic import atomic_folder, failed_to_write, remove_folder
 from aprnb.formats.sidecar_files import safe_path
+from aprnb.tuning.planning.identity import Identity, check_identity
 from aprnb.tuning.tensor_files import read_tensors, write_tensors
 from aprnb.tuning.training.optimizer import check_optimizer_state
 from aprnb.tuning.training.state_document import (
@@ -29,13 +30,10 @@ from aprnb.tuning.training.state_document import (
     FILES,
     START_ANEW,
     TENSORS,
-    Identity,
     from_nodes,
     read_document,
     to_nodes,
 )
-
-__all__ = ["Identity", "RunState", "load_state", "restore", "save_state"]
 
 MAX_TENSOR_BYTES = 1 << 40
 _FOLDER = re.compile(r"step-([0-9]{6,9})")
@@ -209,22 +207,6 @@ def _kept(tensors: dict[str, Tensor], path: str, value: Any) -> bool:
     if isinstance(value, Tensor):
         tensors[path] = value
     return isinstance(value, Tensor)
-
-
-def check_identity(saved: Identity, present: Identity, where: str) -> None:
-    """Raises UsageProblem that names what differs."""
-    wanted = json.loads(json.dumps(dict(present.recipe)))
-    for name in sorted(saved.recipe.keys() | wanted.keys()):
-        if name not in saved.recipe or name not in wanted or saved.recipe[name] != wanted[name]:
-            before, now = (recipe.get(name, "no such option") for recipe in (saved.recipe, wanted))
-            found = f"--{name.replace('_', '-')} is {now}; the saved run has {before}"
-            raise UsageProblem(found, where=where, action="resume with the recipe of the saved run, or start a new one")
-    for name in ("data", "base"):
-        if getattr(present, name) and getattr(saved, name) != getattr(present, name):
-            what = {"data": "the training rows", "base": "the base checkpoint"}[name]
-            raise UsageProblem(
-                f"{what} changed since the state was saved", where=where, action="start a new run (without --resume)"
-            )
 
 
 def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from aprnb.errors import CheckpointError
 from aprnb.formats.json_files import read_object
+from aprnb.tuning.planning.identity import Identity
 from aprnb.tuning.training.events import EVAL_ROW, STEP_ROW
 
 DOCUMENT, TENSORS = "state.json", "tensors.safetensors"
@@ -28,18 +29,6 @@ MAX_STATE_JSON_BYTES, MAX_STATE_VALUES = 256 << 20, 1 << 24
 _KEYS = {"step", "identity", "metrics", "elapsed_s", "optimizer"}
 _DEEPEST, _MOST_NUMBER = 12, 1 << 32
 TENSOR = "__tensor__"
-
-
-@dataclasses.dataclass(frozen=True)
-class Identity:
-    """What has to be equal for a state to be resumed: the recipe's numbers, and hashes of data and base.
-
-    An empty `base` means that it is compared later: its content is only known once it was loaded.
-    """
-
-    recipe: Mapping[str, Any]
-    data: str
-    base: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From a path and a recipe to everything a run needs except the weights: contract, tokenizer, rows, schedule, plan."""
+"""From a path and options to everything a run needs except the weights: contract, tokenizer, rows, schedule, plan."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from aprnb.errors import DataError, UsageProblem
 from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.model.device import Placement, place
 from aprnb.tokenizer.choose import TokenizerChoice, choose_tokenizer
-from aprnb.tokenizer.sandbox.tokenizer_process import Encode, row_encoder
+from aprnb.tokenizer.sandbox.tokenizer_process import row_encoder
 from aprnb.tuning.data.examples import Examples, encode_rows
 from aprnb.tuning.data.packing import Schedule, build_schedule
 from aprnb.tuning.data.rows import Row, RowSet, read_rows, split_rows
 from aprnb.tuning.planning.device import device_facts
+from aprnb.tuning.planning.identity import Identity
+from aprnb.tuning.planning.make_plan import make_plan
 from aprnb.tuning.planning.model_size import check_model_size, size_without_file
-from aprnb.tuning.planning.plan import Plan, make_plan, settle
-from aprnb.tuning.planning.recipe import Recipe
-from aprnb.tuning.training.state import Identity
+from aprnb.tuning.planning.plan import Plan
+from aprnb.tuning.planning.recipe import Recipe, RunOptions, SettledRecipe
+from aprnb.tuning.planning.settle import settle
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """A run that could start; `plan.recipe` is the settled recipe."""
+    """A run that could start."""
 
     checkpoint: Checkpoint
     report: ContractReport
@@ -38,56 +40,65 @@ class Preparation:
     identity: Identity
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> SettledRecipe:
         return self.plan.recipe
 
+    @property
+    def options(self) -> RunOptions:
+        return self.plan.options
 
-def prepare(model: str | os.PathLike[str] | None, recipe: Recipe) -> Preparation:
+
+def require_named(model: str | os.PathLike[str] | None, model_size: str | None) -> str | os.PathLike[str]:
+    """The checkpoint's path; raises UsageProblem where none is given."""
+    if model is not None:
+        return model
+    if model_size:
+        raise size_without_file(model_size)
+    raise UsageProblem("no checkpoint is named", action="name one: %%apr_finetune model.apr")
+
+
+def prepare(model: str | os.PathLike[str], recipe: Recipe, options: RunOptions) -> Preparation:
     """Everything up to the plan; nothing is written and no weight is read.
 
     Raises the error of whichever part does not hold: the file, its architecture, its contract, its tokenizer, the rows.
     """
-    if model is None:
-        if recipe.model_size:
-            raise size_without_file(recipe.model_size)
-        raise UsageProblem("no checkpoint is named", action="name one: %%apr_finetune model.apr")
     checkpoint = open_checkpoint(model)
-    report = check_contract(checkpoint, resolve(checkpoint, config=recipe.config, overrides=recipe.overrides))
+    report = check_contract(checkpoint, resolve(checkpoint, config=options.config, overrides=options.overrides))
     report.raise_for_violations()
-    _check_size(recipe, report)
-    if recipe.data is None:
+    _check_size(options.model_size, report)
+    if options.data is None:
         raise UsageProblem("no training rows are named", action="give --data FILE.jsonl, or rows as the cell's body")
-    placement = place(recipe.device, recipe.dtype)
+    placement = place(options.device, recipe.dtype)
     facts = device_facts(placement)
-    recipe, notes = settle(recipe, report.architecture, facts)
-    choice = choose_tokenizer(checkpoint, report.architecture, recipe.chat_template)
-    rows, train, held_out = _read(recipe)
+    settled, notes = settle(recipe, options.gradient_checkpointing, report.architecture, facts)
+    choice = choose_tokenizer(checkpoint, report.architecture, settled.chat_template)
+    rows, train, held_out = _read(settled, options)
     with row_encoder(choice.plain) as encode:
-        examples = _encode(train, choice, recipe, encode)
-        evaluated = _encode(held_out, choice, recipe, encode) if held_out else None
-    schedule = _schedule(examples, recipe)
+        examples = encode_rows(train, choice.plain, settled.max_seq_len, encode)
+        evaluated = encode_rows(held_out, choice.plain, settled.max_seq_len, encode) if held_out else None
+    schedule = _schedule(examples, settled)
     warnings = [*checkpoint.warnings, *report.architecture.warnings, *choice.warnings, *examples.warnings]
     warnings += [warning for one in rows for warning in one.warnings]
     assumptions = (*notes, *choice.assumptions)
     tokenizer = (choice.source, choice.vocabulary_note)
-    plan = make_plan(report, recipe, examples, evaluated, schedule, facts, assumptions, warnings, tokenizer)
-    placement = Placement(placement.device, placement.dtype, "nf4" if recipe.method == "qlora" else None)
-    identity = Identity(recipe.identity(), _data_fingerprint(rows, choice, (examples, evaluated)), base="")
+    plan = make_plan(report, settled, options, examples, evaluated, schedule, facts, assumptions, warnings, tokenizer)
+    placement = Placement(placement.device, placement.dtype, "nf4" if settled.quantize_nf4 else None)
+    identity = Identity(settled.identity(), _data_fingerprint(rows, choice, (examples, evaluated)), base="")
     return Preparation(checkpoint, report, choice, examples, evaluated, schedule, placement, plan, identity)
 
 
-def _check_size(recipe: Recipe, report: ContractReport) -> None:
+def _check_size(model_size: str | None, report: ContractReport) -> None:
     architecture = report.architecture
     unique = parameter_count(architecture)
     head = architecture.vocab_size * architecture.hidden_size if architecture.tie_word_embeddings else 0
-    check_model_size(recipe.model_size, unique, unique + head)
+    check_model_size(model_size, unique, unique + head)
 
 
-def _read(recipe: Recipe) -> tuple[list[RowSet], tuple[Row, ...], tuple[Row, ...]]:
+def _read(recipe: SettledRecipe, options: RunOptions) -> tuple[list[RowSet], tuple[Row, ...], tuple[Row, ...]]:
     """The sets read, the rows to train on and those to evaluate on."""
-    rows = read_rows(recipe.data)
-    if recipe.eval_data is not None:
-        other = read_rows(recipe.eval_data)
+    rows = read_rows(options.data)
+    if options.eval_data is not None:
+        other = read_rows(options.eval_data)
         return [rows, other], rows.rows, _not_among(other.rows, rows.rows)
     train, held_out = split_rows(rows.rows, recipe.val_split, recipe.seed)
     return [rows], train, held_out
@@ -105,13 +116,7 @@ def _not_among(held_out: tuple[Row, ...], train: tuple[Row, ...]) -> tuple[Row, 
     return held_out
 
 
-def _encode(rows: tuple[Row, ...], choice: TokenizerChoice, recipe: Recipe, encode: Encode) -> Examples:
-    assert recipe.max_seq_len is not None
-    return encode_rows(rows, choice.plain, recipe.max_seq_len, encode)
-
-
-def _schedule(examples: Examples, recipe: Recipe) -> Schedule:
-    assert recipe.micro_batch_tokens is not None
+def _schedule(examples: Examples, recipe: SettledRecipe) -> Schedule:
     return build_schedule(
         examples.lengths,
         examples.labelled,

@@ -1,0 +1,101 @@
+"""The plan of a settled recipe over encoded rows (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from aprnb.architecture import Architecture, ContractReport, parameter_count
+from aprnb.tuning.planning.device import DeviceFacts
+from aprnb.tuning.planning.memory import ATTENTION_MODULES, MemoryPlan, expert_parameters
+from aprnb.tuning.planning.plan import Plan
+from aprnb.tuning.planning.recipe import RunOptions, SettledRecipe
+from aprnb.tuning.planning.settle import estimate, trainable_parameters
+from aprnb.units import bytes_text
+
+if TYPE_CHECKING:
+    from aprnb.tuning.data.examples import Examples
+    from aprnb.tuning.data.packing import Schedule
+
+
+def make_plan(
+    report: ContractReport,
+    recipe: SettledRecipe,
+    options: RunOptions,
+    examples: Examples,
+    held_out: Examples | None,
+    schedule: Schedule,
+    facts: DeviceFacts,
+    notes: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+    tokenizer: tuple[str, str] = ("", ""),
+) -> Plan:
+    """The plan of a settled recipe over encoded rows; `warnings` come from file and data and are added to."""
+    architecture = report.architecture
+    lengths = examples.lengths
+    largest = max(sum(lengths[index] for index in part) for step in schedule.steps for part in step.micro_batches)
+    total = parameter_count(architecture)
+    memory = estimate(recipe, architecture, largest)
+    return Plan(
+        base=report.path,
+        architecture=architecture,
+        recipe=recipe,
+        options=options,
+        facts=facts,
+        parameters_total=total,
+        parameters_trainable=trainable_parameters(recipe, architecture),
+        rows=examples.rows,
+        rows_without_labels=examples.rows_without_labels,
+        rows_truncated=examples.truncated,
+        tokens=examples.tokens,
+        labelled_tokens=examples.labelled_tokens,
+        held_out_rows=len(held_out.examples) if held_out else 0,
+        held_out_labelled_tokens=held_out.labelled_tokens if held_out else 0,
+        total_steps=len(schedule.steps),
+        largest_micro_batch=largest,
+        memory=memory,
+        assumptions=(*architecture.assumptions, *notes),
+        warnings=(
+            *warnings,
+            *_beside_experts(recipe, architecture),
+            *_warnings(recipe, examples, held_out, facts, memory, largest),
+        ),
+        tokenizer=tokenizer,
+    )
+
+
+def _beside_experts(recipe: SettledRecipe, architecture: Architecture) -> list[str]:
+    """What LoRA and NF4 leave as it is in a model whose experts are stacked in one tensor."""
+    experts = expert_parameters(architecture)
+    if not experts or not recipe.trains_adapter:
+        return []
+    left = f"{experts:,} of {parameter_count(architecture):,} parameters"
+    found = [f"experts and routers get no adapter: {left} stay as they are; {', '.join(ATTENTION_MODULES)} are tuned"]
+    if recipe.method == "qlora":
+        found.append(f"NF4 takes the attention alone: the experts, {left}, stay in {recipe.dtype}")
+    return found
+
+
+def _warnings(
+    recipe: SettledRecipe,
+    examples: Examples,
+    held_out: Examples | None,
+    facts: DeviceFacts,
+    memory: MemoryPlan,
+    largest: int,
+) -> list[str]:
+    found = []
+    if examples.truncated:
+        found.append(f"{examples.truncated} rows are cut at {recipe.max_seq_len} tokens (--max-seq-len)")
+    if examples.rows_without_labels:
+        found.append(f"{examples.rows_without_labels} rows have no answer left to learn and are left out")
+    if held_out is None:
+        found.append("no rows are held out: nothing will show whether the model learns or memorises")
+    if memory.total > facts.available_bytes:
+        needed, free = bytes_text(memory.total), bytes_text(facts.available_bytes)
+        way_out = "try --quantize-nf4 or a smaller --micro-batch-tokens"
+        found.append(f"the run needs about {needed}, {free} are free: {way_out}")
+    if largest > recipe.micro_batch_tokens:
+        limit = recipe.micro_batch_tokens
+        found.append(f"a row of {largest} tokens exceeds --micro-batch-tokens {limit} and runs alone")
+    return found

@@ -1,0 +1,78 @@
+"""Saved LoRA adapters: a folder in PEFT's own layout, written and loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from aprnb.errors import UsageProblem
+from aprnb.formats.atomic import atomic_folder
+from aprnb.printable import visible
+from aprnb.tuning.results.adapter_files import Delta
+from aprnb.tuning.results.base_content import BaseContent
+from aprnb.tuning.results.owned_files import ADAPTER_FILES, CONFIG_NAME, RECORD_NAME, WEIGHTS_NAME, own_adapter_files
+from aprnb.tuning.tensor_files import write_tensors
+from aprnb.tuning.training.lora import adapted_layers, import_peft, wrapped_by_peft
+
+_USED_BY_PEFT = ("r", "lora_alpha", "use_rslora", "fan_in_fan_out")
+
+
+def save_adapter(
+    model: Any, folder: Path, base: Path, *, force: bool = False, content: BaseContent | None = None
+) -> Path:
+    """Writes PEFT's two files into `folder`, which arrives whole by rename; `base` is the `.apr` that was tuned.
+
+    With the base's `content` a third file records it, so that `merge` can tell whether the base was changed since, and
+    `force` that the folder is one of ours. Raises OutputExists where `folder` is there already and may not be replaced.
+    """
+    from peft import get_peft_model_state_dict
+
+    config = json.dumps(_config_json(model, base), indent=2, sort_keys=True)
+    # Left to choose, PEFT asks the network whether the base's vocabulary has changed.
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    with atomic_folder(folder, force, own_adapter_files(folder)) as written:
+        write_tensors(tensors, written / WEIGHTS_NAME)
+        (written / CONFIG_NAME).write_text(config + "\n", "utf-8")
+        if content is not None:
+            record = {"files": list(ADAPTER_FILES), "base": content.to_json()}
+            (written / RECORD_NAME).write_text(json.dumps(record) + "\n", "utf-8")
+    return folder
+
+
+def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
+    """`model` wrapped by PEFT with the adapter in `folder`.
+
+    Raises what reading the adapter raises, and UsageProblem where a tensor has no place or a place no tensor: PEFT
+    would only warn.
+    """
+    import_peft()
+    from peft import LoraConfig, set_peft_model_state_dict
+
+    delta = Delta(folder)
+    kept = {name: value for name, value in delta.config.items() if name in _USED_BY_PEFT}
+    modules = [name.removesuffix(".weight") for name in sorted(delta.names)]  # not the file's pattern
+    config = LoraConfig(**kept, target_modules=modules, inference_mode=not trainable)
+    wrapped = wrapped_by_peft(model, config)
+    result: Any = set_peft_model_state_dict(wrapped, delta.tensors)
+    missing = [name for name in result.missing_keys if ".lora_" in name]
+    if missing or result.unexpected_keys:
+        odd = (missing + list(result.unexpected_keys))[0]
+        found = f"the adapter in {folder} does not fit the model: {odd}"
+        raise UsageProblem(found, expected="the same tensors in both")
+    return wrapped
+
+
+def _config_json(model: Any, base: Path) -> dict[str, Any]:
+    config = model.peft_config[model.active_adapter].to_dict()
+    config["base_model_name_or_path"] = visible(base.name)
+    config["inference_mode"] = True
+    config["target_modules"] = sorted({name.rpartition(".")[2] for name in adapted_layers(model)})
+    return {name: _plain(value) for name, value in config.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Sets and enumerations of PEFT's config as JSON."""
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    return getattr(value, "value", value)
