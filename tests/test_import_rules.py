@@ -89,8 +89,9 @@ AT_MODULE_LEVEL_OF_FILE = {
 }
 # Parts of tuning/ that plan without torch.
 WITHOUT_TORCH = (
-    "planning.recipe", "planning.recipe_file", "planning.plan", "planning.memory", "data.rows",
-    "data.labels", "data.examples", "data.packing", "training.events",
+    "planning.device", "planning.identity", "planning.make_plan", "planning.memory", "planning.model_size",
+    "planning.plan", "planning.recipe", "planning.recipe_file", "planning.recipe_reader", "planning.settle",
+    "data.examples", "data.labels", "data.packing", "data.row_sources", "data.rows", "training.events",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import typing
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from aprnb.errors import ArchitectureError, UsageProblem
 from aprnb.tuning.planning.model_size import check_model_size, size_fits, size_without_file
 from aprnb.tuning.planning.recipe import OPTIONS, Recipe, RunOptions, recipe_document
 from aprnb.tuning.planning.recipe_reader import read_options, read_toml
+from aprnb.tuning.results.run import Run
 from aprnb_tests.tiny import tiny_recipe
 
 
@@ -140,6 +142,19 @@ def test_the_signatures_take_the_options_with_their_defaults(function: Callable[
         name: option.default for name, option in OPTIONS.items() if name != "plan"
     }
     assert {one.kind for one in taken.values()} == {inspect.Parameter.KEYWORD_ONLY}
+
+
+@pytest.mark.parametrize(
+    ("method", "function", "known"),
+    [
+        (Run.generate, aprnb.generate, {"model", "tokenizer"}),
+        (Run.merge, aprnb.merge, {"base", "adapter", "verify"}),  # `verify` is how a run checks its own output
+    ],
+)
+def test_a_run_takes_the_arguments_of_the_public_function(method: Any, function: Any, known: set[str]) -> None:
+    own, public = (inspect.signature(one).parameters for one in (method, function))
+    expected = {name: one.default for name, one in public.items() if name not in known}
+    assert {name: one.default for name, one in own.items() if name != "self"} == expected
 
 
 @pytest.mark.parametrize("function", [aprnb.plan, aprnb.finetune])
