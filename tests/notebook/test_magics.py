@@ -140,7 +140,7 @@ def test_the_cell_of_the_story_is_read_as_typed(shell, pocket_qwen3, tmp_path):
         "    --task instruct \\\n"
         "    --output $out --verbose --plan\n",
     )
-    assert (plan.recipe.method, plan.recipe.rank, plan.recipe.verbose) == ("qlora", 16, True)
+    assert (plan.recipe.method, plan.recipe.rank, plan.options.verbose) == ("qlora", 16, True)
     assert plan.to_json()["architecture"]["num_hidden_layers"]["value"] == 3
     assert not (tmp_path / "tuned.apr").exists()
 
