@@ -1,4 +1,4 @@
-"""Carries a prepared run out: builds the model, lets the loop train it, writes what came of it."""
+"""Executes a prepared run: builds the model, trains it, writes the results."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from aprnb.tuning.training.state import RunState, save_state
 
 
 def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Listener) -> None:
-    """Trains until the schedule ends or a person stops it, and fills `run` with the outcome.
+    """Trains until the schedule ends or an interrupt, and fills `run` with the outcome.
 
     The first SIGINT ends the training after the micro-batch with its state saved. The second, or one while the results
-    are written, stops at once: Interrupted then names the state from which `resume` goes on.
+    are written, stops at once: Interrupted then names the state that `resume` continues.
     """
     saved_step = state.step if state else None
     try:
@@ -76,7 +76,7 @@ def _module(preparation: Preparation) -> tuple[Any, BaseContent]:
 def _require_same_base(
     where: Places, state: RunState, identity: Identity, content: BaseContent, preparation: Preparation
 ) -> None:
-    """Raises UsageProblem where the state was saved over another base; the run's `base.json` tells what differs."""
+    """Raises UsageProblem that says what differs where the state was saved over another base."""
     if state.identity.base == content.digest:
         return
     found, action = "the base checkpoint changed since the state was saved", "start a new run (without --resume)"
@@ -172,7 +172,7 @@ def _merged_and_compared(preparation: Preparation, module: Any, where: Places) -
 
 
 def _read_back(module: Any, preparation: Preparation) -> dict[str, Any]:
-    """What the module itself says it is, beside what the plan promised."""
+    """What the module really uses, for comparison with the plan."""
     parameters = list(module.parameters())
     base = module.get_base_model() if hasattr(module, "get_base_model") else module
     return {

@@ -105,7 +105,7 @@ def _read(recipe: SettledRecipe, options: RunOptions) -> tuple[list[RowSet], tup
 
 
 def _not_among(held_out: tuple[Row, ...], train: tuple[Row, ...]) -> tuple[Row, ...]:
-    """The rows to evaluate on; one that is trained on as well would make the loss a lie."""
+    """The rows to evaluate on; raises DataError where one is a training row as well."""
     trained = {row.messages for row in train}
     shared = [row.origin for row in held_out if row.messages in trained]
     if shared:

@@ -57,17 +57,17 @@ class Examples:
 
 @dataclass
 class _Counts:
-    """What was met on the way, for warnings and refusals; end tokens are those of examples that were kept."""
+    """Counts for warnings and errors; end tokens are those of examples that were kept."""
 
     without_answer: int = 0
     cut_before_answer: int = 0
     truncated: int = 0
     last_turn_only: int = 0
     control_text: int = 0
-    melted: int = 0
+    straddling: int = 0
     end_tokens: Counter[int] = field(default_factory=Counter)
     cut_end_tokens: int = 0
-    refused: list[str] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
 
 
 def encode_rows(rows: Sequence[Row], tokenizer: Any, max_seq_len: int, encode: Encode | None = None) -> Examples:
@@ -75,7 +75,7 @@ def encode_rows(rows: Sequence[Row], tokenizer: Any, max_seq_len: int, encode: E
 
     An answer is all that follows the template's opening for generation (with it what the template writes in front of
     the content, such as an empty thinking block) up to the end-of-turn token; a line break after that is not labelled.
-    Turns after the last answer teach nothing and are left out. Nothing is added: no BOS, no system text, no end token
+    Turns after the last answer have no label and are left out. Nothing is added: no BOS, no system text, no end token
     that template and row do not have. Rows longer than `max_seq_len` are cut at the end.
 
     Raises ChatTemplateError without a usable template, DataError where a row cannot be rendered or labelled, no row
@@ -86,7 +86,7 @@ def encode_rows(rows: Sequence[Row], tokenizer: Any, max_seq_len: int, encode: E
     remaining = iter(rows)
     while batch := list(islice(remaining, _ROWS_PER_BATCH)):
         examples += _encode_batch(batch, tokenizer, max_seq_len, counts, encode or _plainly(tokenizer))
-    _refuse_unusable(counts, len(examples), max_seq_len)
+    _require_usable(counts, len(examples), max_seq_len)
     return Examples(
         examples=tuple(examples),
         rows=len(rows),
@@ -140,7 +140,7 @@ def _requests(row: Row) -> list[Request]:
 def _texts(row: Row, renderings: Sequence[Rendering], counts: _Counts) -> list[str] | None:
     problem = next((rendering.problem for rendering in renderings if rendering.text is None), None)
     if problem is not None:
-        counts.refused.append(f"{row.origin}: the chat template refuses this conversation: {problem}")
+        counts.rejected.append(f"{row.origin}: the chat template refuses this conversation: {problem}")
         return None
     return [rendering.text for rendering in renderings if rendering.text is not None]
 
@@ -160,7 +160,7 @@ def _labelled(
     answers, complete = find_answers(texts[0], turns, spans)
     if not answers:
         differing = _disagreement(turns[-1].prompt, texts[0])
-        counts.refused.append(
+        counts.rejected.append(
             f"{row.origin}: the chat template opens an answer with {differing}, so where it begins cannot be told"
         )
         return None
@@ -168,7 +168,7 @@ def _labelled(
     mask = _mask(answers, offsets)
     ends = [int(np.flatnonzero(offsets[:, 0] == answer.end_token[0])[-1]) for answer in answers if answer.end_token]
     begins = np.array([answer.span[0] for answer in answers])
-    counts.melted += bool(((offsets[:, :1] < begins) & (offsets[:, 1:] > begins)).any())
+    counts.straddling += bool(((offsets[:, :1] < begins) & (offsets[:, 1:] > begins)).any())
     return Example(ids, mask, row.origin), ends
 
 
@@ -206,15 +206,15 @@ def _control_pattern(tokenizer: Any) -> re.Pattern[str]:
     return re.compile("|".join(texts) or "(?!)")
 
 
-def _refuse_unusable(counts: _Counts, usable: int, max_seq_len: int) -> None:
-    if counts.refused:
-        more = f"; {len(counts.refused) - 1:,} more rows likewise" if len(counts.refused) > 1 else ""
-        raise DataError(counts.refused[0] + more, action="change the rows, or name a template with --chat-template")
+def _require_usable(counts: _Counts, usable: int, max_seq_len: int) -> None:
+    if counts.rejected:
+        more = f"; {len(counts.rejected) - 1:,} more rows likewise" if len(counts.rejected) > 1 else ""
+        raise DataError(counts.rejected[0] + more, action="change the rows, or name a template with --chat-template")
     if not usable:
         raise DataError(
             f"no row has anything to learn: {counts.without_answer:,} without an answer,"
             f" {counts.cut_before_answer:,} whose answer lies behind --max-seq-len {max_seq_len},"
-            f" {counts.melted:,} whose answer shares a token with the prompt",
+            f" {counts.straddling:,} whose answer shares a token with the prompt",
             action="rows need an assistant turn; a larger --max-seq-len keeps more of each",
         )
     if counts.end_tokens:
@@ -239,8 +239,8 @@ def _warnings(counts: _Counts, tokenizer: Any) -> Iterator[str]:
         )
     if counts.control_text:
         yield f"{counts.control_text:,} row(s) hold control tokens in their text, which the model sees as such"
-    if counts.melted:
-        yield f"{counts.melted:,} row(s): the answer's first characters share a token with the prompt; not learned"
+    if counts.straddling:
+        yield f"{counts.straddling:,} row(s): the answer's first characters share a token with the prompt; not learned"
     if counts.cut_end_tokens:
         yield f"{counts.cut_end_tokens:,} answer(s) are cut off before their end-of-turn token"
     if tokenizer.eos_token_id is None or tokenizer.eos_token_id not in counts.end_tokens:

@@ -1,4 +1,4 @@
-"""Where the answers stand in a rendered conversation, in characters (no torch).
+"""Where the answers are in a rendered conversation, in characters (no torch).
 
 A conversation is rendered whole; the part in front of an answer is rendered again, opened for generation. What follows
 that opening in the whole text is what the model would have to write, the end-of-turn token included. Only positions
@@ -33,8 +33,8 @@ class Answer:
 def find_answers(text: str, turns: Sequence[Turn], added_tokens: Sequence[Span]) -> tuple[list[Answer], bool]:
     """The answers in `text`, and whether all turns could be placed.
 
-    `added_tokens` are the spans of the tokenizer's added tokens in `text`. Where an earlier answer does not stand in
-    the text as it did when it was given (templates that drop earlier thinking), only the last answer is returned.
+    `added_tokens` are the spans of the tokenizer's added tokens in `text`. Where an earlier answer is not in the
+    text as it was rendered when it was given (templates that drop earlier thinking), only the last answer is returned.
     No answer is returned where not even the last one begins as generation would.
     """
     last = _last_answer(text, turns[-1], added_tokens)
@@ -75,7 +75,7 @@ def _earlier_answer(text: str, turn: Turn, added_tokens: Sequence[Span]) -> Answ
 
 
 def _place(text: str, content: str, region: Span, added_tokens: Sequence[Span]) -> Answer | None:
-    """The answer whose content ends right before an added token; without one, where the content stands exactly once."""
+    """The answer whose content ends right before an added token; without one, where the content occurs exactly once."""
     start, stop = region
     begins = {span[0]: span for span in added_tokens if start <= span[0] and span[1] <= stop}
     wanted = content.strip()

@@ -54,7 +54,7 @@ def build_schedule(
     """Every example once per epoch, shuffled per epoch, `batch_size` examples per step.
 
     A step's examples are packed, longest first, into the first micro-batch with room, of at most `micro_batch_tokens`
-    tokens each; an example longer than that stands alone. An epoch's last step takes what is left. `max_steps` cuts
+    tokens each; a longer example has one of its own. An epoch's last step takes what is left. `max_steps` cuts
     the run off, it never lengthens it.
     """
     if not lengths:
@@ -85,7 +85,7 @@ def pack(examples: Sequence[Example], indices: Sequence[int]) -> Packed:
 
 
 def _shuffled(count: int, seed: int, epoch: int) -> list[int]:
-    # RandomState's stream is frozen by numpy's policy, so a resumed run meets the same order under any version
+    # RandomState's stream is frozen by numpy's policy, so a resumed run has the same order with any version
     words = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, epoch]
     return [int(index) for index in np.random.RandomState(words).permutation(count)]
 

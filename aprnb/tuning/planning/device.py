@@ -28,7 +28,7 @@ class DeviceFacts:
 
 
 def device_facts(placement: Placement) -> DeviceFacts:
-    """The device in words, with the memory that is free now."""
+    """The device's name, dtype and free memory."""
     import torch
 
     device = placement.device

@@ -45,7 +45,7 @@ Matrices = dict[str, list[tuple[int, int]]]
 
 
 def linear_shapes(architecture: Architecture) -> Matrices:
-    """The layers' linear modules, from the family's table: what NF4 quantises. Experts and routers are none."""
+    """The linear modules of the layers, from the family's table: what NF4 quantises; no experts, no routers."""
     found: Matrices = {}
     for name, tensor in expected_tensors(architecture).items():
         if tensor.rule.role in ("linear", "conv1d"):
@@ -57,7 +57,7 @@ def linear_shapes(architecture: Architecture) -> Matrices:
 def adapted_shapes(architecture: Architecture, target_modules: str | tuple[str, ...] = "all-linear") -> Matrices:
     """The linear modules that get an adapter; beside experts, which are stacked in one tensor, those of the attention.
 
-    Raises UsageProblem for a module that the layers have not got, or that takes no adapter.
+    Raises UsageProblem for a module that the layers do not have, or that takes no adapter.
     """
     linears = linear_shapes(architecture)
     if expert_parameters(architecture):
@@ -81,7 +81,7 @@ def adapter_parameters(
 ) -> int:
     """Parameters of the LoRA matrices: rank · (inputs + outputs) per module (Hu et al. 2021, section 4.1).
 
-    Raises UsageProblem for a module that the layers have not got.
+    Raises UsageProblem for a module that the layers do not have.
     """
     adapted = adapted_shapes(architecture, target_modules).values()
     return sum(rank * (rows + columns) for shapes in adapted for rows, columns in shapes)

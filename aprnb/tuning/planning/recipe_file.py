@@ -51,7 +51,7 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
 
 
 def _require_below_here(name: str, value: str, recipe: Path) -> None:
-    """Raises UsageProblem for a path that leads out of the working directory; rows and templates as text are none.
+    """Raises UsageProblem for a path that leads out of the working directory; rows and templates as text are not paths.
 
     `~` counts both ways, as a home folder and as a folder of that name: options differ in whether they expand it.
     """

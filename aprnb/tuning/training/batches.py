@@ -140,7 +140,7 @@ class Batches:
 
 
 def fit(micro_batches: Sequence[Indices], lengths: Sequence[int], limit: int) -> list[Indices]:
-    """The micro-batches, cut where they exceed `limit` tokens; a row longer than that stands alone."""
+    """The micro-batches, cut where they exceed `limit` tokens; a longer row has one of its own."""
     parts: list[Indices] = []
     for indices in micro_batches:
         part: list[int] = []

@@ -48,7 +48,7 @@ class EvalEvent:
 
 @dataclasses.dataclass(frozen=True)
 class Notice:
-    """Something the person should know."""
+    """Information or a warning for the user."""
 
     kind: Literal["info", "warning"]
     text: str
@@ -56,7 +56,7 @@ class Notice:
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A complete state from which the run can go on."""
+    """A complete state from which the run can be resumed."""
 
     step: int
     path: str

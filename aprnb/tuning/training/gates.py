@@ -1,4 +1,4 @@
-"""Checks that a run passes before, during and after: training that is not training must not look like success."""
+"""Checks before, during and after a run: a training that changes nothing must not look like success."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def check_labelled(step: int, trained: int, planned: int) -> None:
 
 
 def check_finite(step: int, loss: float, grad_norm: float) -> None:
-    """Raises TrainingError for a loss or gradient that is no number; asked before the optimizer step."""
+    """Raises TrainingError for a loss or gradient that is not finite; call before the optimizer step."""
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
     raise TrainingError(

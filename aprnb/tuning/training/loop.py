@@ -1,18 +1,16 @@
-"""The training loop: one generator of events that never knows who listens.
+"""The training loop: one generator of events, independent of its listeners.
 
-train(model, examples, held_out, schedule, recipe, *, device, identity, eval_every=None, state=None, interrupt=None,
-      save=None)
-    -> Iterator[Event]
+The arguments of `train`:
 
 model      from `lora.attach` (lora, qlora) or `lora.prepare_full`, already on `device`
 examples   the training rows; `schedule` holds indices into them
 held_out   the rows to evaluate on, or None
 identity   of recipe, data and base
 eval_every steps between evaluations; about ten evaluations in all unless given
-state      from `state.load_state`, to go on after its step
+state      from `state.load_state`, to resume after its step
 interrupt  an entered `interrupt.Interrupt`
 save       writes a `RunState` and returns its path; called at each evaluation, at the end, when the run is
-           interrupted and before it fails on a loss that is no number
+           interrupted and before it fails on a loss that is not finite
 """
 
 from __future__ import annotations
@@ -62,7 +60,7 @@ def train(
     interrupt: Interrupt | None = None,
     save: Callable[[RunState], Path] | None = None,
 ) -> Iterator[Event]:
-    """Trains `model` in place and tells what happens; the last event is `Finished`.
+    """Trains `model` in place and yields its events; the last one is `Finished`.
 
     Seeds torch from the recipe at the start. Raises GateError where a check fails and TrainingError where training
     cannot go on; the state after the last good step is saved before.
@@ -150,7 +148,7 @@ class Training:
         return Notice("info", f"going on after step {state.step} of {self.total_steps}")
 
     def take_step(self, step: int, interrupt: Interrupt | None) -> Generator[Event, None, StepEvent | None]:
-        """One optimizer step; returns its StepEvent, or None where a person stopped it before its end."""
+        """One optimizer step; returns its StepEvent, or None where it was interrupted before its end."""
         planned = self._schedule.steps[step - 1]
         recipe, optimizer = self.recipe, self._optimizer
         rate = learning_rate(step, self.total_steps, recipe.learning_rate, recipe.warmup_ratio)
@@ -228,7 +226,7 @@ def evaluation_steps(total_steps: int, every: int | None) -> frozenset[int]:
 
 
 def set_checkpointing(model: Any, wanted: str) -> None:
-    """Switches recomputing of activations on or off, and reads back whether the model obeyed."""
+    """Switches recomputing of activations on or off, and checks that the model did so."""
     base = causal_model(model)
     # transformers renamed these from gradient_ to activation_ and warns about the old names.
     word = "activation" if hasattr(base, "activation_checkpointing_enable") else "gradient"

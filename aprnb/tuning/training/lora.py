@@ -17,8 +17,8 @@ from aprnb.tuning.planning.recipe import SettledRecipe
 def attach(model: Any, recipe: SettledRecipe, modules: Iterable[str] | None = None) -> Any:
     """`model` wrapped by PEFT with fresh LoRA matrices (A random from the recipe's seed, B zero), in float32.
 
-    `modules` are the names that the recipe's `target_modules` stand for in this model; left to itself, PEFT would also
-    take experts. Sets torch's seed. Raises UsageProblem for a target module that the model has not got.
+    `modules` are the names that the recipe's `target_modules` stand for in this model; by default PEFT would also
+    take experts. Sets torch's seed. Raises UsageProblem for a target module that the model does not have.
     """
     import_peft()
     from peft import LoraConfig

@@ -62,7 +62,7 @@ def capture_random(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_random(random: Mapping[str, Tensor], device: torch.device) -> None:
-    """Undoes what was drawn since `capture_random`."""
+    """Sets the generators back to a state of `capture_random`."""
     torch.set_rng_state(random["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(random["cuda"], device)
