@@ -20,6 +20,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "options"]
 html_theme = "furo"
 html_title = f"aprnb {release}"
 html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 # The pages show the stored outputs: the notebook tests have run them.
 nb_execution_mode = "off"
@@ -31,8 +32,8 @@ autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "undoc-members": False}
 
 
-def bring_tutorials() -> None:
-    """Sphinx reads only below its own folder; the notebooks live one level up."""
+def copy_tutorials() -> None:
+    """Sphinx reads only below its own folder; the notebooks are one level up."""
     target = HERE / "_build" / "tutorials"
     target.mkdir(parents=True, exist_ok=True)
     for notebook in (HERE.parent / "notebooks").glob("*.ipynb"):
@@ -40,4 +41,4 @@ def bring_tutorials() -> None:
 
 
 exclude_patterns = ["_build/html", "_build/doctrees", "_build/jupyter_execute"]
-bring_tutorials()
+copy_tutorials()
