@@ -1,15 +1,19 @@
-"""What the documents say is so: links lead somewhere, commands parse, exit codes are those of the errors."""
+"""The documents agree with the code: links resolve, commands parse, every error is explained, examples run."""
 
 from __future__ import annotations
 
+import doctest
+import inspect
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import aprnb
 from aprnb import errors
 from aprnb.arguments import parse
 from aprnb.commands import SUMMARIES
@@ -18,7 +22,12 @@ ROOT = Path(__file__).parent.parent
 PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")),
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "howto").glob("*.md")),
 ]
+PICTURES = sorted((ROOT / "docs" / "pictures").glob("*.png"))
+PUBLIC = [name for name in aprnb.__all__ if not name.endswith("_ipython_extension")]
+ERRORS = [error for _, error in inspect.getmembers(errors, inspect.isclass) if errors.AprnbError in error.__mro__[1:]]
+_WIDEST_CODE = 90
 
 
 def exit_codes() -> set[int]:
@@ -51,12 +60,55 @@ def test_every_command_in_the_readme_parses() -> None:
         assert parse(words[0], words[1:], prog=f"aprnb {words[0]}", surface="shell")["checkpoint"]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/start.md"])
-def test_every_option_that_a_cell_shows_exists(page: str) -> None:
-    lines = re.findall(r"^%%?apr_(\w+) (.+)$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
-    assert lines
-    for command, rest in lines:
-        assert parse(command, shlex.split(rest), prog=f"%apr_{command}", surface="notebook")["checkpoint"]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_that_a_cell_or_command_shows_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    cells = re.findall(r"^%%?apr_(\w+) (.+)$", text, re.MULTILINE)
+    commands = re.findall(r"^(?:\$|- run:) aprnb (\w+) (.+)$", text, re.MULTILINE)
+    for surface, lines in (("notebook", cells), ("shell", commands)):
+        for command, rest in lines:
+            parsed = parse(command, shlex.split(rest), prog=command, surface=surface)
+            assert parsed.get("checkpoint") or parsed.get("source")
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_troubleshooting_explains_every_error_with_its_exit_code(error: type[errors.AprnbError]) -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert f"## {error.__name__}\n\n*Exit code {error.exit_code}.*" in text
+
+
+def test_code_in_the_readme_is_narrow_enough_for_github() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"^    .+$", text, re.MULTILINE)
+    assert not [line for line in lines if len(line) > _WIDEST_CODE]
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.name)
+def test_every_picture_is_small_and_shown_on_a_page(picture: Path) -> None:
+    assert picture.stat().st_size <= 150_000
+    assert any(f"pictures/{picture.name}" in page.read_text(encoding="utf-8") for page in PAGES)
+
+
+def test_the_api_page_lists_every_public_name() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    shown = set(" ".join(re.findall(r"^```\{public\} (.+)$", text, re.MULTILINE)).split())
+    assert shown >= set(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_examples_in_a_public_docstring_run(
+    name: str, pocket_qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder with `pocket-qwen3.apr` and its rows as `rows.jsonl`."""
+    shutil.copy(pocket_qwen3, tmp_path)
+    shutil.copy(ROOT / "notebooks" / "ask-the-cow.jsonl", tmp_path / "rows.jsonl")
+    monkeypatch.chdir(tmp_path)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    found = getattr(aprnb, name)
+    for example in doctest.DocTestFinder().find(found, name, module=False, globs={"aprnb": aprnb}):
+        assert runner.run(example).failed == 0, f"{example.name}: see the output above"
 
 
 def test_the_reference_shows_every_command() -> None:
