@@ -1,9 +1,9 @@
-# make demo   the first tutorial from nothing: environment, installation, run, what came out
-# make test   everything, browser tests included, in the same environment
-# make lab    JupyterLab on the tutorial (the one that the demo ran, where there is one)
-# make docs   the documentation, warnings are errors
-# make fuzz   COUNT mutations of real files from SEED on, through everything that reads them
-# make clean  removes what the others made, the environment too
+# make demo   create the environment, install aprnb, run the first tutorial, print its results
+# make test   all checks and tests, browser tests included, in the same environment
+# make lab    JupyterLab with the tutorial (the demo's copy if there is one)
+# make docs   the documentation; warnings are errors
+# make fuzz   COUNT mutations of real files, starting at SEED, through everything that reads them
+# make clean  remove the environment and everything that was made
 
 PYTHON ?= python3
 VENV := .venv
@@ -44,7 +44,7 @@ $(BIN)/python:
 	    { echo "aprnb needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-# The stamps keep pip from running again while pyproject.toml is the same.
+# The stamps keep pip from running again while pyproject.toml is unchanged.
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	@echo "Installing aprnb[notebook,train] into $(VENV) (about 1.5 GB, a few minutes the first time)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -e '.[notebook,train]'
