@@ -1,6 +1,6 @@
 """Makes the pictures of the README and the documentation: `python docs/pictures/make.py PUBLISHED_MODEL.gguf`.
 
-Opens a JupyterLab as the browser tests do, runs the cells below and saves each output area beside this script.
+Opens a JupyterLab as the browser tests do, runs the cells below and saves each cell next to this script.
 It needs what `make test` needs, and about two minutes.
 """
 
@@ -59,7 +59,7 @@ def main(model: Path) -> None:
 
 @contextmanager
 def served(home: Path) -> Iterator[LabPage]:
-    """A JupyterLab with folders of its own, open in Chromium."""
+    """A JupyterLab with its own settings, opened in Chromium."""
     folder = home / "work"
     folder.mkdir()
     lab._without_news(home)
