@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aprnb.architecture import Architecture, ContractReport, parameter_count
 from aprnb.tuning.planning.device import DeviceFacts
-from aprnb.tuning.planning.memory import ATTENTION_MODULES, MemoryPlan, expert_parameters
+from aprnb.tuning.planning.memory import ATTENTION_MODULES, expert_parameters
 from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.recipe import RunOptions, SettledRecipe
 from aprnb.tuning.planning.settle import estimate, trainable_parameters
@@ -32,17 +33,14 @@ def make_plan(
 ) -> Plan:
     """The plan of a settled recipe over encoded rows; `warnings` come from file and data and are added to."""
     architecture = report.architecture
-    lengths = examples.lengths
-    largest = max(sum(lengths[index] for index in part) for step in schedule.steps for part in step.micro_batches)
-    total = parameter_count(architecture)
-    memory = estimate(recipe, architecture, largest)
-    return Plan(
+    largest = _largest_micro_batch(examples, schedule)
+    plan = Plan(
         base=report.path,
         architecture=architecture,
         recipe=recipe,
         options=options,
         facts=facts,
-        parameters_total=total,
+        parameters_total=parameter_count(architecture),
         parameters_trainable=trainable_parameters(recipe, architecture),
         rows=examples.rows,
         rows_without_labels=examples.rows_without_labels,
@@ -53,15 +51,18 @@ def make_plan(
         held_out_labelled_tokens=held_out.labelled_tokens if held_out else 0,
         total_steps=len(schedule.steps),
         largest_micro_batch=largest,
-        memory=memory,
+        memory=estimate(recipe, architecture, largest),
         assumptions=(*architecture.assumptions, *notes),
-        warnings=(
-            *warnings,
-            *_beside_experts(recipe, architecture),
-            *_warnings(recipe, examples, held_out, facts, memory, largest),
-        ),
+        warnings=(),
         tokenizer=tokenizer,
     )
+    return replace(plan, warnings=(*warnings, *_beside_experts(recipe, architecture), *_warnings(plan)))
+
+
+def _largest_micro_batch(examples: Examples, schedule: Schedule) -> int:
+    """Tokens of the largest packed row."""
+    lengths = examples.lengths
+    return max(sum(lengths[index] for index in part) for step in schedule.steps for part in step.micro_batches)
 
 
 def _beside_experts(recipe: SettledRecipe, architecture: Architecture) -> list[str]:
@@ -76,26 +77,19 @@ def _beside_experts(recipe: SettledRecipe, architecture: Architecture) -> list[s
     return found
 
 
-def _warnings(
-    recipe: SettledRecipe,
-    examples: Examples,
-    held_out: Examples | None,
-    facts: DeviceFacts,
-    memory: MemoryPlan,
-    largest: int,
-) -> list[str]:
+def _warnings(plan: Plan) -> list[str]:
     found = []
-    if examples.truncated:
-        found.append(f"{examples.truncated} rows are cut at {recipe.max_seq_len} tokens (--max-seq-len)")
-    if examples.rows_without_labels:
-        found.append(f"{examples.rows_without_labels} rows have no answer left to learn and are left out")
-    if held_out is None:
+    if plan.rows_truncated:
+        found.append(f"{plan.rows_truncated} rows are cut at {plan.recipe.max_seq_len} tokens (--max-seq-len)")
+    if plan.rows_without_labels:
+        found.append(f"{plan.rows_without_labels} rows have no answer left to learn and are left out")
+    if not plan.held_out_rows:
         found.append("no rows are held out: nothing will show whether the model learns or memorises")
-    if memory.total > facts.available_bytes:
-        needed, free = bytes_text(memory.total), bytes_text(facts.available_bytes)
+    if plan.memory.total > plan.facts.available_bytes:
+        needed, free = bytes_text(plan.memory.total), bytes_text(plan.facts.available_bytes)
         way_out = "try --quantize-nf4 or a smaller --micro-batch-tokens"
         found.append(f"the run needs about {needed}, {free} are free: {way_out}")
-    if largest > recipe.micro_batch_tokens:
-        limit = recipe.micro_batch_tokens
-        found.append(f"a row of {largest} tokens exceeds --micro-batch-tokens {limit} and runs alone")
+    limit = plan.recipe.micro_batch_tokens
+    if plan.largest_micro_batch > limit:
+        found.append(f"a row of {plan.largest_micro_batch} tokens exceeds --micro-batch-tokens {limit} and runs alone")
     return found

@@ -69,12 +69,10 @@ def train(
     run = Training(model, examples, schedule, recipe, device, identity, save)
     evaluations = evaluation_steps(run.total_steps, eval_every) if held_out else frozenset()
     frozen = gates.frozen_fingerprint(model)
-
     if state is None:
         yield from run.check_start(held_out)
     else:
         yield run.go_on_from(state)
-
     for step in range(run.step + 1, run.total_steps + 1):
         done = yield from run.take_step(step, interrupt)
         if done is None:
@@ -86,7 +84,6 @@ def train(
             yield (yield from run.evaluate(held_out))
         if step in evaluations or step == run.total_steps:
             yield from run.save()
-
     gates.check_frozen(frozen, gates.frozen_fingerprint(model))
     yield Finished("finished", run.total_steps)
 
