@@ -1,10 +1,11 @@
-"""Text from files, made safe to print: control characters visible, length bounded. The only place that does this."""
+"""Text from files made safe to print: control characters visible, length bounded. The only module that does this."""
 
 from __future__ import annotations
 
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 # Cc: control, Cf: direction marks and zero-width signs, Cs: lone surrogates, Zl/Zp: line and paragraph separators.
@@ -12,7 +13,7 @@ _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0") | frozenset(map(chr, range(0xFE00, 0xFE10)))
 """Letters and marks that no font draws: fillers, variation selectors."""
 _JOINERS = "\u200c\u200d\ufe0e\ufe0f"
-"""Of these what written language needs (Persian, emoji) and no terminal obeys."""
+"""Invisible characters that languages and emoji need and that do not control a terminal."""
 
 MAX_LINE = 4_096
 MAX_NAME, MAX_MESSAGE = 300, 8_000
@@ -40,13 +41,23 @@ def message(text: str) -> str:
 
 
 def running_text(text: str) -> str:
-    """Text of any length for a terminal, as a model generates it: line breaks, tabs and joiners stay."""
+    """Text of any length for a terminal, such as generated text: line breaks, tabs and joiners stay."""
     return _marked(text, "\n\t" + _JOINERS)
 
 
 def json_text(document: Any) -> str:
     """The document as one line of JSON; invisible characters and lone surrogates are `\\u` escapes, nothing is lost."""
     return _BEYOND_ASCII.sub(lambda sign: _escaped(sign.group()), json.dumps(document, ensure_ascii=False))
+
+
+def and_more(hidden: int) -> str:
+    """`and 1,234 more`, for a list of which `hidden` items are not shown; empty for none."""
+    return f"and {hidden:,} more" if hidden > 0 else ""
+
+
+def first_names(names: Sequence[str], most: int) -> str:
+    """`a, b, c and 5 more`: the first `most` names and the number of the rest."""
+    return " ".join(filter(None, (", ".join(names[:most]), and_more(len(names) - most))))
 
 
 def is_visible(text: str) -> bool:

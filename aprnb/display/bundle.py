@@ -10,12 +10,17 @@ if TYPE_CHECKING:
 
 
 class Displayed:
-    """Mixin: the subclass gives `document()`; this gives its text and HTML, without any Jupyter import."""
+    """Mixin: text and HTML of the subclass's `document()`, without a Jupyter import."""
 
     __slots__ = ()
 
+    @property
+    def exit_code(self) -> int:
+        """What the command line returns with this result: 0 is good."""
+        return 0
+
     def document(self) -> Document:
-        """What this object shows."""
+        """The content that is displayed."""
         raise NotImplementedError
 
     def to_html(self) -> str:

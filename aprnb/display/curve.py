@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: apart for colour-blind eyes too, and each series has its own line or marker.
+# The palette of Okabe and Ito: distinguishable with colour blindness. Each series also has its own line or marker.
 _BLUE, _ORANGE, _GREEN = "#0072b2", "#d55e00", "#009e73"
 
 
@@ -19,7 +19,7 @@ def training_curve(steps: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[s
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 3.6), dpi=100, facecolor="white")
-    # Fixed margins: a layout that measures its texts takes 1.7 times as long per drawing.
+    # Fixed margins: a layout that measures texts takes 1.7 times as long per drawing.
     figure.subplots_adjust(left=0.09, right=0.98, top=0.97, bottom=0.13, hspace=0.22)
     loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     _draw_losses(loss_axes, steps, evals)
@@ -38,7 +38,7 @@ def figure_png(figure: Figure) -> bytes:
 
 
 def curve_words(steps: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]]) -> str:
-    """What the curve shows, for those who cannot see it."""
+    """The alternative text of the curve."""
     if not steps:
         return "training curve without steps"
     words = f"training loss from {steps[0]['loss']:.4f} to {steps[-1]['loss']:.4f} over {len(steps)} steps"

@@ -1,11 +1,11 @@
-"""What a report says, as plain data: the one source of its text and its HTML, so that the two cannot disagree."""
+"""The content of a report as plain data, from which both its text and its HTML are made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from aprnb.printable import MAX_NAME, visible
+from aprnb.printable import MAX_NAME, and_more, visible
 
 Align = Literal["left", "right"]
 Cell = str | int | float | None
@@ -18,7 +18,7 @@ MESSAGE_SIGNS = {"warning": "⚠", "error": "✗", "assumption": "≈"}
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A table column; numbers go to the right."""
+    """A table column; numbers are aligned to the right."""
 
     name: str
     align: Align = "left"
@@ -26,21 +26,21 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """A sentence or more; line breaks stay."""
+    """One or more sentences; line breaks are kept."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Rows of name, value and note (where the value comes from)."""
+    """Rows of name, value and note (the source of the value)."""
 
     rows: tuple[tuple[str, Cell, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under named columns; `hidden` counts rows that were left out before."""
+    """Rows under named columns; `hidden` is the number of rows that were already left out."""
 
     title: str
     columns: tuple[Column, ...]
@@ -50,7 +50,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A PNG with the words that stand in its place."""
+    """A PNG and its alternative text."""
 
     figure_png: bytes
     alt: str
@@ -66,7 +66,7 @@ class Messages:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """Blocks that are folded away until asked for."""
+    """Blocks that are collapsed at first."""
 
     title: str
     blocks: tuple[Block, ...]
@@ -77,7 +77,7 @@ Block = Paragraph | Fields | Table | Picture | Details | Messages
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A titled sequence of blocks, with a verdict where there is one."""
+    """A titled sequence of blocks, with a status if there is one."""
 
     title: str
     status: Status | None
@@ -96,18 +96,18 @@ def cell_text(value: Cell) -> str:
 
 
 def table_cell(value: Cell) -> str:
-    """`cell_text` on one line, cut at the length of a name: a table of them stays readable."""
+    """`cell_text` on one line, cut at the length of a name."""
     return visible(cell_text(value), MAX_NAME)
 
 
 def messages_shown(messages: Messages) -> tuple[str, ...]:
-    """The first fifty messages; the rest is counted."""
-    hidden = len(messages.items) - _MOST_MESSAGES
-    return (*messages.items[:_MOST_MESSAGES], f"and {hidden:,} more") if hidden > 0 else messages.items
+    """The first fifty messages and the number of the rest."""
+    rest = and_more(len(messages.items) - _MOST_MESSAGES)
+    return (*messages.items[:_MOST_MESSAGES], *([rest] if rest else []))
 
 
 def rows_shown(table: Table, row_limit: int | None) -> tuple[tuple[tuple[Cell, ...], ...], int]:
-    """The rows to show and the number of those that are not: all up to `row_limit`, else the first half of it."""
+    """The rows to show and the number of hidden ones: all rows up to `row_limit`, else the first half of the limit."""
     if row_limit is None or len(table.rows) <= row_limit:
         return table.rows, table.hidden
     shown = max(1, row_limit // 2)

@@ -1,7 +1,7 @@
-"""A document as HTML that needs no script, no style sheet and no kernel, and that survives the sanitisers of GitHub and
-of untrusted notebooks: real elements, plain inline colours, signs and words for what colour would say.
+"""A document as HTML without scripts, style sheets and a kernel.
 
-`escaped` is the only place where text becomes HTML.
+It passes the sanitisers of GitHub and of untrusted notebooks: semantic elements, inline colours, and a sign or word
+wherever colour has a meaning. `escaped` is the only function that turns text into HTML.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from aprnb.display.document import (
 from aprnb.printable import visible_lines
 
 _ROW_LIMIT = 400
-# Middle tones: at least 3 : 1 on white and on the dark theme's #111, as signs need; words keep the page's own colour.
+# Contrast of at least 3 : 1 on white and on the dark theme's #111, as signs need; words have the page's own colour.
 _STATUS_COLOURS: dict[Status, str] = {"ok": "#2e8b57", "warning": "#b7791f", "failed": "#d64545"}
 _MESSAGE_COLOURS = {"warning": "#b7791f", "error": "#d64545", "assumption": "#6b7fd7"}
 _LINE = "1px solid #8886"
-# Notebooks give tables a fixed layout, which lets long names run into their neighbours.
+# The default layout of notebooks is fixed: long names would overlap the next column.
 _TABLE = "border-collapse: collapse; table-layout: auto; width: auto"
 _MONO = "font-family: monospace"
-# What cells inherit stands on the table: a style per cell would make a table of 400 tensors half a megabyte.
+# Inherited styles are set on the table: with a style per cell, a table of 400 tensors takes half a megabyte.
 _GRID = f"{_TABLE}; white-space: nowrap; font-variant-numeric: tabular-nums"
 _ROW = f"border-bottom: {_LINE}"
 
@@ -50,7 +50,7 @@ def escaped(text: str) -> str:
 
 
 def to_html(document: Document, table_html: Callable[[Table], str] | None = None) -> str:
-    """The whole document; `table_html` may render tables in another way (the notebook's interactive one)."""
+    """The whole document; `table_html` replaces the rendering of tables (the notebook's interactive tables)."""
     colour = _STATUS_COLOURS[document.status] if document.status else "#888"
     head = f'<strong style="font-size: 110%">{escaped(document.title)}</strong>'
     if document.status:
@@ -101,9 +101,9 @@ def _messages_html(kind: str, items: tuple[str, ...]) -> str:
 
 
 def static_table(table: Table, row_limit: int | None = _ROW_LIMIT, table_id: str | None = None) -> str:
-    """A heading line (GitHub drops captions) and a table; longer than `row_limit`, its first half and a count.
+    """A heading line (GitHub removes captions) and a table; above `row_limit` rows, the first half and a count.
 
-    With `table_id` the table can be found by a script; without, equal tables give equal HTML.
+    `table_id` lets a script find the table; without it equal tables give equal HTML.
     """
     rows, hidden = rows_shown(table, row_limit)
     heads = "".join(
@@ -131,7 +131,7 @@ def _row_html(columns: tuple[Column, ...], numeric: list[bool], row: tuple[Cell,
 
 
 def _sort_key(value: Cell) -> str:
-    """Numbers are shown with separators and sorted without; in their column every cell needs a key."""
+    """The value that is sorted by: shown numbers have separators. Every cell of a numeric column needs one."""
     return f' data-order="{escaped(str(-1 if value is None else value))}"'
 
 

@@ -1,4 +1,4 @@
-"""A document as text: for terminals, `text/plain` and log files. The same document gives the same text."""
+"""A document as text, for terminals, `text/plain` and log files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The notebook: magics, completion, live panel, interactive tables. Nothing below imports this."""
+"""The notebook: magics, completion, live panel, interactive tables. No other room imports this one."""
 
 from aprnb.notebook.extension import load, unload
 

@@ -1,7 +1,7 @@
 """From the text after a magic to its arguments: continuation, splitting, expansion (no IPython import).
 
-IPython's own splitter leaves quotes in tokens and expands variables before splitting, so that a path with a space falls
-apart. Here the line is split first, quotes anywhere and backslashes kept, and each token is expanded on its own.
+IPython's own splitter leaves quotes in tokens and expands variables before it splits, which breaks a path with a space.
+Here the line is split first, with quotes anywhere and backslashes kept, and each token is expanded by itself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Token:
 
 
 def join_continued(line: str, body: str) -> tuple[str, str]:
-    """The line with the body's first lines, as long as a backslash ends the last one; and what remains of the body."""
+    """Joins lines of the body to `line` while it ends with a backslash; returns the line and the rest of the body."""
     lines = body.split("\n")
     while line.rstrip().endswith("\\"):
         line = f"{line.rstrip()[:-1]} {lines.pop(0) if lines else ''}"
@@ -42,9 +42,9 @@ def join_continued(line: str, body: str) -> tuple[str, str]:
 
 
 def split(line: str) -> list[Token]:
-    """The tokens of `line`: quotes may stand anywhere, backslashes and `#` are ordinary characters.
+    """The tokens of `line`: quotes may be anywhere, backslashes and `#` are ordinary characters.
 
-    Text in single quotes is never expanded; an unquoted `{expression}` may hold blanks and quotes.
+    Text in single quotes is never expanded; an unquoted `{expression}` may contain spaces and quotes.
     Raises UsageProblem for a quote that is not closed.
     """
     tokens: list[Token] = []

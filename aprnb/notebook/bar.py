@@ -1,4 +1,4 @@
-"""A bar that fills while something is written, and is gone when it is done."""
+"""A progress bar that is removed at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SECONDS_BETWEEN = 0.2
 
 
 class Bar:
-    """Call it with bytes done and bytes in all; nothing is shown where no front end listens, or for quick work."""
+    """Call it with the bytes done and the bytes in total; shows nothing without a front end, or for short work."""
 
     def __init__(self, screen: Screen) -> None:
         self._live = screen.is_live

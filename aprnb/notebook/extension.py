@@ -1,4 +1,4 @@
-"""What `%load_ext aprnb` adds to a shell, and how `%unload_ext` takes it back."""
+"""What `%load_ext aprnb` adds to a shell and `%unload_ext` removes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 _ATTRIBUTE = "_aprnb_extension"
-# By name, so that loading imports neither the display room nor what it needs.
+# By name, so that loading does not import the display room.
 _SHOWN_TYPE = ("aprnb.display.bundle", "Displayed")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What loading put in, and what stood there before."""
+    """What loading added: the magics that it replaced (None for none), by kind and name, and the matcher."""
 
     replaced: dict[tuple[str, str], Any]
     matcher: Callable[..., Any]
 
 
 def without_empty_body(lines: list[str]) -> list[str]:
-    """`%%apr_finetune …` on a line of its own means `%apr_finetune …`: IPython's own remark would not fail the cell."""
+    """Turns `%%apr_finetune …` without a body into `%apr_finetune …`: IPython prints a hint and does not fail."""
     first = next((index for index, line in enumerate(lines) if line.strip()), len(lines))
     alone = not any(line.strip() for line in lines[first + 1 :])
     if alone and first < len(lines) and lines[first].startswith("%%apr_finetune"):
@@ -54,7 +54,7 @@ def load(shell: InteractiveShell) -> None:
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Puts everything back as it was before loading."""
+    """Restores the shell as it was before loading."""
     loaded: Loaded | None = getattr(shell, _ATTRIBUTE, None)
     if loaded is None:
         return

@@ -1,4 +1,4 @@
-"""When to refresh: numbers at most five times a second, the curve so rarely that drawing stays under 1 % of the run."""
+"""When to refresh: numbers at most five times a second, the curve so rarely that drawing takes under 1 % of the run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ _DRAWING_SHARE = 0.01
 
 
 class Pace:
-    """Times are seconds of one clock that the caller reads."""
+    """All times are seconds of one clock, which the caller reads."""
 
     def __init__(self, now_s: float) -> None:
         self.start_s = now_s
@@ -22,11 +22,11 @@ class Pace:
         return True
 
     def drawing_is_due(self, now_s: float) -> bool:
-        """Whether one more drawing, as long as the last, keeps the share of all of them."""
+        """Whether one more drawing of the last one's duration keeps the total below its share."""
         return self.drawing_s + self._last_drawing_s <= _DRAWING_SHARE * (now_s - self.start_s)
 
     def expect(self, drawing_s: float) -> None:
-        """What a drawing costs, measured before the run."""
+        """Sets the duration of a drawing, measured before the run."""
         self._last_drawing_s = drawing_s
 
     def drew(self, drawing_s: float) -> None:
@@ -34,5 +34,5 @@ class Pace:
         self._last_drawing_s = drawing_s
 
     def share(self, now_s: float) -> float:
-        """Part of the time so far that went into drawing."""
+        """Part of the elapsed time that was spent drawing."""
         return self.drawing_s / max(now_s - self.start_s, 1e-9)

@@ -1,8 +1,8 @@
-"""The live panel of a run: it listens to plan and events, and leaves static HTML and a picture.
+"""The live panel of a run: a listener that shows plan and events, and leaves static HTML and a picture.
 
-One display holds ipywidgets while the run lasts; at its end, however it ends, the static result takes their place, so
-that a saved notebook has no widget in it. The widgets take the static result too: a page that was reloaded meanwhile
-gets it from them.
+During the run one display contains ipywidgets. When the run ends, also by an error, the static result replaces them, so
+that a saved notebook has no widget state. The widgets get the static result too: a page that was reloaded during the
+run shows them.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Panel:
             self._refresh(self._view)
 
     def finish(self, run: Displayed) -> None:
-        """The run that came back: its document is what stays."""
+        """Takes the run that was returned, whose document remains displayed."""
         self._run = run
 
     def document(self) -> Document:
-        """The present state: of the run once it is back, until then of what was heard."""
+        """The current state: the run's document once it has been returned, before that the events'."""
         if self._run is not None:
             return self._run.document()
         return self.progress.document(self._png() if self.progress.steps else None)
@@ -79,7 +79,7 @@ class Panel:
         if not self.screen.is_live:
             return
         self._view = _LiveView(self.progress.live_html(), stop_button(self.screen.kernel_id))
-        # The first drawing imports matplotlib and reads fonts; it is made here, before the weights are loaded.
+        # The first drawing imports matplotlib and reads fonts: it is done here, before the weights are loaded.
         self._png()
         self.pace = Pace(self.clock())
         self.pace.expect(self._timed_png()[1])
@@ -102,7 +102,7 @@ class Panel:
 
 
 def _with_details_folded(plan: Document) -> Document:
-    """The plan's facts and warnings, the rest behind one click, so that the live numbers stay on the page."""
+    """The plan's facts and warnings; the rest is collapsed, so that the live numbers stay on the page."""
     kept = [block for block in plan.blocks[1:] if isinstance(block, Messages) and block.kind != "assumption"]
     folded = tuple(block for block in plan.blocks[1:] if block not in kept)
     return Document(plan.title, plan.status, (*plan.blocks[:1], *kept, Details("The whole plan", folded)))
@@ -129,7 +129,7 @@ class _LiveView:
         self._curve.layout.display = "block"
 
     def close(self, document: Document) -> None:
-        """Static outputs in place of the widgets, which stay in the kernel with the same content."""
+        """Replaces the widgets by static outputs; in the kernel the widgets remain, with the same content."""
         self._numbers.value = to_html(document)
         self._box.children = (self._numbers,)
         self._button.close()

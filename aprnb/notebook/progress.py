@@ -1,4 +1,4 @@
-"""What a run has told so far, and how it looks: live numbers as HTML, everything as a document."""
+"""The events of a run so far, as live HTML and as a document."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAME, _NUMBER = "opacity: 0.75; font-size: 90%", "font-size: 115%; font-variant
 
 @dataclass
 class Progress:
-    """Events gathered: plan, rows of steps and evaluations, warnings, the last saved state."""
+    """The collected events: plan, rows of steps and evaluations, warnings, the last saved state."""
 
     plan: Displayed | None = None
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -43,14 +43,14 @@ class Progress:
         elif isinstance(event, EvalEvent):
             self.evals.append(to_metrics_row(event))
         elif isinstance(event, Notice):
-            self._hear(event)
+            self._take_notice(event)
         elif isinstance(event, Saved):
             self.saved = event
         elif isinstance(event, Finished):
             self.status, self.doing = event.status, "writing the results"
 
     def document(self, png: bytes | None = None) -> Document:
-        """The present state, static."""
+        """The current state, static."""
         blocks: list[Block] = [Fields(tuple((name, value, "") for name, value in self.numbers()))]
         if self.saved:
             blocks.append(Paragraph(f"state of step {self.saved.step} saved in {self.saved.path}"))
@@ -61,7 +61,7 @@ class Progress:
         return Document(_TITLES[self.status], _STATUSES[self.status], tuple(blocks))
 
     def numbers(self) -> list[tuple[str, str]]:
-        """Name and text of each number, in the order of reading."""
+        """Name and text of each number, in the order in which they are shown."""
         last = self.last
         if last is None:
             return [("step", "–")]
@@ -92,7 +92,7 @@ class Progress:
         doing = f'<div role="status" style="opacity: 0.75">{escaped(self.doing)}</div>'
         return f'<div class="aprnb-live" style="line-height: 1.35">{bar}{numbers}{doing}{warnings}</div>'
 
-    def _hear(self, notice: Notice) -> None:
+    def _take_notice(self, notice: Notice) -> None:
         if notice.kind == "warning":
             self.warnings.append(notice.text)
         else:

@@ -1,4 +1,4 @@
-"""Where results are shown: the running shell, whether a live view makes sense, what its last word was."""
+"""The outputs of one shell: whether a live view is possible, and what was already shown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATIC_VARIABLE = "APRNB_STATIC"
 
 
 def wants_static() -> bool:
-    """`APRNB_STATIC=1`: no live view, no scripts; the same input gives the same output (tests, stored tutorials)."""
+    """`APRNB_STATIC=1`: no live view and no scripts, so that equal input gives equal output."""
     return os.environ.get(STATIC_VARIABLE, "") not in ("", "0")
 
 
@@ -27,43 +27,43 @@ class Screen:
     def __init__(self, shell: InteractiveShell) -> None:
         self.shell = shell
         self.tables = TableScript()
-        self._last_word: tuple[int, int] | None = None
+        self._shown_result: tuple[int, int] | None = None
 
     @property
     def is_live(self) -> bool:
-        """Whether a front end with a browser may be listening."""
+        """Whether a front end in a browser may be connected."""
         return hasattr(self.shell, "kernel") and not wants_static()
 
     @property
     def kernel_id(self) -> str | None:
-        """The id under which a Jupyter server knows this kernel: part of the connection file's name."""
+        """The kernel's id in a Jupyter server: part of the connection file's name."""
         kernel = getattr(self.shell, "kernel", None)
         name = Path(getattr(getattr(kernel, "parent", None), "connection_file", "")).stem
         return name.removeprefix("kernel-") if name.startswith("kernel-") else None
 
     @property
     def cell_id(self) -> str | None:
-        """The notebook cell that is running, where the front end says so."""
+        """The id of the running notebook cell, if the front end reports it."""
         if not hasattr(self.shell, "get_parent"):
             return None
         cell = (self.shell.get_parent() or {}).get("metadata", {}).get("cellId")
         return str(cell) if cell else None
 
     def show(self, shown: Displayed | Document) -> None:
-        """Displays text and HTML that stay; pictures follow as outputs of their own, which every viewer renders."""
+        """Displays static text and HTML; pictures are separate outputs, which every viewer renders."""
         document = shown.document() if isinstance(shown, Displayed) else shown
         publish(static_bundle(without_pictures(document)))
         for picture in pictures(document):
             publish(picture_bundle(picture))
 
     def was_shown(self, result: object) -> None:
-        """Notes that the cell's result already stands above, so that it is not shown twice."""
-        self._last_word = (id(result), self.shell.execution_count)
+        """Notes that the cell's result was already displayed, so that it is not displayed twice."""
+        self._shown_result = (id(result), self.shell.execution_count)
 
     def bundle(self, shown: Displayed) -> dict[str, str]:
-        """How IPython shows an object of ours: static HTML, its tables made interactive where scripts may run."""
+        """The MIME bundle of an object of ours: static HTML, with interactive tables where scripts may run."""
         document = shown.document()
-        if self._last_word == (id(shown), self.shell.execution_count):
+        if self._shown_result == (id(shown), self.shell.execution_count):
             return {"text/plain": f"{type(shown).__name__}: {document.title} (shown above)"}
         bundle = static_bundle(document)
         if self.is_live:
@@ -80,23 +80,23 @@ def static_bundle(document: Document) -> dict[str, str]:
 
 
 def picture_bundle(picture: Picture) -> dict[str, Any]:
-    """A picture and its words."""
+    """A picture and its alternative text."""
     return {"image/png": picture.figure_png, "text/plain": f"[picture: {picture.alt}]"}
 
 
 def pictures(document: Document) -> list[Picture]:
-    """Those on the document's first level."""
+    """The pictures on the document's first level."""
     return [block for block in document.blocks if isinstance(block, Picture)]
 
 
 def without_pictures(document: Document) -> Document:
-    """The document for viewers that get the pictures apart."""
+    """The document for viewers that get the pictures as separate outputs."""
     blocks = tuple(block for block in document.blocks if not isinstance(block, Picture))
     return Document(document.title, document.status, blocks)
 
 
 def publish(bundle: dict[str, Any], **how: Any) -> Any:
-    """Sends a bundle to the front end as it is."""
+    """Sends a MIME bundle to the front end."""
     from base64 import b64encode
 
     from IPython.display import display

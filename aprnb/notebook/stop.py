@@ -1,7 +1,7 @@
 """The Stop button of a cell that is still running.
 
-While a cell blocks the kernel, ipykernel 7.4 handles no widget message, so the button does not go through a comm: it
-asks the Jupyter server to interrupt the kernel, as the toolbar's ■ does. The loop hears SIGINT, saves and ends.
+While a cell blocks the kernel, ipykernel 7.4 handles no widget messages, so the button does not use a comm: it asks the
+Jupyter server to interrupt the kernel, as the toolbar's ■ does. On SIGINT the training loop saves its state and ends.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 
 from aprnb.display.html import escaped
 
-# The page says under which address the server lives and, on hubs, which token to show; the cookie proves that it is us.
+# The page contains the server's base URL and, on hubs, the token; the cookie protects from requests of other sites.
 _PRESSED = """
 const button = this, say = text => { button.nextElementSibling.textContent = text; };
 const config = document.getElementById('jupyter-config-data');
@@ -28,7 +28,7 @@ _STYLE = "padding: 4px 14px; border: 1px solid #d64545; border-radius: 4px; back
 
 
 def stop_button(kernel_id: str | None) -> str:
-    """HTML of the button; without a known kernel, the words that say what to press instead."""
+    """HTML of the button; without a known kernel, a sentence that says what to press instead."""
     if kernel_id is None:
         return '<span role="status">To stop and save: interrupt the kernel.</span>'
     script = escaped(" ".join((_PRESSED % json.dumps(kernel_id)).split()))

@@ -1,8 +1,8 @@
-"""Tables that sort, search and page: the static table, taken over by DataTables from the itables package.
+"""Tables that sort, search and page: DataTables from the itables package, applied to the static table.
 
-HTML mode only: no widget, no kernel behind it. DataTables reads the cells of the escaped static table, so what a file
-says stays text; the pane that shows a selected row is filled with text nodes. Where scripts do not run (GitHub, an
-untrusted notebook) the static table is what people see.
+They need no widget and no kernel. DataTables reads the cells of the escaped static table, so text from a file remains
+text; the pane that shows a selected row is filled with text nodes. Where scripts do not run (GitHub, an untrusted
+notebook) the static table remains.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aprnb.display.document import Document, Table
 from aprnb.display.html import static_table, to_html
 
 _PAGE_ROWS = 10
-# Beyond this the page itself becomes slow; what is left out is counted in the caption.
+# With more rows the page becomes slow; the caption counts the hidden ones.
 _MOST_ROWS = 5000
 
 _TAKE_OVER = """<div class="aprnb-entry" id="%(id)s-entry" role="status" style="margin: 4px 0 10px"></div>
@@ -55,14 +55,14 @@ table.aprnb-table.dataTable tbody tr { cursor: pointer; }
 
 
 class TableScript:
-    """Remembers which cell carries the 1 MB of DataTables: one per kernel session, the same one when run again."""
+    """Remembers which cell contains the 1 MB of DataTables: one per kernel session, the same one when run again."""
 
     def __init__(self) -> None:
         self._home: str | None = None
         self._sent = False
 
     def html(self, cell_id: str | None) -> str:
-        """The script for this cell's output, empty where another cell has it."""
+        """The script for this cell's output, empty if another cell contains it."""
         if self._sent and (cell_id is None or cell_id != self._home):
             return ""
         from itables import options
@@ -70,12 +70,12 @@ class TableScript:
 
         self._sent, self._home = True, cell_id
         html = str(generate_init_offline_itables_html(options.dt_bundle))
-        # What follows the script is itables' own word to readers about its `init_notebook_mode` cell.
+        # After the script, itables adds a note about its `init_notebook_mode` cell.
         return html[: html.rindex("</script>") + len("</script>")]
 
 
 def interactive_html(document: Document, script: TableScript, cell_id: str | None) -> str | None:
-    """The document with interactive tables; None where it has no table or itables is not installed."""
+    """The document with interactive tables; None if it has no table or itables is not installed."""
     if find_spec("itables") is None or not _tables(document.blocks):
         return None
     html = to_html(document, table_html=_interactive_table)
@@ -114,7 +114,7 @@ def _options(table: Table) -> dict[str, Any]:
 
 
 def _script_json(value: Any) -> str:
-    """JSON that cannot close the script element it stands in."""
+    """JSON that cannot close the script element around it."""
     return re.sub("[<>&\u2028\u2029]", lambda sign: f"\\u{ord(sign.group()):04x}", json.dumps(value))
 
 
