@@ -206,11 +206,11 @@ def test_other_matchers_offer_no_file_names(shell, folder, monkeypatch, typed, u
 
 
 @pytest.mark.parametrize("use_jedi", [True, False])
-@pytest.mark.parametrize("typed", ["$row", "{row", "{folder}/{row", "--as x 'a b' {str(row", "--config=$row"])
+@pytest.mark.parametrize("typed", ["$odd", "{odd", "{folder}/{odd", "--as x 'a b' {str(odd", "--config=$odd"])
 def test_python_names_are_completed_after_a_dollar_and_a_brace(shell, folder, monkeypatch, typed, use_jedi):
     monkeypatch.setattr(shell.Completer, "use_jedi", use_jedi)
-    shell.user_ns["rows_of_mine"] = []
-    assert completions(shell, f"%apr_inspect {typed}") == ["rows_of_mine"]
+    shell.user_ns["odd_rows"] = []
+    assert completions(shell, f"%apr_inspect {typed}") == ["odd_rows"]
 
 
 def test_every_name_that_can_be_quoted_is_offered(folder):
