@@ -1,6 +1,6 @@
-"""Reading what was typed after a command: one parser behind the magics and the command line.
+"""The parser of the magics and of the command line.
 
-What was not typed is absent from the result, so that no default overwrites what a recipe says.
+Options that were not given are absent from the result, so that no default overrides a recipe.
 """
 
 from __future__ import annotations
@@ -10,56 +10,58 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from aprnb.commands import SUMMARIES, Argument, Surface, arguments_of
+from aprnb.commands import command_named
 from aprnb.errors import UsageProblem, closest
-from aprnb.options import Option, read_value
+from aprnb.option_values import read_value
+from aprnb.options import GROUPS, Option, Surface
 
 
 def parse(command: str, tokens: Sequence[object], *, prog: str, surface: Surface) -> dict[str, Any]:
-    """What `tokens` give, by name with underscores: positional arguments and options, checked and converted.
+    """The positional arguments and options in `tokens`, checked and converted, by name with underscores.
 
-    A token may be a Python object (a DataFrame after `--data`): it arrives untouched. Where `help` is among the
-    result, nothing required was looked for. Raises UsageProblem for whatever the command does not take.
+    A token may be a Python object (a DataFrame after `--data`), which is returned unchanged. For `--help` the result is
+    `{"help": True}`, and required arguments may be missing. Raises UsageProblem for what the command does not take.
     """
-    texts, objects = _stand_ins(tokens)
+    texts, objects = _placeholders(tokens)
     if any(text in ("-h", "--help") for text in texts):
         return {"help": True}
-    arguments = {argument.option.name: argument for argument in _taken(command, surface)}
-    parser = _parser(command, prog, surface)
-    known, rest = parser.parse_known_args(texts)
+    options = {option.name: option for option in _taken(command, surface)}
+    known, rest = _parser(command, prog, surface).parse_known_args(texts)
     if rest:
-        raise _unknown(prog, objects.get(rest[0], rest[0]), [flag for a in arguments.values() for flag in a.flags])
+        raise _unknown(
+            prog, objects.get(rest[0], rest[0]), [flag for option in options.values() for flag in option.flags]
+        )
     given = {name: _restored(value, objects) for name, value in vars(known).items()}
-    return {name: read_value(arguments[name].option, value, prog) for name, value in given.items()}
+    return {name: read_value(options[name], value, prog) for name, value in given.items()}
 
 
 def with_recipe(given: Mapping[str, Any], between: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """`given` over `between` over the options of the file that `recipe` names, where it names one.
+    """The options of the file that `given["recipe"]` names, if any, overridden by `between`, then by `given`.
 
-    Raises FileMissing for a recipe that is not there, UsageProblem for one that cannot be read.
+    Raises FileMissing for a missing recipe file, UsageProblem for one that cannot be read.
     """
     options = dict(given)
     path = options.pop("recipe", None)
     if path is None:
         return {**(between or {}), **options}
-    from aprnb.tuning.planning.recipe_file import read_recipe_file  # reading files brings numpy along
+    from aprnb.tuning.planning.recipe_file import read_recipe_file  # imports numpy
 
     return {**read_recipe_file(Path(path)), **(between or {}), **options}
 
 
 def help_text(command: str, *, prog: str, surface: Surface) -> str:
-    """Usage and options of one command."""
+    """Usage and options of one command, by group."""
     return _parser(command, prog, surface).format_help()
 
 
 def option_flags(command: str, *, surface: Surface) -> tuple[str, ...]:
     """Every long option, for completion."""
-    return tuple(argument.option.flag for argument in _taken(command, surface) if argument.place is None)
+    return tuple(option.flag for option in _taken(command, surface) if option.flags)
 
 
 def option_choices(command: str, flag: str) -> tuple[str, ...]:
     """The values an option takes, where they are a fixed set."""
-    return next((argument.option.choices for argument in arguments_of(command) if flag in argument.flags), ())
+    return next((option.shown_choices for option in command_named(command).options if flag in option.flags), ())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,49 +71,60 @@ class _Parser(argparse.ArgumentParser):
         raise UsageProblem(f"{self.prog}: {message}", action=f"see {self.prog} --help")
 
 
-def _taken(command: str, surface: Surface) -> list[Argument]:
-    return [argument for argument in arguments_of(command) if argument.only in (None, surface)]
+def _taken(command: str, surface: Surface) -> list[Option]:
+    return [option for option in command_named(command).options if option.only in (None, surface)]
 
 
 def _parser(command: str, prog: str, surface: Surface) -> _Parser:
+    taken = {option.name: option for option in _taken(command, surface)}
     parser = _Parser(
         prog=prog,
-        description=SUMMARIES[command],
+        usage=_usage(list(taken.values())),
+        description=command_named(command).summary,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=False,
     )
-    for argument in _taken(command, surface):
-        _add(parser, argument)
+    for title, options in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for option in options:
+            if option.name in taken:
+                _add(group, taken[option.name])
     return parser
 
 
-def _add(parser: argparse.ArgumentParser, argument: Argument) -> None:
-    option = argument.option
+def _usage(taken: Sequence[Option]) -> str:
+    places = [option.place if option.required else f"[{option.place}]" for option in taken if option.place]
+    required = [f"{option.flag} {option.value_name}" for option in taken if option.required and not option.place]
+    return " ".join(["%(prog)s", *places, *required, "[options]"])
+
+
+def _add(group: argparse._ArgumentGroup, option: Option) -> None:
     text = _help_line(option).replace("%", "%%")
-    if argument.place:
-        parser.add_argument(option.name, help=text, metavar=argument.place, nargs=None if argument.required else "?")
+    if option.place:
+        group.add_argument(option.name, help=text, metavar=option.place, nargs=None if option.required else "?")
     elif option.kind == "flag":
-        parser.add_argument(*argument.flags, dest=option.name, help=text, action="store_true")
+        group.add_argument(*option.flags, dest=option.name, help=text, action="store_true")
     else:
-        parser.add_argument(
-            *argument.flags,
+        action = "append" if option.kind == "pairs" else "store"
+        group.add_argument(
+            *option.flags,
             dest=option.name,
             help=text,
-            required=argument.required,
-            metavar="|".join(option.choices) or option.kind.upper(),
-            action="append" if option.kind == "pairs" else "store",
+            required=option.required,
+            metavar=option.value_name,
+            action=action,
         )
 
 
 def _help_line(option: Option) -> str:
-    """What the option is for, with its default where it has one to speak of."""
-    spoken = isinstance(option.default, str | int | float) and not isinstance(option.default, bool)
-    return f"{option.help} (default {option.default})" if spoken else option.help
+    """The option's help, with its default unless that is None or a flag's."""
+    is_shown = option.default is not None and option.kind != "flag"
+    return f"{option.help} (default {option.default})" if is_shown else option.help
 
 
-def _stand_ins(tokens: Sequence[object]) -> tuple[list[str], dict[str, object]]:
-    """argparse reads text only; an object travels as a text that nobody can type."""
+def _placeholders(tokens: Sequence[object]) -> tuple[list[str], dict[str, object]]:
+    """argparse reads text only: an object is replaced by a text with NUL, which cannot be typed."""
     texts: list[str] = []
     objects: dict[str, object] = {}
     for number, token in enumerate(tokens):

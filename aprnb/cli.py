@@ -1,8 +1,8 @@
 """The command line: the commands of the notebook without a notebook.
 
-The result goes to standard output, progress and warnings go to standard error. With `--json` standard output holds one
-document and nothing else, an error included. The exit code equals the verdict: 0 good, 1 failed, 2 usage, 3 file
-missing, 4 not a readable checkpoint, 5 contract or validation failed, 130 interrupted.
+The result goes to standard output, progress and warnings go to standard error. With `--json` standard output is one
+document, also for an error. The exit code is the verdict: 0 good, 1 failed, 2 usage, 3 file missing, 4 not a readable
+checkpoint, 5 contract or validation failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,36 +10,15 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol
 
 from aprnb.arguments import help_text, parse, with_recipe
-from aprnb.commands import SUMMARIES, arguments_of
+from aprnb.commands import COMMANDS, command_named
 from aprnb.errors import AprnbError, Interrupted
 from aprnb.printable import json_text
-from aprnb.terminal import Bar, Progress, Terminal
-
-
-class Answer(Protocol):
-    """What a command found: one object gives the text and the document."""
-
-    def to_json(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command prints, as text and as a document, and the exit code that goes with its verdict."""
-
-    text: str
-    document: Mapping[str, Any]
-    exit_code: int = 0
-
-
-def _said(answer: Answer, exit_code: int = 0) -> Outcome:
-    return Outcome(str(answer), answer.to_json(), exit_code)
+from aprnb.terminal import Terminal, TerminalView
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _terminate(_number: int, frame: FrameType | None) -> None:
-    """What a container or a batch queue sends before it kills: means the same as Ctrl-C, at this place."""
+    """Handles SIGTERM, which containers and batch queues send before SIGKILL, as Ctrl-C."""
     interrupt = signal.getsignal(signal.SIGINT)
     if callable(interrupt):
         interrupt(signal.SIGINT, frame)
@@ -75,18 +54,19 @@ def _run(words: Sequence[str], as_json: bool) -> int:
 
         print(__version__)
         return 0
-    command, prog = words[0], f"aprnb {words[0]}"
-    arguments_of(command)
-    given = parse(command, words[1:], prog=prog, surface="shell")
-    if given.pop("help", False):
-        print(help_text(command, prog=prog, surface="shell"))
+    command, prog = command_named(words[0]), f"aprnb {words[0]}"
+    given = parse(words[0], words[1:], prog=prog, surface="shell")
+    if given.get("help"):
+        print(help_text(words[0], prog=prog, surface="shell"))
         return 0
-    given.pop("json", None)
-    # Libraries print as they like; what they say must not break the document.
+    options = with_recipe(given)
+    view = TerminalView(every_step=bool(options.get("verbose")))
+    ours = [option.name for option in command.options if option.only == "shell"]
+    # Libraries may print: that must not break the document.
     with redirect_stdout(sys.stderr):
-        outcome = _COMMANDS[command](given)
-    print(json_text(outcome.document) if as_json else outcome.text)
-    return outcome.exit_code
+        answer = command.run({name: value for name, value in options.items() if name not in ours}, view)
+    print(json_text(answer.to_json()) if as_json else str(answer))
+    return answer.exit_code
 
 
 def _report(error: AprnbError, as_json: bool) -> int:
@@ -97,81 +77,9 @@ def _report(error: AprnbError, as_json: bool) -> int:
 
 
 def _overview() -> str:
-    commands = "\n".join(f"  {name:<10}{summary}" for name, summary in SUMMARIES.items())
+    commands = "\n".join(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items())
     codes = "0 good, 1 failed, 2 usage, 3 file missing, 4 not a readable checkpoint, 5 contract or validation failed,"
     return (
         f"usage: aprnb COMMAND ...\n\n{commands}\n\naprnb COMMAND --help shows its options; each takes --json.\n"
         f"exit codes: {codes}\n130 interrupted with the state saved"
     )
-
-
-def _inspect(given: dict[str, Any]) -> Outcome:
-    from aprnb.inspection import inspect
-
-    report = inspect(given.pop("checkpoint"), **given)
-    return _said(report, report.exit_code)
-
-
-def _check(given: dict[str, Any]) -> Outcome:
-    from aprnb.architecture import check
-
-    report = check(given.pop("checkpoint"), **given)
-    return _said(report, 0 if report.ok else 5)
-
-
-def _plan(given: dict[str, Any]) -> Outcome:
-    from aprnb.tuning.finetune import plan
-
-    options = with_recipe(given)
-    options.pop("plan", None)
-    return _said(plan(options.pop("checkpoint", None), **options))
-
-
-def _finetune(given: dict[str, Any]) -> Outcome:
-    options = with_recipe(given)
-    if options.pop("plan", False):
-        return _plan(options)
-    from aprnb.tuning.finetune import finetune
-
-    progress = Progress(every_step=bool(options.get("verbose")))
-    run = finetune(options.pop("checkpoint", None), listener=progress, **options)
-    return _said(run, Interrupted.exit_code if run.status == "interrupted" else 0)
-
-
-def _convert(given: dict[str, Any]) -> Outcome:
-    from aprnb.conversion import convert
-
-    bar = Bar()
-    try:
-        return _said(convert(given.pop("checkpoint"), given.pop("target"), progress=bar, **given))
-    finally:
-        bar.clear()
-
-
-def _merge(given: dict[str, Any]) -> Outcome:
-    from aprnb.tuning.results.merge import merge
-
-    merged = merge(given.pop("checkpoint"), given.pop("adapter"), given.pop("output"), **given)
-    document = {"output": str(merged.path), "tensors": merged.tensors, "changed": merged.changed}
-    return Outcome(f"{merged.path}: {merged.changed} of {merged.tensors} tensors changed", document)
-
-
-def _generate(given: dict[str, Any]) -> Outcome:
-    from aprnb.model import generate, load
-
-    asking = {name: given.pop(name) for name in ("raw", "max_new_tokens") if name in given}
-    prompt = given.pop("prompt")
-    model, tokenizer = load(given.pop("checkpoint"), **given)
-    answer = generate(model, tokenizer, prompt, **asking)
-    return Outcome(answer.text, answer.to_json())
-
-
-_COMMANDS: Mapping[str, Callable[[dict[str, Any]], Outcome]] = {
-    "inspect": _inspect,
-    "check": _check,
-    "plan": _plan,
-    "finetune": _finetune,
-    "convert": _convert,
-    "merge": _merge,
-    "generate": _generate,
-}

@@ -1,128 +1,142 @@
-"""Which arguments each command takes: plain data, read by the parsers, by the help texts and by completion.
+"""The commands: what each takes and what it runs. The magics and the command line both read this one table.
 
-The options of training are those of the recipe and are listed there only.
+Nothing heavy is imported before a command runs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from aprnb.errors import UsageProblem, closest
-from aprnb.options import Option
-from aprnb.tuning.planning.recipe import OPTIONS as RECIPE
+from aprnb.options import GROUPS, OPTIONS, Option
 
-Surface = Literal["notebook", "shell"]
-_DTYPES = ("F32", "BF16", "F16")
-_WRITTEN_DTYPES = ("f32", "f16", "bf16", "q8", "q4", "q4_k", "q6_k")
+if TYPE_CHECKING:
+    from aprnb.display.bundle import Displayed
+    from aprnb.tuning.training.events import Listener
+
+T = TypeVar("T")
+RunT = TypeVar("RunT", bound="Displayed")
+
+
+class Answer(Protocol):
+    """The result of a command; `str()` gives its text."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    @property
+    def exit_code(self) -> int: ...
+
+
+class View(Protocol):
+    """How a surface shows the progress of long work; both methods call `work` and return its result."""
+
+    def conversion(self, work: Callable[[Callable[[int, int], None]], T]) -> T:
+        """`work` takes a function that is called with the bytes done and the bytes in total."""
+        ...
+
+    def training(self, work: Callable[[Listener], RunT]) -> RunT:
+        """`work` takes a listener, which is called with the plan and each event."""
+        ...
 
 
 @dataclass(frozen=True)
-class Argument:
-    """One thing that can be typed after a command: an option, or a positional argument where `place` is set.
+class Command:
+    """`run` takes the options that were given and a view; `magics` says as which kinds of magic it exists."""
 
-    `only` limits it to one surface; `short` is a one-letter alias.
-    """
-
-    option: Option
-    place: str | None = None
-    short: str | None = None
-    required: bool = False
-    only: Surface | None = None
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        return (self.short, self.option.flag) if self.short else (self.option.flag,)
+    summary: str
+    run: Callable[[dict[str, Any], View], Answer]
+    options: tuple[Option, ...]
+    magics: tuple[Literal["line", "cell"], ...] = ()
 
 
-def _text(name: str, text: str) -> Option:
-    return Option(name, "text", None, text)
+def command_named(name: str) -> Command:
+    """Raises UsageProblem for a command that does not exist."""
+    if name not in COMMANDS:
+        raise UsageProblem(f"unknown command {name!r}{closest(name, COMMANDS)}", expected=", ".join(COMMANDS))
+    return COMMANDS[name]
 
 
-def _switch(name: str, text: str) -> Option:
-    return Option(name, "flag", False, text)
+def _inspect(given: dict[str, Any], _: View) -> Answer:
+    from aprnb.inspection import inspect
+
+    return inspect(given.pop("checkpoint"), **given)
 
 
-_CHECKPOINT = Argument(
-    _text("checkpoint", "an .apr, GGUF or safetensors file, or a Hugging Face folder"), place="FILE", required=True
+def _check(given: dict[str, Any], _: View) -> Answer:
+    from aprnb.architecture import check
+
+    return check(given.pop("checkpoint"), **given)
+
+
+def _plan(given: dict[str, Any], _: View) -> Answer:
+    from aprnb.tuning.finetune import plan
+
+    given.pop("plan", None)
+    return plan(given.pop("checkpoint", None), **given)
+
+
+def _finetune(given: dict[str, Any], view: View) -> Answer:
+    if given.get("plan"):
+        return _plan(given, view)
+    from aprnb.tuning.finetune import finetune
+
+    checkpoint = given.pop("checkpoint", None)
+    return view.training(lambda listener: finetune(checkpoint, listener=listener, **given))
+
+
+def _convert(given: dict[str, Any], view: View) -> Answer:
+    from aprnb.conversion import convert
+
+    source, target, dtype = given.pop("checkpoint"), given.pop("target"), given.pop("target_dtype", None)
+    return view.conversion(lambda progress: convert(source, target, dtype=dtype, progress=progress, **given))
+
+
+def _merge(given: dict[str, Any], _: View) -> Answer:
+    from aprnb.tuning.results.merge import merge
+
+    return merge(given.pop("checkpoint"), given.pop("adapter"), given.pop("output"), **given)
+
+
+def _generate(given: dict[str, Any], _: View) -> Answer:
+    from aprnb.model import generate, load
+
+    asked = {name: given.pop(name) for name in ("raw", "max_new_tokens") if name in given}
+    prompt, dtype = given.pop("prompt"), given.pop("load_dtype", OPTIONS["load_dtype"].default)
+    model, tokenizer = load(given.pop("checkpoint"), dtype=dtype, **given)
+    return generate(model, tokenizer, prompt, **asked)
+
+
+def _options(*names: str) -> tuple[Option, ...]:
+    return tuple(OPTIONS[name] for name in names)
+
+
+_COMMON = _options("as", "json", "help")
+_ANY_MODEL = (*_options("config", "overrides"), replace(OPTIONS["verbose"], only="shell"), *_COMMON)
+"""What every command but training adds; a notebook shows tracebacks by itself."""
+_SOURCE = replace(OPTIONS["checkpoint"], place="SOURCE")
+_OUTPUT = replace(OPTIONS["output"], required=True)
+_GROUPS = ("what to train on", "method", "schedule", "output", "model", "device and memory", "run")
+_TRAINING = (
+    replace(OPTIONS["checkpoint"], required=False),
+    *(option for group in _GROUPS for option in GROUPS[group] if option.name != "target_dtype"),
+    *_COMMON,
 )
-_SOURCE = Argument(_CHECKPOINT.option, place="SOURCE", required=True)
-_COMMON = (
-    Argument(RECIPE["config"]),
-    Argument(RECIPE["overrides"]),
-    Argument(_text("as", "also store the result under this name"), only="notebook"),
-    Argument(_switch("json", "print one JSON document on standard output and nothing else"), only="shell"),
-    Argument(_switch("help", "show this text"), short="-h"),
-)
-_STRICT = Argument(_switch("strict", "refuse what would be a warning"))
-_OUTPUT = Argument(_text("output", "the merged model, NAME.apr"), short="-o", required=True)
-_OUTPUT_DTYPE = Argument(Option("output_dtype", "choice", None, "dtype of the merged tensors", choices=_DTYPES))
-_SHORT = {"method": "-m", "rank": "-r", "data": "-d", "output": "-o"}
+_PLANNING = tuple(option for option in _TRAINING if option.name != "plan")
+_INSPECT = (*_options("checkpoint", "verify", "stats", "strict"), *_ANY_MODEL)
+_CHECK = (*_options("checkpoint", "strict"), *_ANY_MODEL)
+_CONVERT = (_SOURCE, *_options("target", "target_dtype", "force"), *_ANY_MODEL)
+_MERGE = (*_options("checkpoint", "adapter", "output_dtype", "other_base", "force"), _OUTPUT, *_ANY_MODEL)
+_ASK = ("prompt", "raw", "max_new_tokens", "load_dtype", "device", "chat_template")
+_GENERATE = (*_options("checkpoint", *_ASK), *_ANY_MODEL)
 
-
-def _training(*, plan_only: bool) -> tuple[Argument, ...]:
-    named = [Argument(option, short=_SHORT.get(name)) for name, option in RECIPE.items()]
-    left_out = {"config", "overrides", *(("plan",) if plan_only else ())}
-    return (
-        Argument(_text("checkpoint", "the .apr file to start from"), place="FILE"),
-        *(argument for argument in named if argument.option.name not in left_out),
-        Argument(_text("recipe", "a TOML file with these options; those on the line win")),
-        *_COMMON,
-    )
-
-
-@cache
-def arguments_of(command: str) -> tuple[Argument, ...]:
-    """What `command` takes on either surface; raises UsageProblem for a command that does not exist."""
-    if command not in SUMMARIES:
-        raise UsageProblem(f"unknown command {command!r}{closest(command, SUMMARIES)}", expected=", ".join(SUMMARIES))
-    return {
-        "inspect": (
-            _CHECKPOINT,
-            Argument(_switch("verify", "also check the footer checksum")),
-            Argument(_switch("stats", "decode every tensor: range, mean, spread, zeros, NaN and infinite values")),
-            _STRICT,
-            *_COMMON,
-        ),
-        "check": (_CHECKPOINT, _STRICT, *_COMMON),
-        "plan": _training(plan_only=True),
-        "finetune": _training(plan_only=False),
-        "convert": (
-            _SOURCE,
-            Argument(_text("target", "X.apr, X.gguf, X.safetensors, or a folder"), place="TARGET", required=True),
-            Argument(Option("dtype", "choice", None, "element type of the written tensors", choices=_WRITTEN_DTYPES)),
-            Argument(RECIPE["force"]),
-            *_COMMON,
-        ),
-        "merge": (
-            _CHECKPOINT,
-            Argument(_text("adapter", "folder of a PEFT adapter"), place="ADAPTER", required=True),
-            _OUTPUT,
-            _OUTPUT_DTYPE,
-            Argument(_switch("other_base", "merge into a base other than the one that the adapter was trained on")),
-            Argument(RECIPE["force"]),
-            *_COMMON,
-        ),
-        "generate": (
-            _CHECKPOINT,
-            Argument(_text("prompt", "what to ask"), required=True),
-            Argument(_switch("raw", "leave the prompt as it is, without a chat template")),
-            Argument(Option("max_new_tokens", "integer", None, "longest answer in tokens", low=1)),
-            Argument(RECIPE["chat_template"]),
-            Argument(RECIPE["device"]),
-            Argument(RECIPE["dtype"]),
-            *_COMMON,
-        ),
-    }[command]
-
-
-SUMMARIES: dict[str, str] = {
-    "inspect": "Show what a checkpoint holds.",
-    "check": "Hold every tensor against the architecture that the file names.",
-    "plan": "Show what fine-tuning would do, before any weight is loaded.",
-    "finetune": "Fine-tune an .apr checkpoint.",
-    "convert": "Write a checkpoint in another format or element type.",
-    "merge": "Merge a PEFT adapter into its base.",
-    "generate": "Answer one prompt.",
+COMMANDS: Mapping[str, Command] = {
+    "inspect": Command("Show what a checkpoint holds.", _inspect, _INSPECT, ("line",)),
+    "check": Command("Compare every tensor with the architecture that the file names.", _check, _CHECK, ("line",)),
+    "plan": Command("Show what fine-tuning would do, before any weight is loaded.", _plan, _PLANNING),
+    "finetune": Command("Fine-tune an .apr checkpoint.", _finetune, _TRAINING, ("line", "cell")),
+    "convert": Command("Write a checkpoint in another format or element type.", _convert, _CONVERT, ("line",)),
+    "merge": Command("Merge a PEFT adapter into its base.", _merge, _MERGE),
+    "generate": Command("Answer one prompt.", _generate, _GENERATE),
 }

@@ -1,133 +1,159 @@
-"""The kinds of option a recipe has, and how text becomes a checked value (no torch)."""
+"""Every option of every command in one table, by the groups that help shows."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from aprnb.errors import UsageProblem, closest
-
-Kind = Literal["text", "choice", "integer", "number", "flag", "modules", "pairs", "source"]
-_SEVERAL = (list, tuple, set, frozenset)
-_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+Kind = Literal["text", "choice", "dtype", "integer", "number", "flag", "modules", "pairs", "source"]
+Surface = Literal["notebook", "shell"]
+_SHORT_DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One option: what it is called, what it may hold, and the line of help that goes with it."""
+    """One option or argument: its name, the values that it takes, and its line of help.
+
+    `choices` are spelled as recipes and plans store them. `typed` is the name after `--` if it is not `name`; `place`
+    names a positional argument in help; `only` limits an option to one surface.
+    """
 
     name: str
     kind: Kind
     default: Any
     help: str
-    choices: tuple[str, ...] = ()
+    metavar: str = ""
     low: float | None = None
     high: float | None = None
+    choices: tuple[str, ...] = ()
+    short: str | None = None
+    typed: str | None = None
+    place: str | None = None
+    required: bool = False
+    only: Surface | None = None
 
     @property
     def flag(self) -> str:
-        return "--" + ("set" if self.name == "overrides" else self.name.replace("_", "-"))
+        return "--" + (self.typed or self.name).replace("_", "-")
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Every form of the option; none for a positional argument."""
+        return () if self.place else (self.short, self.flag) if self.short else (self.flag,)
+
+    @property
+    def shown_choices(self) -> tuple[str, ...]:
+        """The choices as help, completion and errors show them."""
+        return tuple(map(short_dtype, self.choices)) if self.kind == "dtype" else self.choices
+
+    @property
+    def value_name(self) -> str:
+        """The placeholder of the value in help."""
+        return self.metavar or "|".join(self.shown_choices) or "FILE"
 
 
-def option(default: Any, kind: Kind, text: str, **limits: Any) -> Any:
-    """A dataclass field that carries its `Option`."""
-    return dataclasses.field(default=default, metadata={"kind": kind, "help": text, **limits})
+def short_dtype(name: str) -> str:
+    """`Float16` → `f16`: the one spelling that help and errors show."""
+    return _SHORT_DTYPES.get(name.lower(), name.lower())
 
 
-def options_of(recipe: type) -> dict[str, Option]:
-    """Field name → option, from a dataclass whose fields come from `option`."""
-    return {
-        field.name: Option(name=field.name, default=field.default, **field.metadata)
-        for field in dataclasses.fields(recipe)
-    }
+def _flag(name: str, text: str, **more: Any) -> Option:
+    return Option(name, "flag", False, text, **more)
 
 
-def read_value(known: Option, value: Any, where: str) -> Any:
-    """`value` as the option's kind, checked against its limits.
+_WRITTEN = ("f32", "f16", "bf16", "q8", "q4", "q4_k", "q6_k")
+_LOADED = ("auto", "float32", "float16", "bfloat16")
+_OPTIMIZERS = ("auto", "adamw", "adamw8bit", "paged_adamw8bit")
+_A_FILE = "an .apr, GGUF or safetensors file, or a Hugging Face folder"
 
-    Raises UsageProblem with the option, what was given and what it takes.
-    """
-    if known.kind == "source":
-        return value
-    reader = {"flag": _flag, "integer": _integer, "number": _number, "modules": _modules, "pairs": _pairs}
-    found = reader[known.kind](known, value, where) if known.kind in reader else _text(known, value, where)
-    if known.kind == "choice" and found not in known.choices:
-        raise _refused(known, value, "one of " + ", ".join(known.choices) + closest(str(found), known.choices), where)
-    too_low = known.low is not None and isinstance(found, (int, float)) and found < known.low
-    too_high = known.high is not None and isinstance(found, (int, float)) and found > known.high
-    if too_low or too_high:
-        raise _refused(known, value, _range_text(known), where)
-    return found
+GROUPS: Mapping[str, tuple[Option, ...]] = {
+    "arguments": (
+        Option("checkpoint", "text", None, _A_FILE, place="FILE", required=True),
+        Option("target", "text", None, "X.apr, X.gguf, X.safetensors, or a folder", place="TARGET", required=True),
+        Option("adapter", "text", None, "folder of a PEFT adapter", place="ADAPTER", required=True),
+    ),
+    "what to train on": (
+        Option("data", "source", None, "training rows: JSON Lines file, list, DataFrame or text", short="-d"),
+        Option("eval_data", "source", None, "held-out rows; replaces --val-split"),
+        Option("val_split", "number", None, "part of the rows held out for evaluation (default 0.1)", "PART", 0, 0.9),
+        Option("task", "text", "instruct", "instruct: answers to instructions", "TASK"),
+        Option("max_seq_len", "integer", None, "longest row; default 1024 or the model's limit", "TOKENS", 8, 1 << 24),
+    ),
+    "method": (
+        Option("method", "choice", "auto", "how to train", choices=("auto", "lora", "qlora", "full"), short="-m"),
+        Option("rank", "integer", None, "rank of the LoRA matrices (default 16)", "N", 1, 4096, short="-r"),
+        Option("alpha", "number", None, "alpha of LoRA; 2 × rank unless given", "NUMBER", 0),
+        Option("lora_dropout", "number", None, "dropout in front of LoRA (default 0.0)", "PART", 0, 0.9),
+        Option("target_modules", "modules", None, "linear modules that get an adapter (default all-linear)", "NAMES"),
+        _flag("quantize_nf4", "hold the frozen base in 4-bit NF4 (method qlora)"),
+    ),
+    "schedule": (
+        Option("epochs", "integer", 3, "how often each row is seen", "N", 1, 10_000),
+        Option("max_steps", "integer", None, "stop after this many optimizer steps", "N", 1, 10**9),
+        Option("batch_size", "integer", 16, "rows per optimizer step", "ROWS", 1, 1 << 24),
+        Option("learning_rate", "number", None, "peak rate; 2e-4 (lora, qlora), 2e-5 (full)", "RATE", 1e-12, 10),
+        Option("warmup_ratio", "number", 0.03, "part of the steps with a rising rate", "PART", 0, 1),
+        Option("optimizer", "choice", "auto", "optimizer", choices=_OPTIMIZERS),
+        Option("weight_decay", "number", 0.0, "decay of matrices (not of norms and biases)", "RATE", 0, 10),
+        Option("max_grad_norm", "number", 1.0, "clip the gradient's norm to this", "NORM", 1e-9),
+        Option("eval_every", "integer", None, "steps between evaluations; about ten in a run", "STEPS", 1, 10**9),
+        Option("seed", "integer", 42, "seed of split, order, LoRA matrices and dropout", "N", 0, 2**63 - 1),
+    ),
+    "generation": (
+        Option("prompt", "text", None, "the prompt to answer", "TEXT", required=True),
+        _flag("raw", "leave the prompt as it is, without a chat template"),
+        Option("max_new_tokens", "integer", None, "longest answer", "TOKENS", 1),
+        Option("load_dtype", "dtype", "auto", "dtype of the model", choices=_LOADED, typed="dtype"),
+    ),
+    "checks": (
+        _flag("verify", "also check the footer checksum"),
+        _flag("stats", "decode every tensor: range, mean, spread, zeros, NaN and infinite values"),
+        _flag("strict", "treat warnings as errors"),
+        _flag("other_base", "merge into a base other than the one that the adapter was trained on"),
+    ),
+    "output": (
+        Option("output", "text", None, "the model to write, NAME.apr", "FILE", short="-o"),
+        Option("output_dtype", "dtype", None, "dtype of the written model", choices=("F32", "F16", "BF16")),
+        Option("target_dtype", "dtype", None, "dtype of the written tensors", choices=_WRITTEN, typed="dtype"),
+        _flag("adapter_only", "write the adapter, no merged model"),
+        _flag("force", "overwrite what exists"),
+    ),
+    "model": (
+        Option("model_size", "text", None, "compared with the file, for example 8B", "SIZE"),
+        Option("config", "source", None, "a config.json for fields that the file does not settle"),
+        Option("overrides", "pairs", None, "set one architecture field; may be repeated", "FIELD=VALUE", typed="set"),
+        Option("chat_template", "text", None, "template name or file where the checkpoint has none", "NAME|FILE"),
+    ),
+    "device and memory": (
+        Option("device", "text", "auto", "auto, cpu, cuda or cuda:N", "DEVICE"),
+        Option("dtype", "dtype", "auto", "dtype of the base", choices=("auto", "float32", "bfloat16")),
+        Option("micro_batch_tokens", "integer", None, "per forward pass; by device unless given", "TOKENS", 8, 1 << 24),
+        Option("gradient_checkpointing", "choice", "auto", "recompute activations in the backward pass",
+               choices=("auto", "on", "off")),
+    ),
+    "run": (
+        Option("recipe", "text", None, "a TOML file with these options; those on the line win", "FILE"),
+        _flag("plan", "show the plan and stop"),
+        _flag("resume", "continue an interrupted run"),
+        _flag("verbose", "report every step; show the traceback of an unexpected error"),
+    ),
+    "general": (
+        Option("as", "text", None, "also store the result under this name", "NAME", only="notebook"),
+        _flag("json", "print one JSON document on standard output and nothing else", only="shell"),
+        _flag("help", "show this text", short="-h"),
+    ),
+}  # fmt: skip
+"""Group → its options, in the order in which help shows them."""
+
+OPTIONS: Mapping[str, Option] = {option.name: option for options in GROUPS.values() for option in options}
 
 
-def _range_text(known: Option) -> str:
-    what = "a whole number" if known.kind == "integer" else "a number"
-    if known.high is None:
-        return f"{what} of at least {_number_text(known.low)}"
-    return f"{what} from {_number_text(known.low)} to {_number_text(known.high)}"
+def option(name: str) -> Any:
+    """A dataclass field with the default of the option of this name."""
+    return dataclasses.field(default=OPTIONS[name].default)
 
 
-def _number_text(number: float | None) -> str:
-    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
-
-
-def _refused(known: Option, value: Any, expected: str, where: str) -> UsageProblem:
-    return UsageProblem(f"{known.flag} {value!r}", expected=expected, where=where)
-
-
-def _text(known: Option, value: Any, where: str) -> str:
-    if isinstance(value, bool) or value == "":
-        raise _refused(known, value, "a value", where)
-    return str(value)
-
-
-def _flag(known: Option, value: Any, where: str) -> bool:
-    if isinstance(value, bool):
-        return value
-    if str(value).lower() in _TRUE + _FALSE:
-        return str(value).lower() in _TRUE
-    raise _refused(known, value, "true or false", where)
-
-
-def _integer(known: Option, value: Any, where: str) -> int:
-    try:
-        if isinstance(value, bool) or float(value) != int(float(value)):
-            raise ValueError
-        return int(value) if _is_exact(value) else int(float(value))
-    except (TypeError, ValueError, OverflowError):
-        raise _refused(known, value, "a whole number", where) from None
-
-
-def _is_exact(value: Any) -> bool:
-    """Whether `int` takes the value without a float between, which rounds beyond 2^53."""
-    return isinstance(value, int) or (isinstance(value, str) and value.strip().lstrip("+-").isdigit())
-
-
-def _number(known: Option, value: Any, where: str) -> float:
-    try:
-        found = float(value)
-    except (TypeError, ValueError, OverflowError):  # OverflowError: an integer beyond every float
-        found = math.nan
-    if isinstance(value, bool) or not math.isfinite(found):
-        raise _refused(known, value, "a number", where)
-    return found
-
-
-def _modules(known: Option, value: Any, where: str) -> str | tuple[str, ...]:
-    given = value.split(",") if isinstance(value, str) else value
-    names = [name.strip() for name in given if isinstance(name, str)] if isinstance(given, _SEVERAL) else []
-    if not names or not all(names) or len(names) != len(given):
-        raise _refused(known, value, "all-linear, or module names with commas between them", where)
-    return "all-linear" if names == ["all-linear"] else tuple(sorted(set(names)))
-
-
-def _pairs(known: Option, value: Any, where: str) -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return dict(value)
-    texts = [value] if isinstance(value, str) else value
-    pairs = [str(text).partition("=") for text in texts] if isinstance(texts, _SEVERAL) else [("", "", "")]
-    if not all(name and equals for name, equals, _ in pairs):
-        raise _refused(known, value, "field=value", where)
-    return {name.strip(): text.strip() for name, _, text in pairs}
+def options_of(*recipes: type) -> dict[str, Option]:
+    """Field name → option, from dataclasses whose fields come from `option`."""
+    return {field.name: OPTIONS[field.name] for recipe in recipes for field in dataclasses.fields(recipe)}

@@ -1,21 +1,23 @@
-"""What the command line shows on a terminal: results, the bar of a conversion, the progress of a run."""
+"""The output of the command line: escaped text, the progress bar of a conversion, the progress of a run."""
 
 from __future__ import annotations
 
 import io
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from aprnb.printable import running_text
 
 if TYPE_CHECKING:
-    from aprnb.tuning.training.events import Event
+    from aprnb.tuning.training.events import Event, Listener
 
+T = TypeVar("T")
 _CLEAR_LINE = "\r\x1b[K"
 
 
 class Terminal(io.TextIOBase):
-    """A stream that makes control characters visible: names in files and generated text reach it, libraries' too.
+    """A stream that makes control characters visible, in our output and in that of libraries.
 
     Characters that the stream's encoding lacks are written as escapes.
     """
@@ -51,8 +53,25 @@ class Terminal(io.TextIOBase):
         return self._stream.encoding
 
 
+class TerminalView:
+    """Shows the progress of commands on standard error; of a run each step, if `every_step`."""
+
+    def __init__(self, *, every_step: bool) -> None:
+        self.every_step = every_step
+
+    def conversion(self, work: Callable[[Callable[[int, int], None]], T]) -> T:
+        bar = Bar()
+        try:
+            return work(bar)
+        finally:
+            bar.clear()
+
+    def training(self, work: Callable[[Listener], T]) -> T:
+        return work(Progress(every_step=self.every_step))
+
+
 class Bar:
-    """Shows how far a conversion has come; silent when standard error is not a terminal."""
+    """Percent of the bytes of a conversion; silent when standard error is not a terminal."""
 
     def __init__(self) -> None:
         self._terminal, self._shown = Terminal(sys.stderr), ""
@@ -71,7 +90,7 @@ class Bar:
 
 
 class Progress:
-    """Listens to a run and tells standard error: each step on a terminal, about twenty in a log."""
+    """A run's listener that prints events: each step on a terminal, about twenty steps in a log."""
 
     def __init__(self, *, every_step: bool) -> None:
         self._terminal = Terminal(sys.stderr)

@@ -17,7 +17,7 @@ import pytest
 import aprnb
 from aprnb import errors
 from aprnb.arguments import parse
-from aprnb.commands import SUMMARIES
+from aprnb.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -56,7 +56,7 @@ def test_the_table_of_exit_codes_is_that_of_the_errors(page: str) -> None:
 def test_every_command_in_the_readme_parses() -> None:
     lines = re.findall(r"^    aprnb (.+)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     commands = [shlex.split(line) for line in lines]
-    assert {words[0] for words in commands} == set(SUMMARIES)
+    assert {words[0] for words in commands} == set(COMMANDS)
     for words in commands:
         assert parse(words[0], words[1:], prog=f"aprnb {words[0]}", surface="shell")["checkpoint"]
 
@@ -116,7 +116,7 @@ def test_the_reference_shows_every_command() -> None:
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"^```\{options\} (\w+)$", text, re.MULTILINE))
     # `plan` takes the options of `finetune`, under one heading.
-    assert shown | {"plan"} == set(SUMMARIES)
+    assert shown | {"plan"} == set(COMMANDS)
 
 
 def test_every_make_target_that_the_readme_names_exists() -> None:

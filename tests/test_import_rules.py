@@ -20,8 +20,8 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_LOOSE_MODULES = 250, 40, 15
 
 FOUNDATION = {"errors", "printable", "units"}
 CORE = FOUNDATION | {"formats", "architecture", "tokenizer"}
-OPTIONS = {"options", "commands", "arguments"}
-TRAINING = CORE | {"options", "model", "conversion", "tuning"}
+OPTIONS = {"options", "option_values"}
+TRAINING = CORE | OPTIONS | {"model", "conversion", "tuning"}
 # Rooms of the package that a room may import; itself is always allowed, and `display` is a leaf open to every room.
 MAY_IMPORT = {
     "printable": set(),
@@ -32,15 +32,16 @@ MAY_IMPORT = {
     "architecture": FOUNDATION | {"formats"},
     "tokenizer": FOUNDATION | {"formats", "architecture"},
     "inspection": CORE,
-    "model": CORE,
-    "conversion": CORE | {"model"},
-    "options": FOUNDATION,
+    "model": CORE | OPTIONS,
+    "conversion": CORE | OPTIONS | {"model"},
+    "options": set(),
+    "option_values": FOUNDATION | {"options"},
     "tuning": TRAINING,
-    "commands": FOUNDATION | {"options", "tuning"},
-    "arguments": FOUNDATION | {"options", "tuning", "commands"},
+    "commands": TRAINING | {"inspection"},
+    "arguments": FOUNDATION | OPTIONS | {"tuning", "commands"},
     "terminal": TRAINING,
-    "cli": TRAINING | OPTIONS | {"inspection", "terminal", "__init__"},
-    "notebook": TRAINING | OPTIONS | {"inspection", "__init__"},
+    "cli": FOUNDATION | {"arguments", "commands", "terminal", "__init__"},
+    "notebook": TRAINING | {"arguments", "commands", "__init__"},
     "__main__": {"cli"},
     "__init__": TRAINING | {"inspection", "notebook"},
 }

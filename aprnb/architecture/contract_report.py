@@ -68,6 +68,10 @@ class ContractReport(Displayed):
         return not self.violations
 
     @property
+    def exit_code(self) -> int:
+        return 0 if self.ok else ContractError.exit_code
+
+    @property
     def checked(self) -> int:
         """The number of tensors that the architecture expects."""
         return len(self.rows)

@@ -10,9 +10,11 @@ from typing import Any
 
 from aprnb.architecture import ContractReport, check_contract, resolve
 from aprnb.conversion.converted import Converted, Kind, Written
-from aprnb.conversion.tensors import TARGET_DTYPES, Progress, silent
-from aprnb.errors import UsageProblem, closest
+from aprnb.conversion.tensors import Progress, silent
+from aprnb.errors import UsageProblem
 from aprnb.formats import Checkpoint, open_checkpoint
+from aprnb.option_values import read_value
+from aprnb.options import OPTIONS
 
 Writer = Callable[[Path, Checkpoint, ContractReport, str | None, bool, Progress], Written]
 
@@ -38,8 +40,8 @@ def convert(
     """
     path = Path(target)
     kind = target_kind(path)
-    if dtype is not None and dtype not in TARGET_DTYPES:
-        raise UsageProblem(f"--dtype {dtype}{closest(dtype, TARGET_DTYPES)}", expected=", ".join(TARGET_DTYPES))
+    if dtype is not None:
+        dtype = read_value(OPTIONS["target_dtype"], dtype)
     began = time.perf_counter()
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     try:

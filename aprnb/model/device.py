@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from aprnb.errors import UsageProblem
+from aprnb.option_values import read_value
+from aprnb.options import OPTIONS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -31,12 +33,11 @@ def place(device: str = "auto", dtype: str | torch.dtype = "auto", quantize: str
     chosen = _device(device)
     if isinstance(dtype, torch.dtype):
         return Placement(chosen, dtype, quantize)
-    if dtype == "auto":
+    name = read_value(OPTIONS["load_dtype"], dtype)
+    if name == "auto":
         fast = chosen.type == "cuda" and torch.cuda.is_bf16_supported()
         return Placement(chosen, torch.bfloat16 if fast else torch.float32, quantize)
-    if dtype not in DTYPES:
-        raise UsageProblem(f"dtype {dtype!r} is not known", expected=f"auto, {', '.join(DTYPES)}")
-    return Placement(chosen, DTYPES[dtype], quantize)
+    return Placement(chosen, DTYPES[name], quantize)
 
 
 def _device(name: str) -> torch.device:

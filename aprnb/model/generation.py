@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -24,6 +24,10 @@ class Generation:
     prompt: str
     ids: tuple[int, ...]
     text: str
+    exit_code: ClassVar[int] = 0
+
+    def __str__(self) -> str:
+        return self.text
 
     def to_json(self) -> dict[str, Any]:
         return {"prompt": self.prompt, "ids": list(self.ids), "text": self.text}

@@ -1,6 +1,6 @@
-"""Completion of what follows a magic: options, their choices, file names. One matcher of IPython's second API.
+"""Completion after a magic: options, their choices, file names. One matcher of version 2 of IPython's API.
 
-File names may be hostile: they are inserted so that nothing in them is expanded, read as an option or taken for data.
+File names are untrusted: they are inserted so that nothing in them is expanded, read as an option or read as data.
 IPython's matchers insert file names unquoted, so they are suppressed, except for Python names after `$` and `{`.
 """
 
@@ -15,12 +15,14 @@ from typing import Any
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
 
+from aprnb.arguments import option_choices, option_flags
+from aprnb.commands import COMMANDS
 from aprnb.printable import is_visible
 
 # After an assignment (`report = %apr_inspect `), after another magic (`%time %apr_inspect `), and without `%`.
 _MAGIC = re.compile(
     r"^(?:(?:[^%]*=|(?P<outer>\s*%%?\w+\s[^%]*))?\s*%%?|\s*)"
-    r"apr_(?P<command>inspect|check|convert|finetune)[ \t](?P<rest>.*)$",
+    rf"apr_(?P<command>{'|'.join(name for name, command in COMMANDS.items() if command.magics)})[ \t](?P<rest>.*)$",
     re.DOTALL,
 )
 # The pieces of `aprnb.notebook.arguments.split`, except that the last one may be an open quote.
@@ -30,7 +32,7 @@ _PIECE = re.compile(
 )
 _OPTION = re.compile(r"--[\w-]+=")
 _PLACEHOLDER = re.compile(r"(?:\$\w*|\{[^{}'\"]*)$")
-# Python ends these quotes elsewhere than `split`: Jedi may see a string at the cursor and offer file names in it.
+# Python closes these quotes elsewhere than `split`: Jedi may see a string at the cursor and offer file names in it.
 _QUOTES_OF_PYTHON = re.compile(r"""\\['"]|'''|\"{3}""")
 # With and without Jedi; IPython 8 has `python_matches`.
 _PYTHON_NAMES = {"IPCompleter.jedi_matcher", "IPCompleter.python_matcher", "IPCompleter.python_matches"}
@@ -53,9 +55,9 @@ _EXPANDED = frozenset('"$`{}')
 
 @dataclass(frozen=True, slots=True)
 class _Typed:
-    """The arguments up to the cursor: tokens, then the fragment that a completion replaces and the text it stands for.
+    """The arguments up to the cursor: tokens, then the fragment that a completion replaces and its unquoted value.
 
-    `quote` is the one that is open at the cursor, `following` the rest of the line after the cursor.
+    `quote` is the quote that is open at the cursor, `following` the rest of the line after the cursor.
     """
 
     before: tuple[str, ...]
@@ -69,7 +71,7 @@ class _Typed:
 
 
 class _NoCompletions(list[SimpleCompletion]):
-    """Empty, but its length is 1: IPython honours `suppress` only in a result that has completions."""
+    """Empty, but its length is 1: IPython ignores `suppress` in a result without completions."""
 
     def __len__(self) -> int:
         return 1
@@ -131,27 +133,23 @@ def _takes_python(rest: str, typed: _Typed) -> bool:
 
 
 def _offers(command: str, typed: _Typed) -> Iterator[tuple[str, str]]:
-    from aprnb.arguments import option_choices, option_flags
-
     flag = _pending(command, typed.before)
     choices = option_choices(command, flag) or _USUAL.get(flag, ())
     yield from ((choice, "value") for choice in choices if choice.startswith(typed.fragment))
     if not flag and typed.fragment.startswith("-"):
         flags = (known for known in option_flags(command, surface="notebook") if known not in typed.before)
         yield from ((known, "option") for known in flags if known.startswith(typed.fragment))
-    # A `}` in the name would close the expression, which would then include a part of the name.
+    # A `}` in the name would close the expression, and the expression would contain a part of the name.
     if flag in _ENDINGS and not typed.in_expression:
         yield from _paths(flag, typed)
 
 
 def _pending(command: str, before: tuple[str, ...]) -> str:
     """The option whose value is at the cursor; empty where an option or a positional argument is."""
-    from aprnb.commands import arguments_of
-
     last = before[-1] if before else ""
-    for argument in arguments_of(command):
-        if argument.place is None and last in argument.flags:
-            return "" if argument.option.kind == "flag" else argument.option.flag
+    for option in COMMANDS[command].options:
+        if last in option.flags:
+            return "" if option.kind == "flag" else option.flag
     return last if last.startswith("-") else ""
 
 
@@ -184,9 +182,9 @@ def _is_folder(path: Path) -> bool:
 
 
 def _as_path(path: str, flag: str) -> str | None:
-    """The path as a value that is no option, home folder, JSON text or template text; None if that is not possible."""
+    """The path as a value that is not read as an option, home folder, JSON or template; None if that is impossible."""
     is_rows = flag in ("--data", "--eval-data")
-    # Rows expand a leading `~` also after `./`, which pathlib drops.
+    # Reading rows expands a leading `~` also after `./`, which pathlib removes.
     if is_rows and Path(path).parts[0].startswith("~"):
         return None
     if flag == "--chat-template" and ("{{" in path or "{%" in path):
@@ -196,7 +194,7 @@ def _as_path(path: str, flag: str) -> str | None:
 
 
 def _quoted(path: str, typed: _Typed) -> str | None:
-    """The path in the quotes that keep it from expansion; None if there are no such quotes."""
+    """The path in quotes that prevent its expansion; None if there are no such quotes."""
     is_literal = _EXPANDED.isdisjoint(path)
     if "'" in path or not is_visible(path) or (typed.behind_magic and not is_literal):
         return None
@@ -204,13 +202,13 @@ def _quoted(path: str, typed: _Typed) -> str | None:
     if quote == '"' and not is_literal:
         quote = "'"
     is_closed = quote != "" and quote == typed.quote == typed.following[:1]
-    # The closing quote of a folder would be in the way of the next completion.
+    # After a folder's closing quote, the next completion would not work.
     text = f"{quote}{path}{'' if is_closed or path.endswith('/') else quote}"
     return text if is_literal or _survives_misplacement(text, typed) else None
 
 
 def _survives_misplacement(text: str, typed: _Typed) -> bool:
-    """Whether the path in `text` is not expanded even if a client leaves a part of the fragment in front of it.
+    """Whether the path in `text` is not expanded even if a client keeps a part of the fragment in front of it.
 
     JupyterLab does that if its own completions start later in the line and `text` does not begin with that part.
     """
@@ -222,5 +220,5 @@ def _survives_misplacement(text: str, typed: _Typed) -> bool:
 
 
 def _is_plain(character: str) -> bool:
-    """Whether the character needs no quotes: letters and digits that can be seen, and a few signs."""
+    """Whether the character needs no quotes: visible letters and digits, and a few punctuation characters."""
     return character in _UNQUOTED or (character.isalnum() and character.isprintable())

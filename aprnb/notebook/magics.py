@@ -1,15 +1,17 @@
 """`%apr_inspect`, `%apr_check`, `%apr_convert`, `%apr_finetune` and `%%apr_finetune`: parse, call, return.
 
-Each returns its object, which shows itself; errors are `AprnbError`, one or two lines, and fail the cell. A broken
-contract is shown, kept under `--as NAME`, and then fails the cell too; so is the header of a related container.
+Each returns its object, which IPython displays. Errors are `AprnbError`, one or two lines, and fail the cell. A
+contract with violations, and a legacy container of which only the header can be read, are displayed, stored under
+`--as NAME`, and fail the cell too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aprnb.commands import COMMANDS, RunT, T
 from aprnb.errors import CheckpointError, UsageProblem
 from aprnb.notebook.arguments import expand, join_continued, split
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from aprnb.notebook.screen import Screen
+    from aprnb.tuning.training.events import Listener
 
 _CELL = "the cell's body"
 
@@ -50,7 +53,7 @@ _EXAMPLES: Mapping[str, str] = {
 
 
 class Session:
-    """One shell with aprnb loaded; its screen is made when something is first shown."""
+    """One shell with aprnb loaded: the view of its commands. The screen is created when something is first shown."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self.shell = shell
@@ -67,10 +70,24 @@ class Session:
     def bundle(self, shown: Any) -> dict[str, str]:
         return self.screen.bundle(shown)
 
+    def conversion(self, work: Callable[[Callable[[int, int], None]], T]) -> T:
+        from aprnb.notebook.bar import Bar
+
+        with Bar(self.screen) as bar:
+            return work(bar)
+
+    def training(self, work: Callable[[Listener], RunT]) -> RunT:
+        from aprnb.notebook.panel import Panel
+
+        with Panel(self.screen) as panel:
+            run = work(panel)
+            panel.finish(run)
+        return run
+
 
 @dataclass(eq=False)
 class Magic:
-    """A magic as IPython calls it (not frozen: IPython marks what it registers with attributes)."""
+    """A magic as IPython calls it (not frozen: IPython sets attributes on what it registers)."""
 
     command: str
     kinds: tuple[str, ...]
@@ -90,7 +107,7 @@ class Magic:
         if given.pop("help", False):
             return _show_text(help_text(self.command, prog=prog, surface="notebook"))
         name = _variable_name(given.pop("as", None))
-        result = self._result(given, body)
+        result: Any = COMMANDS[self.command].run(_with_body(given, body), self.session)
         if name:
             self.session.shell.push({name: result})
         if self.command == "check" and not result.ok:
@@ -101,15 +118,8 @@ class Magic:
             raise result.error
         return result
 
-    def _result(self, given: dict[str, Any], body: str) -> Any:
-        if self.command == "finetune":
-            return _finetune(self.session, given, body)
-        if self.command == "convert":
-            return _convert(self.session, given)
-        return _inspect(given) if self.command == "inspect" else _check(given)
-
     def getdoc(self) -> str:
-        """What `%name?` shows: IPython asks for this before the docstring."""
+        """The text of `%name?`: IPython prefers it to the docstring."""
         from inspect import cleandoc
 
         from aprnb.arguments import help_text
@@ -120,59 +130,19 @@ class Magic:
 
 
 def magics_of(session: Session) -> tuple[Magic, ...]:
-    """The magics of one shell; IPython leaves expansion of variables to them."""
+    """The magics of one shell; they expand variables themselves."""
     from IPython.core.magic import no_var_expand
 
-    magics = (
-        Magic("inspect", ("line",), session),
-        Magic("check", ("line",), session),
-        Magic("convert", ("line",), session),
-        Magic("finetune", ("line", "cell"), session),
-    )
+    magics = tuple(Magic(name, command.magics, session) for name, command in COMMANDS.items() if command.magics)
     for magic in magics:
         no_var_expand(magic)
     return magics
 
 
-def _inspect(given: dict[str, Any]) -> Any:
-    from aprnb.inspection import inspect
-
-    return inspect(given.pop("checkpoint"), **given)
-
-
-def _check(given: dict[str, Any]) -> Any:
-    from aprnb.architecture import check
-
-    return check(given.pop("checkpoint"), **given)
-
-
-def _convert(session: Session, given: dict[str, Any]) -> Any:
-    from aprnb.conversion import convert
-    from aprnb.notebook.bar import Bar
-
-    with Bar(session.screen) as bar:
-        return convert(given.pop("checkpoint"), given.pop("target"), progress=bar, **given)
-
-
-def _finetune(session: Session, given: dict[str, Any], body: str) -> Any:
-    options = _with_body(given, body)
-    checkpoint = options.pop("checkpoint", None)
-    from aprnb.tuning.finetune import finetune, plan
-
-    if options.pop("plan", False):
-        return plan(checkpoint, **options)
-    from aprnb.notebook.panel import Panel
-
-    with Panel(session.screen) as panel:
-        run = finetune(checkpoint, listener=panel, **options)
-        panel.finish(run)
-    return run
-
-
 def _with_body(given: dict[str, Any], body: str) -> dict[str, Any]:
-    """The options of the line over those of the body, over those of `--recipe`.
+    """The options of `--recipe`, overridden by those of the body, then by those of the line.
 
-    A body that begins with `{` is training rows as JSON Lines, else it is a recipe in TOML.
+    A body that begins with `{` contains training rows as JSON Lines, any other is a recipe in TOML.
     """
     from aprnb.arguments import with_recipe
     from aprnb.tuning.planning.recipe_reader import read_toml

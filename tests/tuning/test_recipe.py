@@ -55,7 +55,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_name() -> None:
         ("learning_rate", "nan", "a number"),
         ("epochs", 0, "a whole number from 1 to 10,000"),
         ("method", "lara", "did you mean lora?"),
-        ("dtype", "float16", "one of auto, float32, bfloat16"),
+        ("dtype", "float16", "one of auto, f32, bf16"),
         ("verbose", "maybe", "true or false"),
         ("output", "", "a value"),
         ("target_modules", "q_proj,,", "module names"),

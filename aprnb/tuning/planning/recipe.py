@@ -21,58 +21,48 @@ Switch = Literal["auto", "on", "off"]
 class Recipe:
     """What decides the numbers of a training. `None` means "settled later": by method, model, device or memory."""
 
-    method: str = option("auto", "choice", "how to train", choices=("auto", "lora", "qlora", "full"))
-    rank: int | None = option(None, "integer", "rank of the LoRA matrices (default 16)", low=1, high=4096)
-    alpha: float | None = option(None, "number", "LoRA alpha; 2 × rank unless given", low=0)
-    lora_dropout: float | None = option(None, "number", "dropout in front of LoRA (default 0.0)", low=0, high=0.9)
-    target_modules: str | tuple[str, ...] | None = option(
-        None, "modules", "linear modules that get an adapter (default all-linear)"
-    )
-    quantize_nf4: bool = option(False, "flag", "hold the frozen base in 4-bit NF4 (method qlora)")
-    val_split: float | None = option(
-        None, "number", "part of the rows held out for evaluation (default 0.1)", low=0, high=0.9
-    )
-    task: str = option("instruct", "text", "instruct: answers to instructions")
-    max_seq_len: int | None = option(
-        None, "integer", "longest row in tokens; 1024 or the model's limit unless given", low=8, high=1 << 24
-    )
-    learning_rate: float | None = option(
-        None, "number", "peak rate; 2e-4 (lora, qlora), 2e-5 (full)", low=1e-12, high=10
-    )
-    epochs: int = option(3, "integer", "how often each row is seen", low=1, high=10_000)
-    max_steps: int | None = option(None, "integer", "stop after this many optimizer steps", low=1, high=10**9)
-    batch_size: int = option(16, "integer", "rows per optimizer step", low=1, high=1 << 24)
-    micro_batch_tokens: int | None = option(None, "integer", "tokens per forward pass; by device", low=8, high=1 << 24)
-    warmup_ratio: float = option(0.03, "number", "part of the steps with a rising rate", low=0, high=1)
-    weight_decay: float = option(0.0, "number", "decay of matrices (not of norms and biases)", low=0, high=10)
-    max_grad_norm: float = option(1.0, "number", "clip the gradient's norm to this", low=1e-9)
-    seed: int = option(42, "integer", "seed of split, order, LoRA matrices and dropout", low=0, high=2**63 - 1)
-    optimizer: str = option("auto", "choice", "optimizer", choices=("auto", "adamw", "adamw8bit", "paged_adamw8bit"))
-    dtype: str = option("auto", "choice", "dtype of the base", choices=("auto", "float32", "bfloat16"))
-    chat_template: str | None = option(None, "text", "template name or file where the checkpoint has none")
+    method: str = option("method")
+    rank: int | None = option("rank")
+    alpha: float | None = option("alpha")
+    lora_dropout: float | None = option("lora_dropout")
+    target_modules: str | tuple[str, ...] | None = option("target_modules")
+    quantize_nf4: bool = option("quantize_nf4")
+    val_split: float | None = option("val_split")
+    task: str = option("task")
+    max_seq_len: int | None = option("max_seq_len")
+    learning_rate: float | None = option("learning_rate")
+    epochs: int = option("epochs")
+    max_steps: int | None = option("max_steps")
+    batch_size: int = option("batch_size")
+    micro_batch_tokens: int | None = option("micro_batch_tokens")
+    warmup_ratio: float = option("warmup_ratio")
+    weight_decay: float = option("weight_decay")
+    max_grad_norm: float = option("max_grad_norm")
+    seed: int = option("seed")
+    optimizer: str = option("optimizer")
+    dtype: str = option("dtype")
+    chat_template: str | None = option("chat_template")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """What belongs to one call: rows, model, device, outputs. A resumed run may have others."""
 
-    data: Any = option(None, "source", "training rows: JSON Lines file, list, DataFrame or text")
-    eval_data: Any = option(None, "source", "held-out rows; replaces --val-split")
-    model_size: str | None = option(None, "text", "compared with the file, for example 8B")
-    eval_every: int | None = option(None, "integer", "steps between evaluations; about ten in a run", low=1, high=10**9)
-    gradient_checkpointing: Switch = option(
-        "auto", "choice", "recompute activations in the backward pass", choices=("auto", "on", "off")
-    )
-    output: str | None = option(None, "text", "the tuned model, NAME.apr")
-    output_dtype: str | None = option(None, "choice", "dtype of the tuned model", choices=("F32", "F16", "BF16"))
-    adapter_only: bool = option(False, "flag", "write the adapter, no merged model")
-    force: bool = option(False, "flag", "overwrite what exists")
-    resume: bool = option(False, "flag", "continue an interrupted run")
-    plan: bool = option(False, "flag", "show the plan and stop")
-    verbose: bool = option(False, "flag", "show more")
-    device: str = option("auto", "text", "auto, cpu, cuda or cuda:N")
-    config: Any = option(None, "source", "a config.json that settles what the file does not")
-    overrides: Mapping[str, Any] | None = option(None, "pairs", "field=value, settles one architecture field")
+    data: Any = option("data")
+    eval_data: Any = option("eval_data")
+    model_size: str | None = option("model_size")
+    eval_every: int | None = option("eval_every")
+    gradient_checkpointing: Switch = option("gradient_checkpointing")
+    output: str | None = option("output")
+    output_dtype: str | None = option("output_dtype")
+    adapter_only: bool = option("adapter_only")
+    force: bool = option("force")
+    resume: bool = option("resume")
+    plan: bool = option("plan")
+    verbose: bool = option("verbose")
+    device: str = option("device")
+    config: Any = option("config")
+    overrides: Mapping[str, Any] | None = option("overrides")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +112,7 @@ _ORDER = """
     overrides chat_template
 """.split()
 """In which help texts and documents list the options."""
-_ALL = {**options_of(Recipe), **options_of(RunOptions)}
+_ALL = options_of(Recipe, RunOptions)
 OPTIONS: Mapping[str, Option] = {name: _ALL[name] for name in _ORDER}
 
 

@@ -9,7 +9,8 @@ from dataclasses import fields
 from typing import Any
 
 from aprnb.errors import UsageProblem, closest
-from aprnb.options import Option, read_value
+from aprnb.option_values import read_value
+from aprnb.options import Option
 from aprnb.tuning.planning.recipe import OPTIONS, Recipe, RunOptions
 
 _ADAPTER_OPTIONS = ("rank", "alpha", "lora_dropout", "target_modules", "adapter_only")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.formats.codecs.arrays import Floats
 from aprnb.formats.dtypes import BY_NAME, DType
 from aprnb.model.experts import from_module
+from aprnb.option_values import read_value
+from aprnb.options import OPTIONS
 from aprnb.tokenizer.choose import choose_tokenizer
 from aprnb.tuning.results.adapter_files import Delta
 from aprnb.tuning.results.base_content import require_same_model, require_same_tensors
@@ -41,6 +43,13 @@ class Merged:
     tensors: int
     changed: int
     check: MergeCheck | None = None
+    exit_code: ClassVar[int] = 0
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.changed} of {self.tensors} tensors changed"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"output": str(self.path), "tensors": self.tensors, "changed": self.changed}
 
 
 def merge(
@@ -62,6 +71,8 @@ def merge(
     merges only into a base with the same architecture and the same bytes, unless `other_base`. Raises UsageProblem for
     an adapter that does not fit the base, GateError where the merge changed nothing, OutputExists unless `force`.
     """
+    if output_dtype is not None:
+        output_dtype = read_value(OPTIONS["output_dtype"], output_dtype)
     with open_checkpoint(base) as checkpoint:
         report = check_contract(
             checkpoint, resolve(checkpoint, config=config, overrides=overrides)

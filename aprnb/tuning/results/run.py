@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from aprnb.display.bundle import Displayed
 from aprnb.display.curve import curve_words, figure_png, training_curve
 from aprnb.display.document import Block, Cell, Column, Details, Document, Fields, Messages, Picture, Table
-from aprnb.errors import UsageProblem
+from aprnb.errors import Interrupted, UsageProblem
 from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.results.artefacts import Places
 from aprnb.tuning.training.events import mean_tokens_per_s
@@ -47,6 +47,10 @@ class Run(Displayed):
         self.adapter: Path | None = None
         self._model: Any = None
         self._tokenizer: Any = None
+
+    @property
+    def exit_code(self) -> int:
+        return Interrupted.exit_code if self.status == "interrupted" else 0
 
     @property
     def steps(self) -> list[Mapping[str, Any]]:

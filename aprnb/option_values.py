@@ -1,0 +1,112 @@
+"""How a given value, text or object, becomes the checked value of an option."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from aprnb.errors import UsageProblem, closest
+from aprnb.options import Option, short_dtype
+
+_SEVERAL = (list, tuple, set, frozenset)
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def read_value(known: Option, value: Any, where: str | None = None) -> Any:
+    """`value` as the option's kind, checked against its limits; a dtype in any case and spelling.
+
+    Raises UsageProblem with the option, what was given and what it takes.
+    """
+    if known.kind == "source":
+        return value
+    reader = {"flag": _flag, "integer": _integer, "number": _number, "modules": _modules, "pairs": _pairs}
+    reader |= {"choice": _choice, "dtype": _choice}
+    found = reader.get(known.kind, _text)(known, value, where)
+    too_low = known.low is not None and isinstance(found, (int, float)) and found < known.low
+    too_high = known.high is not None and isinstance(found, (int, float)) and found > known.high
+    if too_low or too_high:
+        raise _refused(known, value, _range_text(known), where)
+    return found
+
+
+def _choice(known: Option, value: Any, where: str | None) -> str:
+    written = _text(known, value, where)
+    same = short_dtype if known.kind == "dtype" else str
+    for choice in known.choices:
+        if same(choice) == same(written):
+            return choice
+    # Of a dtype, a near name is another one.
+    near = closest(written, known.choices) if known.kind == "choice" else ""
+    raise _refused(known, value, f"one of {', '.join(known.shown_choices)}{near}", where)
+
+
+def _range_text(known: Option) -> str:
+    what = "a whole number" if known.kind == "integer" else "a number"
+    if known.high is None:
+        return f"{what} of at least {_number_text(known.low)}"
+    return f"{what} from {_number_text(known.low)} to {_number_text(known.high)}"
+
+
+def _number_text(number: float | None) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
+
+
+def _refused(known: Option, value: Any, expected: str, where: str | None) -> UsageProblem:
+    return UsageProblem(f"{known.flag} {value!r}", expected=expected, where=where)
+
+
+def _text(known: Option, value: Any, where: str | None) -> str:
+    if isinstance(value, bool) or value == "":
+        raise _refused(known, value, "a value", where)
+    return str(value)
+
+
+def _flag(known: Option, value: Any, where: str | None) -> bool:
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() in _TRUE + _FALSE:
+        return str(value).lower() in _TRUE
+    raise _refused(known, value, "true or false", where)
+
+
+def _integer(known: Option, value: Any, where: str | None) -> int:
+    try:
+        if isinstance(value, bool) or float(value) != int(float(value)):
+            raise ValueError
+        return int(value) if _is_exact(value) else int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        raise _refused(known, value, "a whole number", where) from None
+
+
+def _is_exact(value: Any) -> bool:
+    """Whether `int` takes the value without a float between, which rounds beyond 2^53."""
+    return isinstance(value, int) or (isinstance(value, str) and value.strip().lstrip("+-").isdigit())
+
+
+def _number(known: Option, value: Any, where: str | None) -> float:
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):  # OverflowError: an integer beyond every float
+        found = math.nan
+    if isinstance(value, bool) or not math.isfinite(found):
+        raise _refused(known, value, "a number", where)
+    return found
+
+
+def _modules(known: Option, value: Any, where: str | None) -> str | tuple[str, ...]:
+    given = value.split(",") if isinstance(value, str) else value
+    names = [name.strip() for name in given if isinstance(name, str)] if isinstance(given, _SEVERAL) else []
+    if not names or not all(names) or len(names) != len(given):
+        raise _refused(known, value, "all-linear, or module names with commas between them", where)
+    return "all-linear" if names == ["all-linear"] else tuple(sorted(set(names)))
+
+
+def _pairs(known: Option, value: Any, where: str | None) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    texts = [value] if isinstance(value, str) else value
+    pairs = [str(text).partition("=") for text in texts] if isinstance(texts, _SEVERAL) else [("", "", "")]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise _refused(known, value, "field=value", where)
+    return {name.strip(): text.strip() for name, _, text in pairs}
