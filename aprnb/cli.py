@@ -3,6 +3,10 @@
 The result goes to standard output, progress and warnings go to standard error. With `--json` standard output is one
 document, also for an error. The exit code is the verdict: 0 good, 1 failed, 2 usage, 3 file missing, 4 not a readable
 checkpoint, 5 contract or validation failed, 130 interrupted.
+
+When the reader closes the output, as in `aprnb inspect FILE | head -1`, the command ends silently with 141 (128 +
+SIGPIPE). Shells report this code for programs that SIGPIPE ended, such as `git log | head -1`, and scripts with `set -o
+pipefail` know it; 1 would mean that the command failed.
 """
 
 from __future__ import annotations
@@ -10,30 +14,30 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from types import FrameType
 
 from aprnb.arguments import help_text, parse, with_recipe
 from aprnb.commands import COMMANDS, command_named
-from aprnb.errors import AprnbError, Interrupted
+from aprnb.errors import AprnbError, InternalError, Interrupted, OutputError
 from aprnb.printable import json_text
-from aprnb.terminal import Terminal, TerminalView
+from aprnb.terminal import OutputLost, Terminal, TerminalView
+
+_CLOSED_PIPE = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in words
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
     with redirect_stdout(Terminal(sys.stdout)), redirect_stderr(Terminal(sys.stderr)):
         try:
-            return _run(words, as_json)
-        except AprnbError as error:
-            return _report(error, as_json)
-        except KeyboardInterrupt:
-            return _report(Interrupted("stopped"), as_json)
+            return _verdict(words, as_json="--json" in words, verbose="--verbose" in words)
+        except OutputLost as lost:
+            return _without_output(lost)
 
 
 def _terminate(_number: int, frame: FrameType | None) -> None:
@@ -45,19 +49,34 @@ def _terminate(_number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
+def _verdict(words: Sequence[str], *, as_json: bool, verbose: bool) -> int:
+    try:
+        return _run(words, as_json)
+    except AprnbError as error:
+        return _report(error, as_json)
+    except KeyboardInterrupt:
+        return _report(Interrupted("stopped"), as_json)
+    except OutputLost:
+        raise
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        return _report(InternalError(error), as_json)
+
+
 def _run(words: Sequence[str], as_json: bool) -> int:
     if not words or words[0] in ("-h", "--help"):
-        print(_overview())
+        _say(_overview())
         return 0 if words else 2
     if words[0] == "--version":
         from aprnb import __version__
 
-        print(__version__)
+        _say(__version__)
         return 0
     command, prog = command_named(words[0]), f"aprnb {words[0]}"
     given = parse(words[0], words[1:], prog=prog, surface="shell")
     if given.get("help"):
-        print(help_text(words[0], prog=prog, surface="shell"))
+        _say(help_text(words[0], prog=prog, surface="shell"))
         return 0
     options = with_recipe(given)
     view = TerminalView(every_step=bool(options.get("verbose")))
@@ -65,15 +84,29 @@ def _run(words: Sequence[str], as_json: bool) -> int:
     # Libraries may print: that must not break the document.
     with redirect_stdout(sys.stderr):
         answer = command.run({name: value for name, value in options.items() if name not in ours}, view)
-    print(json_text(answer.to_json()) if as_json else str(answer))
+    _say(json_text(answer.to_json()) if as_json else str(answer))
     return answer.exit_code
 
 
 def _report(error: AprnbError, as_json: bool) -> int:
     print("\n".join(error._render_traceback_()), file=sys.stderr)
     if as_json:
-        print(json_text({"error": error.to_json()}))
+        _say(json_text({"error": error.to_json()}))
     return error.exit_code
+
+
+def _say(text: str) -> None:
+    """Flushes, so that an error of writing is raised here and not when the interpreter ends."""
+    print(text, flush=True)
+
+
+def _without_output(lost: OutputLost) -> int:
+    lost.discard()
+    if isinstance(lost.reason, BrokenPipeError):
+        return _CLOSED_PIPE
+    with suppress(OutputLost):
+        _report(OutputError(f"the output cannot be written: {lost.reason.strerror}"), as_json=False)
+    return OutputError.exit_code
 
 
 def _overview() -> str:

@@ -1,31 +1,33 @@
-"""Every error that aprnb raises on purpose.
+"""The errors that aprnb raises.
 
     AprnbError                 exit code 1
-    ├── UsageProblem           2    an option or argument that cannot be honoured
+    ├── InternalError          1    an exception that aprnb does not expect
+    ├── UsageProblem           2    an invalid option or argument
     │   └── MissingExtra       2    an optional dependency that is not installed
-    ├── OutputExists           2    refusing to overwrite
-    ├── FileMissing            3    a path that leads nowhere
+    ├── OutputExists           2    an output exists and is not overwritten
+    ├── FileMissing            3    no file at a path
     ├── CheckpointError        4    the file is not a readable checkpoint
-    │   ├── ForeignFormat      4    it is something else, recognised by name
-    │   └── TruncatedFile      4    it ends before its own index says
-    ├── ArchitectureError      5    the file does not settle which model it is
-    │   └── UnsupportedFamily  5    it does, and nobody here can build that model
-    ├── ContractError          5    its tensors are not those of the model it names
+    │   ├── ForeignFormat      4    the file has another format
+    │   └── TruncatedFile      4    the file is shorter than its index requires
+    ├── ArchitectureError      5    the file does not determine the model's architecture
+    │   └── UnsupportedFamily  5    aprnb does not support the model's family
+    ├── ContractError          5    the tensors do not match the architecture
     ├── TokenizerError         5
     │   └── ChatTemplateError  5
-    ├── DataError              5    training rows that cannot be used
-    ├── GateError              5    a check around training failed
-    ├── TrainingError          1    training could not go on
+    ├── DataError              5    invalid training rows
+    ├── GateError              5    a check before or after training failed
+    ├── TrainingError          1    training cannot continue
     ├── OutputError            1    a file could not be written
-    └── Interrupted            130  stopped by a person, state saved
+    └── Interrupted            130  interrupted, state saved
 
-An error says what was found, what was expected, where, and what to do next, in one or two lines. Notebooks show just
-those lines (`_render_traceback_`), and since these are ordinary exceptions, notebook tests see them fail.
+An error says what was found, what was expected, where, and what to do next, in one or two lines. Notebooks show only
+these lines (`_render_traceback_`). They are ordinary exceptions, so notebook test runners detect them.
 """
 
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -33,9 +35,9 @@ from aprnb.printable import message
 
 
 class AprnbError(Exception):
-    """Base of all errors raised on purpose; `exit_code` is what the command line returns.
+    """Base class of these errors; `exit_code` is what the command line returns.
 
-    Its parts may hold text from files: control characters are made visible, and long names and messages are cut.
+    The parts may contain text from files: control characters are made visible, long names and messages are cut.
     """
 
     exit_code = 1
@@ -65,12 +67,25 @@ class AprnbError(Exception):
         return [f"{type(self).__name__}: {line}" if i == 0 else line for i, line in enumerate(str(self).split("\n"))]
 
 
+class InternalError(AprnbError):
+    """Wraps an exception that is not an `AprnbError`, for the command line."""
+
+    def __init__(self, error: Exception) -> None:
+        [*_, last] = traceback.extract_tb(error.__traceback__) or [None]
+        lines = str(error).strip().splitlines()
+        super().__init__(
+            ": ".join([type(error).__name__, *lines[:1]]),
+            where=f"{last.filename}, line {last.lineno}" if last else None,
+            action="this is a fault of aprnb; please report it with the traceback that --verbose shows",
+        )
+
+
 class UsageProblem(AprnbError):
     exit_code = 2
 
 
 class MissingExtra(UsageProblem):
-    """A part of aprnb that needs packages which are not installed."""
+    """A feature needs a package that is not installed."""
 
     def __init__(self, extra: str, package: str) -> None:
         super().__init__(f"{package} is not installed", action=f'pip install "aprnb[{extra}]"')
@@ -89,7 +104,7 @@ class CheckpointError(AprnbError):
 
 
 class ForeignFormat(CheckpointError):
-    """Another kind of file; `facts` is what its header says, name → value, where the layout is known."""
+    """A file of another format; `facts` maps names to values of its header, where the layout is known."""
 
     def __init__(
         self,

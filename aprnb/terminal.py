@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
@@ -16,10 +17,24 @@ T = TypeVar("T")
 _CLEAR_LINE = "\r\x1b[K"
 
 
+class OutputLost(Exception):
+    """Standard output or standard error cannot be written: `reason`. Not an OSError, which writers of files handle."""
+
+    def __init__(self, stream: TextIO, reason: OSError) -> None:
+        self.stream, self.reason = stream, reason
+        super().__init__(str(reason))
+
+    def discard(self) -> None:
+        """Directs the stream to the null device, or the interpreter reports the error once more when it ends."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.stream.fileno())
+        os.close(null)
+
+
 class Terminal(io.TextIOBase):
     """A stream that makes control characters visible, in our output and in that of libraries.
 
-    Characters that the stream's encoding lacks are written as escapes.
+    Characters that the stream's encoding lacks are written as escapes. Raises OutputLost where writing fails.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -28,19 +43,19 @@ class Terminal(io.TextIOBase):
     def write(self, text: str) -> int:
         shown = running_text(text)
         encoding = self._stream.encoding or "utf-8"
-        self._stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+        self._call(self._stream.write, shown.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def start_of_line(self) -> None:
         """Moves to the start of the line, so that what follows is written over it."""
-        self._stream.write("\r")
+        self._call(self._stream.write, "\r")
 
     def clear_line(self) -> None:
         """Moves to the start of the line and erases it."""
-        self._stream.write(_CLEAR_LINE)
+        self._call(self._stream.write, _CLEAR_LINE)
 
     def flush(self) -> None:
-        self._stream.flush()
+        self._call(self._stream.flush)
 
     def isatty(self) -> bool:
         return self._stream.isatty()
@@ -51,6 +66,12 @@ class Terminal(io.TextIOBase):
     @property
     def encoding(self) -> str:  # type: ignore[override]  # the base declares an attribute
         return self._stream.encoding
+
+    def _call(self, method: Callable[..., object], *arguments: str) -> None:
+        try:
+            method(*arguments)
+        except OSError as reason:
+            raise OutputLost(self._stream, reason) from reason
 
 
 class TerminalView:
