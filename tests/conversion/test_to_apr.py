@@ -130,7 +130,7 @@ def test_the_tokenizer_of_the_source_comes_back_whole(sources, fixtures_folder, 
 def test_refusals_leave_nothing_behind(pocket_qwen3, tmp_path):
     cases = [
         ({"target": "x.bin"}, "cannot be written"),
-        ({"target": "x.apr", "dtype": "q5"}, "--dtype q5"),
+        ({"target": "x.apr", "dtype": "q5"}, "--dtype 'q5'"),
         ({"target": "x.safetensors", "dtype": "q8"}, "hold floats only"),
         ({"target": "missing/x.apr"}, "no folder"),
     ]
