@@ -78,7 +78,7 @@ def _plan(given: dict[str, Any], _: View) -> Answer:
 
 
 def _finetune(given: dict[str, Any], view: View) -> Answer:
-    if given.get("plan"):
+    if given.pop("plan", False):
         return _plan(given, view)
     from aprnb.tuning.finetune import finetune
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from aprnb.commands import COMMANDS
 from aprnb.errors import UsageProblem
 from aprnb.option_values import read_value
 from aprnb.options import GROUPS, OPTIONS
-from aprnb.tuning.planning.recipe import Recipe
+from aprnb.tuning.planning.recipe_reader import read_options, read_toml
 
 SPELLINGS = {
     "f32": ("f32", "F32", "float32", "Float32"),
@@ -68,8 +69,16 @@ def test_a_dtype_that_a_command_does_not_take_is_an_error_that_lists_what_it_tak
 
 
 def test_a_recipe_takes_every_spelling_and_stores_the_same_as_before() -> None:
-    recipe = Recipe.from_toml('dtype = "BF16"\noutput-dtype = "float16"\n')
-    assert (recipe.dtype, recipe.output_dtype) == ("bfloat16", "F16")
+    recipe, options = read_options(read_toml('dtype = "BF16"\noutput-dtype = "float16"\n'))
+    assert (recipe.dtype, options.output_dtype) == ("bfloat16", "F16")
+
+
+def test_a_recipe_that_says_plan_is_false_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: dict[str, Any] = {}
+    monkeypatch.setattr("aprnb.tuning.finetune.finetune", lambda model, **options: taken.update(options, model=model))
+    view: Any = SimpleNamespace(training=lambda work: work(None))
+    COMMANDS["finetune"].run({"checkpoint": "x.apr", "plan": False, "rank": 8}, view)
+    assert taken == {"model": "x.apr", "rank": 8, "listener": None}
 
 
 def test_the_python_functions_take_every_spelling(pocket_qwen3: Path, tmp_path: Path) -> None:
