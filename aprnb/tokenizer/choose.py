@@ -32,7 +32,7 @@ _PUBLISHED_QWEN_END_OF_TEXT = 151643
 class TokenizerChoice:
     """A tokenizer with its chat template, where both come from, and what had to be assumed."""
 
-    plain: CheckpointTokenizer
+    checkpoint_tokenizer: CheckpointTokenizer
     source: str
     assumptions: tuple[str, ...]
     template_source: str
@@ -42,7 +42,7 @@ class TokenizerChoice:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer as `transformers` has it, made on first use."""
-        return self.plain.to_transformers()
+        return self.checkpoint_tokenizer.to_transformers()
 
 
 def build_tokenizer(
@@ -73,7 +73,7 @@ def build_tokenizer(
             where="metadata tokenizer.vocabulary is absent, no tokenizer.json stands beside the file",
             action="put the model's tokenizer.json (and tokenizer_config.json) into the checkpoint's folder",
         )
-    tokenizer = built.plain
+    tokenizer = built.checkpoint_tokenizer
     template = choose_template(metadata, architecture_name, sidecars, chat_template, tokenizer)
     tokenizer.chat_template = template.text
     assumptions = (*built.assumptions, *template.assumptions)
@@ -86,7 +86,7 @@ def choose_tokenizer(
 ) -> TokenizerChoice:
     """`build_tokenizer` for an open checkpoint; `vocabulary_note` counts the embedding's rows without a token."""
     choice = build_tokenizer(checkpoint.metadata, architecture.model_type, checkpoint.path, chat_template)
-    note = check_vocabulary(choice.plain, architecture.vocab_size)
+    note = check_vocabulary(choice.checkpoint_tokenizer, architecture.vocab_size)
     return replace(choice, vocabulary_note=note or "")
 
 
@@ -122,10 +122,10 @@ def _from_metadata(metadata: Mapping[str, Any], architecture: str, sidecars: Tok
     warnings = list(facts.warnings)
     if unsure and sidecars.tokenizer is not None:
         settled = _from_sidecars(sidecars)
-        if _same_vocabulary(settled.plain, facts):
-            _take_special_tokens(settled.plain, facts, architecture)
+        if _same_vocabulary(settled.checkpoint_tokenizer, facts):
+            _take_special_tokens(settled.checkpoint_tokenizer, facts, architecture)
             source = f"{sidecars.tokenizer.name} beside the file (its vocabulary is the file's)"
-            return TokenizerChoice(settled.plain, source, (), "", facts.warnings)
+            return TokenizerChoice(settled.checkpoint_tokenizer, source, (), "", facts.warnings)
         warnings.append(f"{sidecars.tokenizer} has another vocabulary than the checkpoint; it is not used")
     tokenizer = CheckpointTokenizer(backend)
     _take_special_tokens(tokenizer, facts, architecture)

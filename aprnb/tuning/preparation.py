@@ -73,9 +73,11 @@ def prepare(model: str | os.PathLike[str], recipe: Recipe, options: RunOptions) 
     settled, notes = settle(recipe, options.gradient_checkpointing, report.architecture, facts)
     choice = choose_tokenizer(checkpoint, report.architecture, settled.chat_template)
     rows, train, held_out = _read(settled, options)
-    with row_encoder(choice.plain) as encode:
-        examples = encode_rows(train, choice.plain, settled.max_seq_len, encode)
-        evaluated = encode_rows(held_out, choice.plain, settled.max_seq_len, encode) if held_out else None
+    with row_encoder(choice.checkpoint_tokenizer) as encode:
+        examples = encode_rows(train, choice.checkpoint_tokenizer, settled.max_seq_len, encode)
+        evaluated = (
+            encode_rows(held_out, choice.checkpoint_tokenizer, settled.max_seq_len, encode) if held_out else None
+        )
     schedule = _schedule(examples, settled)
     warnings = [*checkpoint.warnings, *report.architecture.warnings, *choice.warnings, *examples.warnings]
     warnings += [warning for one in rows for warning in one.warnings]
@@ -130,7 +132,7 @@ def _schedule(examples: Examples, recipe: SettledRecipe) -> Schedule:
 
 def _data_fingerprint(rows: list[RowSet], choice: TokenizerChoice, encoded: tuple[Examples | None, ...]) -> str:
     """Over the rows, the chat template and the tokens that the tokenizer made of them."""
-    parts: list[Any] = [one.sha256 for one in rows] + [choice.plain.chat_template]
+    parts: list[Any] = [one.sha256 for one in rows] + [choice.checkpoint_tokenizer.chat_template]
     digest = hashlib.sha256("\n".join(map(str, parts)).encode("utf-8", "surrogatepass"))
     for example in (example for examples in encoded if examples for example in examples.examples):
         digest.update(example.input_ids.tobytes() + example.labels_mask.tobytes())

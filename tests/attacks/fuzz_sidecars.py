@@ -89,8 +89,10 @@ class Sidecars:
                 hold_fields(report, checkpoint.metadata.get("hf_config", {}))
             if rng.random() < BUILT:
                 choice = choose_tokenizer(checkpoint, report.architecture)
-                case.hold_secret(choice.plain.get_vocab(), choice.plain.chat_template, choice)
-                hold_built(choice.plain)
+                case.hold_secret(
+                    choice.checkpoint_tokenizer.get_vocab(), choice.checkpoint_tokenizer.chat_template, choice
+                )
+                hold_built(choice.checkpoint_tokenizer)
             case.hold_files()
             if rng.random() < CONVERTED:
                 return _converted(checkpoint, case.folder / rng.choice(("x.apr", "x.gguf", "x.safetensors")))

@@ -90,10 +90,17 @@ class Tokenizers:
         made = bounded and rng.random() < MADE
         if made:
             choice = build_tokenizer(metadata if rng.random() < 0.5 else {}, "qwen3", folder)
-            hold_built(choice.plain, parsed((folder / "tokenizer.json").read_bytes()))
-            case.hold_secret(choice.plain.get_vocab(), choice.plain.chat_template, choice.source, choice.warnings)
-            if choice.plain.chat_template:
-                case.hold_secret(_read(case, lambda: render(choice.plain, [{"role": "user", "content": "moo"}], True)))
+            hold_built(choice.checkpoint_tokenizer, parsed((folder / "tokenizer.json").read_bytes()))
+            case.hold_secret(
+                choice.checkpoint_tokenizer.get_vocab(),
+                choice.checkpoint_tokenizer.chat_template,
+                choice.source,
+                choice.warnings,
+            )
+            if choice.checkpoint_tokenizer.chat_template:
+                case.hold_secret(
+                    _read(case, lambda: render(choice.checkpoint_tokenizer, [{"role": "user", "content": "moo"}], True))
+                )
         case.hold_files()
         return "made" if made else "bounded" if bounded else "beyond the bounds"
 

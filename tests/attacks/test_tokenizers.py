@@ -328,7 +328,7 @@ for path in sorted(folder.glob("*.case")):
     found = {"error": None, "tokens": None}
     before, began = forget_peak(), time.monotonic()
     try:
-        plain = build_tokenizer({}, "qwen3", folder).plain
+        plain = build_tokenizer({}, "qwen3", folder).checkpoint_tokenizer
         with tokenizer_process.row_encoder(plain) as encode:
             found["tokens"] = [len(row.ids) for row in encode(rows)]
         plain.get_vocab(), plain.added_tokens_decoder
@@ -564,9 +564,9 @@ def test_two_statements_that_differ_are_a_warning_on_the_card_and_at_loading(wri
     assert len(found) == 1
     assert found <= set(card["warnings"])
     shown = [(at, text) for at, text in enumerate(metadata["tokenizer.vocabulary"]) if text != "<unk>"]
-    assert all(choice.plain.backend_tokenizer.token_to_id(text) == at for at, text in shown)
+    assert all(choice.checkpoint_tokenizer.backend_tokenizer.token_to_id(text) == at for at, text in shown)
     if card["eos"] is not None and name != "an end token that is a number":
-        assert choice.plain.eos_token_id == card["eos"]["id"]
+        assert choice.checkpoint_tokenizer.eos_token_id == card["eos"]["id"]
 
 
 @way("merges, special tokens or added tokens that are stated twice and differ")
@@ -586,13 +586,13 @@ def test_equal_statements_pass_without_a_word(written):
         card, choice = describe_tokenizer(metadata, "qwen3"), build_tokenizer(metadata, "qwen3")
         assert (card["problem"], card["warnings"], choice.warnings) == (None, [], ())
         assert choice.source == "metadata hf_tokenizer"
-        assert choice.plain.eos_token_id == card["eos"]["id"]
+        assert choice.checkpoint_tokenizer.eos_token_id == card["eos"]["id"]
 
 
 def test_two_templates_that_differ_are_a_warning_and_the_one_that_is_shown_is_used(written):
     metadata = {**written, "chat_template": "{{ 1 }} shown", "tokenizer.chat_template": "{{ 2 }}"}
     card, choice = describe_tokenizer(metadata, "qwen3"), build_tokenizer(metadata, "qwen3")
-    assert choice.plain.chat_template == "{{ 1 }} shown"
+    assert choice.checkpoint_tokenizer.chat_template == "{{ 1 }} shown"
     assert card["chat_template"] == {"source": "metadata chat_template", "characters": 13}
     assert card["warnings"] == list(choice.warnings)
     assert "two chat templates that differ" in card["warnings"][0]
@@ -613,7 +613,7 @@ def test_a_folder_s_template_file_goes_before_its_settings(checkpoint, rows, dif
             choice = build_tokenizer(opened.metadata, "qwen3", checkpoint)
     finally:
         (checkpoint / "chat_template.jinja").unlink()
-    assert choice.plain.chat_template == text
+    assert choice.checkpoint_tokenizer.chat_template == text
     assert report.tokenizer["chat_template"]["characters"] == len(text)
     for warnings in (report.warnings, plan.warnings):
         assert any("two chat templates that differ" in warning for warning in warnings) == differ
@@ -652,7 +652,7 @@ def test_what_a_conversion_writes_passes_without_a_word(pocket_qwen3, tmp_path, 
     assert (card["warnings"], choice.warnings) == ([], ())
     assert choice.source == "metadata hf_tokenizer"
     published = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    with row_encoder(choice.plain) as encode:
+    with row_encoder(choice.checkpoint_tokenizer) as encode:
         text = "Spell the word cow. <|im_start|>über 你好 🎉<|im_end|>"
         assert encode([text])[0].ids.tolist() == published.encode(text, add_special_tokens=False).ids
 

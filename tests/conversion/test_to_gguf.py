@@ -125,7 +125,10 @@ def test_text_has_the_same_tokens_and_conversations_the_same_form(real, tmp_path
     assert first.tokenizer.special_tokens_map == second.tokenizer.special_tokens_map
     for text in ("Hello 12345 don't über", "Привет, мир!", "你好，世界。", "<|im_start|>user\nHi<|im_end|>there"):
         assert first.tokenizer(text)["input_ids"] == second.tokenizer(text)["input_ids"]
-    assert first.plain.chat_template == second.plain.chat_template or before.metadata.get("chat_template") is None
+    assert (
+        first.checkpoint_tokenizer.chat_template == second.checkpoint_tokenizer.chat_template
+        or before.metadata.get("chat_template") is None
+    )
 
 
 def test_token_types_say_what_each_token_is(pocket_qwen3):

@@ -128,7 +128,7 @@ def _base_sha256(checkpoint: Checkpoint) -> str:
 
 def write_manifest(preparation: Preparation, where: Places, used: Mapping[str, Any], result: Mapping[str, Any]) -> None:
     """`manifest.json`: what went in, what was used (read back from the module), what came out, with hashes."""
-    template = preparation.choice.plain.chat_template or ""
+    template = preparation.choice.checkpoint_tokenizer.chat_template or ""
     files = [path for path in (where.output, *sorted(where.adapter.glob("*"))) if path.is_file()]
     document = {
         "base": {"path": str(preparation.checkpoint.path), "sha256": _base_sha256(preparation.checkpoint)},
