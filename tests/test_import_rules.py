@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "__init__": TRAINING | {"inspection", "notebook"},
 }
-# The one import that leads upwards, inside a function and for type checkers: `Checkpoint.architecture`.
+# The one file that imports a room above, inside functions: the properties of `Checkpoint` (architecture, metadata).
 UPWARD = {("formats/checkpoint.py", "architecture")}
 # The parts of tuning/ from the lowest to the highest: each imports only itself and those before it.
 TUNING_ORDER = ("tensor_files", "data", "planning", "preparation", "training", "results", "execution", "finetune")
