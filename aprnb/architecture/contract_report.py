@@ -15,6 +15,7 @@ from aprnb.display.document import Block, Column, Details, Document, Fields, Par
 from aprnb.errors import ContractError
 from aprnb.formats import TensorEntry
 from aprnb.formats.contents import shown_name
+from aprnb.printable import and_more
 
 Kind = Literal["missing", "unexpected", "shape", "dtype", "extent"]
 _SHOWN, _NAMED = 10, 40
@@ -88,8 +89,8 @@ class ContractReport(Displayed):
         shown = "\n".join(f"  {violation}" for violation in self.violations[:_SHOWN])
         rest = self.violations[_SHOWN:]
         named = [shown_name(violation.tensor) for violation in rest[:_NAMED]]
-        named += [f"and {len(rest) - _NAMED:,} more"] if len(rest) > _NAMED else []
-        more = f"\n  … and {len(rest):,} more: {', '.join(named)}" if rest else ""
+        named += filter(None, [and_more(len(rest) - _NAMED)])
+        more = f"\n  … {and_more(len(rest))}: {', '.join(named)}" if rest else ""
         raise ContractError(
             f"{len(self.violations)} of {self.checked} tensors are not those of this "
             f"{self.architecture.model_type} model ({self.path}):\n{shown}{more}",

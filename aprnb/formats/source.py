@@ -14,6 +14,7 @@ from io import FileIO
 from pathlib import Path
 
 from aprnb.errors import CheckpointError, FileMissing, TruncatedFile
+from aprnb.printable import first_names
 
 # Without O_NONBLOCK the open of a pipe waits for a writer; Windows has none of these but O_BINARY.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
@@ -154,5 +155,4 @@ def _nearby(path: Path) -> str:
         return f"check the path: there is no folder {path.parent}"
     if not names:
         return f"check the path: {path.parent} holds no .apr file"
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{path.parent} holds {', '.join(names[:5])}{more}"
+    return f"{path.parent} holds {first_names(names, 5)}"

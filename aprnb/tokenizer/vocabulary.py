@@ -9,6 +9,7 @@ from operator import not_
 from typing import Any
 
 from aprnb.errors import TokenizerError
+from aprnb.printable import and_more
 from aprnb.tokenizer.rules import ADD_TOKENIZER
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -126,5 +127,5 @@ def _leave_out_repeats(vocabulary: list[str], used: bytearray, strings: dict[str
         strings[text] = True
     for text in strings:
         strings[text] = False
-    more = f" and {repeats - 3:,} more" if repeats > 3 else ""
-    return f"the vocabulary repeats {', '.join(shown)}{more}; the first one counts"
+    named = " ".join(filter(None, (", ".join(shown), and_more(repeats - 3))))
+    return f"the vocabulary repeats {named}; the first one counts"

@@ -20,6 +20,7 @@ from aprnb.formats.gguf.metadata import apr_metadata
 from aprnb.formats.gguf.values import GgufValue, Values
 from aprnb.formats.sidecar_files import safe_path
 from aprnb.formats.source import ByteSource, is_file
+from aprnb.printable import first_names
 
 MAGIC = b"GGUF"
 MAX_GGML_DIMS = 4
@@ -209,9 +210,8 @@ def _further_parts(first: _Part) -> list[Path]:
         raise CheckpointError(f"{path} is part {number + 1} of {count}", action=f"open the first part, {names[0]}")
     missing = [name for name in names if not is_file(path.parent / name)]
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise FileMissing(
-            f"{path} is the first of {count} parts; {', '.join(missing[:3])}{more} not there",
+            f"{path} is the first of {count} parts; {first_names(missing, 3)} not there",
             action=f"put all {count} parts into {path.parent}",
         )
     return [safe_path(path.parent, name) for name in names[1:]]

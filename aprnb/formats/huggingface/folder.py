@@ -13,6 +13,7 @@ from aprnb.formats.huggingface.safetensors import Shard, read_shard
 from aprnb.formats.json_files import read_object
 from aprnb.formats.sidecar_files import safe_path
 from aprnb.formats.source import ByteSource, is_file
+from aprnb.printable import first_names
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 INDEX_ENDING = ".safetensors.index.json"
@@ -77,9 +78,8 @@ def _weight_map(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path} names the file {strange[:80]!r}", expected="names that end in .safetensors")
     missing = sorted(name for name in names if not is_file(safe_path(path.parent, name)))
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise FileMissing(
-            f"{', '.join(missing[:3])}{more} of {path.name} not there",
+            f"{first_names(missing, 3)} of {path.name} not there",
             action=f"put all {len(names)} files into {path.parent}",
         )
     return found
@@ -134,8 +134,7 @@ def _no_weights(folder: Path) -> CheckpointError | FileMissing:
             f"{folder} is a PEFT adapter, not a model", expected=SINGLE, action="merge it into its base: `aprnb merge`"
         )
     files = [name for name in names if name.endswith((".apr", ".gguf", ".safetensors"))]
-    more = f" and {len(files) - 5} more" if len(files) > 5 else ""
     return CheckpointError(
         f"{folder} is a directory without {SINGLE}", expected="a checkpoint file, or a Hugging Face folder",
-        action=f"open one of {', '.join(files[:5])}{more}" if files else f"check the path: {folder} holds no .apr file",
+        action=f"open one of {first_names(files, 5)}" if files else f"check the path: {folder} holds no .apr file",
     )  # fmt: skip

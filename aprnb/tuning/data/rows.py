@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aprnb.errors import DataError, closest
+from aprnb.printable import first_names
 from aprnb.tuning.data.row_sources import ROW_FORMS, BadRow, numbered_rows
 
 ROLES = ("system", "user", "assistant")
@@ -181,6 +182,4 @@ def _note_keys(value: Mapping[Any, Any], known: Sequence[str], prefix: str, igno
 def _ignored_warning(name: str, ignored: Mapping[str, None]) -> tuple[str, ...]:
     if not ignored:
         return ()
-    shown = ", ".join(repr(key[:60]) for key in list(ignored)[:8])
-    more = f" and {len(ignored) - 8:,} more" if len(ignored) > 8 else ""
-    return (f"{name}: keys that are not used: {shown}{more}",)
+    return (f"{name}: keys that are not used: {first_names([repr(key[:60]) for key in ignored], 8)}",)

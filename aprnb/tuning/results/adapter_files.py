@@ -18,6 +18,7 @@ from aprnb.formats.codecs.arrays import Floats
 from aprnb.formats.json_files import read_object
 from aprnb.formats.sidecar_files import safe_path
 from aprnb.formats.source import is_folder
+from aprnb.printable import first_names
 from aprnb.tuning.results.base_content import MAX_RECORD_BYTES, BaseContent, read_content
 from aprnb.tuning.results.owned_files import CONFIG_NAME, RECORD_NAME, WEIGHTS_NAME
 from aprnb.tuning.tensor_files import read_tensors
@@ -114,10 +115,9 @@ def _config(folder: Path) -> Mapping[str, Any]:
     config = read_object(path, MAX_CONFIG_BYTES)
     if config.get("peft_type") not in _TAKEN["peft_type"]:
         raise UsageProblem(f"{path} describes a {config.get('peft_type')} adapter", expected="a plain LoRA")
-    odd = [key for key, value in config.items() if not _is_honoured(key, value)]
+    odd = sorted(key for key, value in config.items() if not _is_honoured(key, value))
     if odd:
-        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
-        raise UsageProblem(f"{path} sets {', '.join(sorted(odd)[:5])}{more}", expected="a plain LoRA without them")
+        raise UsageProblem(f"{path} sets {first_names(odd, 5)}", expected="a plain LoRA without them")
     for key in _NUMBERS:
         value: Any = config.get(key)
         number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from aprnb.errors import GateError, TrainingError
+from aprnb.printable import first_names
 from aprnb.tuning.training.lora import adapted_layers
 
 _SAMPLES = 65_536
@@ -98,12 +99,14 @@ def targets_must_move(model: nn.Module) -> Iterator[None]:
         raise GateError("nothing is trainable", expected="adapters or weights that require a gradient")
     still = [name for name, tensor in watched.items() if tensor.grad is None or not tensor.grad.any()]
     if still:
-        raise GateError(f"no gradient reaches {_listed(still)}", expected="one in every target", where="step 1")
+        raise GateError(f"no gradient reaches {first_names(still, 3)}", expected="one in every target", where="step 1")
     before = {name: _bit_sum(tensor) for name, tensor in watched.items()}
     yield
     still = [name for name, tensor in watched.items() if _bit_sum(tensor) == before[name]]
     if still:
-        raise GateError(f"step 1 did not change {_listed(still)}", expected="every target to move", where="step 1")
+        raise GateError(
+            f"step 1 did not change {first_names(still, 3)}", expected="every target to move", where="step 1"
+        )
 
 
 def frozen_fingerprint(model: nn.Module) -> str:
@@ -143,8 +146,3 @@ def _bits(tensor: Tensor) -> Tensor:
 
 def _bit_sum(tensor: Tensor) -> int:
     return int(_bits(tensor).sum(dtype=torch.int64).item())
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
