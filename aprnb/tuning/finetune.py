@@ -79,7 +79,8 @@ def plan(
 
     Example:
         >>> plan = aprnb.plan("pocket-qwen3.apr", data="rows.jsonl", rank=8)
-        >>> plan.memory.total, plan.total_steps
+        >>> plan.total_steps
+        18
     """
     given = {**locals(), "plan": True}
     base = given.pop("model")
@@ -187,7 +188,8 @@ def finetune(
 
     Example:
         >>> run = aprnb.finetune("pocket-qwen3.apr", data="rows.jsonl", method="lora", output="tuned.apr")
-        >>> run.generate("What does the cow say?").text
+        >>> run.status, run.output.name
+        ('finished', 'tuned.apr')
     """
     given = dict(locals())
     tell = given.pop("listener") or (lambda event: None)
