@@ -28,7 +28,7 @@ DATA = Path(__file__).parent / "data"
 SUFFIXES = (".apr", ".gguf", ".safetensors", "-folder")
 DTYPES = (None, "f32", "f16", "bf16", "q8", "q4", "q4_k", "q6_k")
 VARYING = {
-    "seconds", "elapsed_s", "tokens_per_s", "peak_memory_bytes", "memory_available_bytes", "created",
+    "seconds", "elapsed_s", "tokens_per_s", "peak_memory_bytes", "memory_available_bytes", "created", "versions",
 }  # fmt: skip
 ROWS = [
     {"instruction": f"Say the number {number}", "response": "one " * (number % 5 + 1) + "and done."}

@@ -96,9 +96,6 @@ WITHOUT_TORCH = (
 )  # fmt: skip
 
 
-# What breaks the rules below today; entries only go.
-NOT_YET_SHORT = {"commands.py arguments_of"}
-
 When = Literal["at import", "when called", "never"]
 
 
@@ -249,7 +246,7 @@ def test_folders_files_and_functions_stay_small() -> None:
     large = [str(folder) for folder, n in loose.items() if n > MAX_LOOSE_MODULES and folder.name != "families"]
     long = {name for path in MODULES.values() for name in too_long(path)}
     assert not large
-    assert not long - NOT_YET_SHORT
+    assert not long
 
 
 def too_long(path: Path) -> Iterator[str]:
