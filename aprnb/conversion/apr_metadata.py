@@ -69,7 +69,7 @@ def _states(checkpoint: Checkpoint, architecture: Architecture) -> bool:
 def _config(stated: Any, architecture: Architecture) -> dict[str, Any]:
     """The settled architecture, with the special tokens of the source's config: there may be several end tokens."""
     source = stated if isinstance(stated, Mapping) else {}
-    return {key: source[key] for key in SPECIAL_IDS if key in source} | architecture.as_config()
+    return {key: source[key] for key in SPECIAL_IDS if source.get(key) is not None} | architecture.as_config()
 
 
 def _metadata(

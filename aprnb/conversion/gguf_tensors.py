@@ -107,7 +107,8 @@ def _parts(
     layout = _layout(report.architecture.family, expected, report)
     entry, reading = checkpoint.tensors[report.weights[expected.name]], report.readings.get(expected.name)
     if layout.undoes(reading):
-        yield from _copied(checkpoint, entry) if entry.dtype == target else _converted(checkpoint, entry, target)
+        same = entry.dtype == target
+        yield from checkpoint.raw_parts(entry.name) if same else _converted(checkpoint, entry, target)
     elif layout.heads and _keeps_blocks(report, expected, entry, target):
         raw = np.frombuffer(checkpoint.raw(entry.name), np.uint8).reshape(entry.shape[0], -1)
         yield permute(raw, layout.heads).tobytes()
@@ -115,11 +116,6 @@ def _parts(
         values = read_weight(checkpoint, report, expected.name)
         values = values.T if layout.transposed else values + np.float32(layout.shift) if layout.shift else values
         yield _encoded(permute(values, layout.heads) if layout.heads else values, entry.name, target)
-
-
-def _copied(checkpoint: Checkpoint, entry: TensorEntry) -> Iterator[bytearray]:
-    for start in range(0, entry.size_bytes, _PART_BYTES):
-        yield checkpoint.read_part(entry.name, start, min(_PART_BYTES, entry.size_bytes - start))
 
 
 def _converted(checkpoint: Checkpoint, entry: TensorEntry, target: DType) -> Iterator[bytes]:

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from aprnb.errors import CheckpointError
 from aprnb.formats.codecs import decode
 from aprnb.formats.codecs.arrays import Floats
-from aprnb.formats.contents import TensorEntry
+
+if TYPE_CHECKING:
+    from aprnb.formats.checkpoint import Checkpoint
 
 PART_ELEMENTS = 1 << 22
 """16 MiB of float32 at a time; a multiple of every block length."""
 
 
-class Tensors(Protocol):
-    """What reading part by part needs of an open checkpoint."""
-
-    def entry(self, name: str) -> TensorEntry: ...
-
-    def read_part(self, name: str, start: int, size_bytes: int) -> bytearray: ...
-
-
-def value_parts(checkpoint: Tensors, name: str) -> Iterator[Floats]:
+def value_parts(checkpoint: Checkpoint, name: str) -> Iterator[Floats]:
     """The tensor as flat float32 arrays in C order, at most PART_ELEMENTS long (whole rows where rows are padded).
 
     All parts but the last are a multiple of 256 elements long unless rows are padded. Raises CheckpointError for a head
@@ -33,7 +27,7 @@ def value_parts(checkpoint: Tensors, name: str) -> Iterator[Floats]:
 
 
 def encoded_parts(
-    checkpoint: Tensors, name: str, elements: int = PART_ELEMENTS
+    checkpoint: Checkpoint, name: str, elements: int = PART_ELEMENTS
 ) -> Iterator[tuple[bytearray, tuple[int, ...]]]:
     """The same parts before they are decoded, each with the shape that `decode` takes; `elements` whole blocks long."""
     entry = checkpoint.entry(name)

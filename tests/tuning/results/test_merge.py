@@ -172,8 +172,9 @@ def test_several_end_tokens_of_the_config_stay_in_the_merged_one(fixtures_folder
     for path in (fixtures_folder / "sources" / "qwen3").iterdir():
         (base / path.name).write_bytes(path.read_bytes())
     config = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps({**config, "eos_token_id": [826, 824]}))
+    (base / "config.json").write_text(json.dumps({**config, "eos_token_id": [826, 824], "pad_token_id": None}))
     with aprnb.open(base) as checkpoint:
         rows, columns = checkpoint.tensors[QUERY].shape
     merged = merge(base, adapter(tmp_path / "adapter", (rows, columns)), tmp_path / "out.apr").path
-    assert aprnb.open(merged).metadata["hf_config"]["eos_token_id"] == [826, 824]
+    written = aprnb.open(merged).metadata["hf_config"]
+    assert (written["eos_token_id"], "pad_token_id" in written) == ([826, 824], False)
