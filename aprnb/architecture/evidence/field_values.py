@@ -10,6 +10,7 @@ import numpy as np
 from aprnb.architecture.families import FAMILIES
 from aprnb.errors import ArchitectureError
 from aprnb.formats.fields import FIELDS
+from aprnb.formats.gguf.values import shortest
 
 MAX_LAYERS, MAX_BLOCKS = 1 << 10, 1 << 14
 """Layers, and layers × experts: several times those of the largest published model (126; 94 × 128)."""
@@ -70,9 +71,11 @@ def _integer(name: str, value: Any, where: str) -> int:
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise ArchitectureError(f"{where} is {short(value)}", expected="a positive number")
-    return float(str(np.float32(value)))
+    if value > _LARGEST or not (number := shortest(value)):
+        raise ArchitectureError(f"{where} is {short(value)}", expected="a positive number that float32 can hold")
+    return number
 
 
 def _list(kind: type, value: Any, where: str) -> list[Any]:

@@ -31,8 +31,8 @@ SCALARS: dict[int, tuple[str, str]] = {
 class GgufValue:
     """A value under its key: `kind` is the GGUF type's name (`uint32`, `string`, `array[string]`).
 
-    Single float32 are the shortest numbers that read back to the stored ones. `value` is None for a text too long to
-    keep.
+    Single float32 are the shortest numbers that read back to the stored ones; integers are exact. `value` is None for a
+    text that is too long to keep.
     """
 
     kind: str
@@ -101,5 +101,6 @@ class Values:
 
 
 def shortest(value: float) -> float:
-    """A float32 as the shortest number that reads back to it: 1e-06 for 9.999999974752427e-07."""
-    return float(str(np.float32(value)))
+    """A float32 as the shortest number that reads back to it: 1e-06 for 9.999999974752427e-07. Integers are exact."""
+    single = np.float32(value)
+    return float(single if single.is_integer() else str(single))
