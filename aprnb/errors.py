@@ -7,7 +7,7 @@
     ├── OutputExists           2    an output exists and is not overwritten
     ├── FileMissing            3    no file at a path
     ├── CheckpointError        4    the file is not a readable checkpoint
-    │   ├── ForeignFormat      4    the file has another format
+    │   ├── UnsupportedFormat  4    the file has another format
     │   └── TruncatedFile      4    the file is shorter than its index requires
     ├── ArchitectureError      5    the file does not determine the model's architecture
     │   └── UnsupportedFamily  5    aprnb does not support the model's family
@@ -103,7 +103,7 @@ class CheckpointError(AprnbError):
     exit_code = 4
 
 
-class ForeignFormat(CheckpointError):
+class UnsupportedFormat(CheckpointError):
     """A file of another format; `facts` maps names to values of its header, where the layout is known."""
 
     def __init__(

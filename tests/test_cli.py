@@ -154,7 +154,7 @@ def test_a_text_file_answers_4(tmp_path: Path) -> None:
     path.write_text("these are notes", encoding="utf-8")
     run = aprnb("inspect", path, "--json")
     assert run.returncode == 4
-    assert document(run)["error"]["kind"] == "ForeignFormat"
+    assert document(run)["error"]["kind"] == "UnsupportedFormat"
     assert document(run)["error"]["exit_code"] == 4
 
 

@@ -17,7 +17,7 @@ from aprnb.formats.source import ByteSource, is_folder
 def read_contents(path: Path, verify: bool) -> Contents:
     """What the file (or folder) at `path` holds; the caller closes its sources.
 
-    Raises FileMissing, ForeignFormat for a file of another kind, CheckpointError for one that is damaged.
+    Raises FileMissing, UnsupportedFormat for a file of another kind, CheckpointError for one that is damaged.
     """
     if is_folder(path):
         return read_folder(path)

@@ -42,20 +42,20 @@ def require_known(folder: Path, force: bool, known: Collection[str], name: Path)
     try:
         if not any(folder.iterdir()):
             return
-        foreign = list(islice(foreign_files(folder, known), _MOST_NAMED + 1)) if force else []
+        unknown = list(islice(unknown_files(folder, known), _MOST_NAMED + 1)) if force else []
     except OSError as error:
         raise OutputError(f"{name} cannot be read: {error.strerror}", action="choose another name") from error
     if not force:
         raise OutputExists(f"{name} exists", action=_OTHER_NAME_OR_FORCE)
-    if foreign:
-        more = " and more" if len(foreign) > _MOST_NAMED else ""
+    if unknown:
+        more = " and more" if len(unknown) > _MOST_NAMED else ""
         raise OutputExists(
-            f"{name} holds {', '.join(foreign[:_MOST_NAMED])}{more}, not written by aprnb; nothing is removed",
+            f"{name} holds {', '.join(unknown[:_MOST_NAMED])}{more}, not written by aprnb; nothing is removed",
             action="choose another name, or move these files first",
         )
 
 
-def foreign_files(folder: Path, known: Collection[str]) -> Iterator[str]:
+def unknown_files(folder: Path, known: Collection[str]) -> Iterator[str]:
     """Paths below `folder` that match none of `known`, links and special files among them; links are not followed."""
     patterns = [tuple(pattern.split("/")) for pattern in known]
 

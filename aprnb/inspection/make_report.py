@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.architecture import Architecture, check_contract, resolve
-from aprnb.errors import ArchitectureError, ForeignFormat
+from aprnb.errors import ArchitectureError, UnsupportedFormat
 from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.inspection.report import Report
 from aprnb.inspection.statistics import tensor_statistics
@@ -34,7 +34,7 @@ def inspect(
     """
     try:
         checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, verify=verify, strict=strict)
-    except ForeignFormat as error:
+    except UnsupportedFormat as error:
         if not error.facts:
             raise
         return UnsupportedReport(Path(str(path)), error)

@@ -8,7 +8,7 @@ from typing import Any
 
 from aprnb.display.bundle import Displayed
 from aprnb.display.document import Document, Fields, Paragraph
-from aprnb.errors import ForeignFormat
+from aprnb.errors import UnsupportedFormat
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class UnsupportedReport(Displayed):
     """A container of another format; nothing but its header is read."""
 
     path: Path
-    error: ForeignFormat
+    error: UnsupportedFormat
 
     @property
     def ok(self) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import aprnb
-from aprnb.errors import AprnbError, CheckpointError, FileMissing, ForeignFormat
+from aprnb.errors import AprnbError, CheckpointError, FileMissing, UnsupportedFormat
 from aprnb_tests.safetensors_bytes import folder_of, small_file
 
 
@@ -84,12 +84,12 @@ def test_weights_without_a_config_need_one_given(folder, sources):
 
 def test_a_folder_of_pickles_is_refused_by_name(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
-    refused(tmp_path, "pytorch_model.bin, a Python pickle", ForeignFormat)
+    refused(tmp_path, "pytorch_model.bin, a Python pickle", UnsupportedFormat)
 
 
 def test_an_adapter_is_refused_by_name(tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(small_file())
-    refused(tmp_path, "PEFT adapter", ForeignFormat)
+    refused(tmp_path, "PEFT adapter", UnsupportedFormat)
 
 
 def test_a_folder_with_two_models_is_refused(folder):

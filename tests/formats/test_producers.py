@@ -5,7 +5,7 @@ import re
 import pytest
 
 import aprnb
-from aprnb.errors import ForeignFormat, MissingExtra, OutputError
+from aprnb.errors import MissingExtra, OutputError, UnsupportedFormat
 from aprnb_tests.apr_bytes import entry
 from aprnb_tests.producers import HEADERS, INDEXES, METADATA_CASES, SOUND, Case, whole
 from aprnb_tests.producers_of_codes import CODES
@@ -58,7 +58,7 @@ def test_it_is_refused_by_name_with_the_place(case, tmp_path):
 
 @pytest.mark.parametrize("case", [case for case in RELATIVES if case.facts], ids=lambda case: case.name)
 def test_a_relative_s_header_is_told(case, tmp_path):
-    with pytest.raises(ForeignFormat) as caught:
+    with pytest.raises(UnsupportedFormat) as caught:
         aprnb.open(written(case, tmp_path))
     assert case.facts.items() <= caught.value.facts.items()
 
@@ -75,7 +75,7 @@ def test_a_packed_file_without_its_package_names_the_extra(tmp_path, monkeypatch
 def test_a_relative_cut_inside_its_header_is_still_named(tmp_path, cut):
     for case in RELATIVES[:4]:
         (tmp_path / "x.apr").write_bytes(case.data[:cut])
-        with pytest.raises(ForeignFormat, match=case.refused):
+        with pytest.raises(UnsupportedFormat, match=case.refused):
             aprnb.open(tmp_path / "x.apr")
 
 

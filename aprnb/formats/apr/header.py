@@ -13,7 +13,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from aprnb.errors import CheckpointError, ForeignFormat, TruncatedFile
+from aprnb.errors import CheckpointError, TruncatedFile, UnsupportedFormat
 from aprnb.formats.apr.magic import MAGIC, require_magic
 
 HEADER_BYTES = 64
@@ -133,14 +133,14 @@ def _check_version_and_flags(header: Header, path: object) -> None:
             f"{path} has format version {header.version[0]}.{header.version[1]}", expected="2.x", where="byte 4"
         )
     if header.flags & ENCRYPTED:
-        raise ForeignFormat(
+        raise UnsupportedFormat(
             f"{path} is encrypted (flag 0x0004)",
             where="byte 6",
             action="decrypt it with the tool that wrote it",
             facts=_facts(header),
         )
     if header.flags & COLUMN_MAJOR:
-        raise ForeignFormat(
+        raise UnsupportedFormat(
             f"{path} stores its tensors column-major (flag 0x0800)",
             expected="row-major",
             where="byte 7",

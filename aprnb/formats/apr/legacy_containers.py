@@ -1,4 +1,4 @@
-"""Containers of the same family that hold no transformer, or none that this format describes: their name and header.
+"""Older containers that share the magic of `.apr` and are not supported: their names and headers.
 
 Everything is read from the first 64 bytes. Layouts, little-endian:
 
@@ -29,26 +29,28 @@ _PRIVATE_DIMS = "hidden_dim num_layers num_heads num_kv_heads vocab_size interme
 
 
 @dataclass(frozen=True, slots=True)
-class Kindred:
-    """What such a file is, as it follows "PATH is", and what its header says."""
+class LegacyContainer:
+    """What the file is, as it follows "PATH is", and the values of its header."""
 
     name: str
     facts: Mapping[str, str]
 
 
-def kindred(head: bytes) -> Kindred | None:
-    """The relative that starts with `head` (up to 64 bytes), or None where it is no relative or cut before byte 8."""
+def legacy_container(head: bytes) -> LegacyContainer | None:
+    """The legacy container that starts with `head` (up to 64 bytes); None for other files or fewer than 8 bytes."""
     magic = head[:4]
     if len(head) < 8:
         return None
     if magic == b"APRN" and head[4] != 2:
-        return Kindred(f"an old `.apr` container (magic APRN), version {head[4]}", _v1(head))
+        return LegacyContainer(f"an old `.apr` container (magic APRN), version {head[4]}", _v1(head))
     if magic == b"APR1":
         return _json_indexed(head) if head[8:9] == b"{" else _whisper(head)
     if magic == b"APR2" and (head[4] != 2 or head[9:13] == _ZSTANDARD_MAGIC):
         return _packed(head)
     if magic == b"APR\0" and head[4:8] in (bytes(4), b"\1\0\0\0") and head[12:20] != (64).to_bytes(8, "little"):
-        return Kindred("of a private layout of one program (magic APR\\0, version 0 or 1 as u32)", _private(head))
+        return LegacyContainer(
+            "of a private layout of one program (magic APR\\0, version 0 or 1 as u32)", _private(head)
+        )
     return None
 
 
@@ -67,13 +69,13 @@ def _v1(head: bytes) -> dict[str, str]:
     }
 
 
-def _whisper(head: bytes) -> Kindred:
+def _whisper(head: bytes) -> LegacyContainer:
     name = "an old whisper container (magic APR1): a speech model"
     if len(head) < 52:
-        return Kindred(name, {})
+        return LegacyContainer(name, {})
     version, model, quantization, packed, tensors, flags = struct.unpack_from("<HBBBHB", head, 4)
     parts = [part for bit, part in enumerate(("vocabulary", "filterbank")) if flags >> bit & 1]
-    return Kindred(
+    return LegacyContainer(
         name,
         {
             "version": str(version),
@@ -87,14 +89,14 @@ def _whisper(head: bytes) -> Kindred:
     )
 
 
-def _json_indexed(head: bytes) -> Kindred:
+def _json_indexed(head: bytes) -> LegacyContainer:
     size = int.from_bytes(head[4:8], "little")
-    return Kindred("an old container with a JSON index (magic APR1)", {"metadata bytes": f"{size:,} (JSON)"})
+    return LegacyContainer("an old container with a JSON index (magic APR1)", {"metadata bytes": f"{size:,} (JSON)"})
 
 
-def _packed(head: bytes) -> Kindred:
+def _packed(head: bytes) -> LegacyContainer:
     unpacked = int.from_bytes(head[5:9], "little")
-    return Kindred(
+    return LegacyContainer(
         f"an old packed container with a JSON index (magic APR2, compression {head[4]})",
         {"compression": _named(head[4], {0: "none", 1: "LZ4", 2: "Zstandard"}), "unpacked bytes": f"{unpacked:,}"},
     )

@@ -1,9 +1,9 @@
-"""Names for files that are not `.apr` as it is now, from their first bytes."""
+"""Recognises files of other formats from their first bytes."""
 
 from __future__ import annotations
 
-from aprnb.errors import CheckpointError, ForeignFormat
-from aprnb.formats.apr.legacy_containers import kindred
+from aprnb.errors import CheckpointError, UnsupportedFormat
+from aprnb.formats.apr.legacy_containers import legacy_container
 
 MAGIC, MAGIC_DRAFT, MAGIC_V1 = b"APR\0", b"APR2", b"APRN"
 """The format's own magic, its early draft's (same layout), and the old container's (same layout where byte 4 is 2)."""
@@ -18,21 +18,21 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
 
 
 def require_magic(head: bytes, path: object) -> None:
-    """Raises ForeignFormat that names what the file is, unless `head` (up to 64 bytes) starts an `.apr`, version 2."""
+    """Raises UnsupportedFormat unless `head` (up to 64 bytes) is that of an `.apr` file, version 2."""
     if not head:
         raise CheckpointError(f"{path} is empty (0 bytes)", expected="an .apr file", action="write or copy it again")
-    relative = kindred(head)
-    if relative:
-        raise ForeignFormat(
-            f"{path} is {relative.name}",
+    legacy = legacy_container(head)
+    if legacy:
+        raise UnsupportedFormat(
+            f"{path} is {legacy.name}",
             expected="magic APR\\0 and version 2 at byte 0",
             action="convert it with an older release of the apr tool, or import the original model again",
-            facts=relative.facts,
+            facts=legacy.facts,
         )
     if head[:4] in (MAGIC, MAGIC_DRAFT, MAGIC_V1) or MAGIC.startswith(head[:4]):
         return
     found, action = _name(head)
-    raise ForeignFormat(f"{path} is {found}", expected="magic APR\\0 at byte 0", action=action)
+    raise UnsupportedFormat(f"{path} is {found}", expected="magic APR\\0 at byte 0", action=action)
 
 
 def _name(head: bytes) -> tuple[str, str]:

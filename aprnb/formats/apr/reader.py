@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from aprnb.errors import CheckpointError, ForeignFormat
+from aprnb.errors import CheckpointError, UnsupportedFormat
 from aprnb.formats.apr.compressed import unpack
 from aprnb.formats.apr.extents import check_extents
 from aprnb.formats.apr.header import COMPRESSED, HEADER_BYTES, SHARDED, Header, header_warnings, read_header
@@ -82,7 +82,7 @@ def _model_type(metadata: Mapping[str, Any]) -> str | None:
 def _require_binary_index(index: bytes, header: Header, path: object) -> None:
     """One early converter wrote an index in JSON over one tensor that is JSON too: a whole transformer as text."""
     if header.tensor_count == 1 and index.startswith(b"[{") and b'"json"' in index:
-        raise ForeignFormat(
+        raise UnsupportedFormat(
             f"{path} is a transformer written as JSON text (one tensor `weights`, index in JSON)",
             where=f"byte {header.tensor_index_offset:,}",
             action="import the original model again",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from aprnb.errors import CheckpointError, FileMissing, ForeignFormat, TruncatedFile
+from aprnb.errors import CheckpointError, FileMissing, TruncatedFile, UnsupportedFormat
 from aprnb.formats.contents import MAX_ELEMENTS, Contents, DataFile, TensorEntry
 from aprnb.formats.dtypes import GGML
 from aprnb.formats.gguf.front import MAX_KEYS, MAX_TENSORS, Budget, Front
@@ -107,16 +107,16 @@ def _read_header(front: Front) -> tuple[int, int]:
     """Tensor count and key count; sets the version by which the rest is read."""
     front.require(8, "the header")
     if front.number("4s", "the magic") != MAGIC:
-        raise ForeignFormat(f"{front.source.path} is no GGUF file", expected="magic GGUF at byte 0")
+        raise UnsupportedFormat(f"{front.source.path} is no GGUF file", expected="magic GGUF at byte 0")
     version = int(front.number("I", "the version"))
     if version and version & 0xFFFF == 0:
         swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
-        raise ForeignFormat(
+        raise UnsupportedFormat(
             f"{front.source.path} is a big-endian GGUF file (version {swapped})", expected="a little-endian one",
             where="byte 4", action="convert it with gguf_convert_endian.py of llama.cpp",
         )  # fmt: skip
     if version not in (1, 2, 3):
-        raise ForeignFormat(f"{front.source.path} is GGUF version {version}", expected="1, 2 or 3", where="byte 4")
+        raise UnsupportedFormat(f"{front.source.path} is GGUF version {version}", expected="1, 2 or 3", where="byte 4")
     front.version = version
     narrow = version == 1
     tensor_count = front.count("the tensor count", 20 if narrow else 24)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aprnb.errors import CheckpointError, FileMissing, ForeignFormat
+from aprnb.errors import CheckpointError, FileMissing, UnsupportedFormat
 from aprnb.formats.contents import Contents, DataFile, Format, TensorEntry
 from aprnb.formats.huggingface.metadata import folder_metadata
 from aprnb.formats.huggingface.safetensors import Shard, read_shard
@@ -124,13 +124,13 @@ def _no_weights(folder: Path) -> CheckpointError | FileMissing:
         return FileMissing(f"{folder} cannot be read: {error.strerror}")
     pickles = [name for name in _PICKLES if name in names]
     if pickles:
-        return ForeignFormat(
+        return UnsupportedFormat(
             f"{folder} holds its weights in {pickles[0]}, a Python pickle, which is never opened: it can run code",
             expected=SINGLE,
             action="have its owner save it with `save_pretrained(..., safe_serialization=True)`",
         )
     if _ADAPTER in names:
-        return ForeignFormat(
+        return UnsupportedFormat(
             f"{folder} is a PEFT adapter, not a model", expected=SINGLE, action="merge it into its base: `aprnb merge`"
         )
     files = [name for name in names if name.endswith((".apr", ".gguf", ".safetensors"))]
