@@ -103,5 +103,5 @@ def test_two_steps_of_lora_change_every_projection(base, repository, tmp_path):
 
 
 def test_a_model_type_is_registered_once(newcomer):
-    with pytest.raises(ValueError, match="there is a family newcomer"):
+    with pytest.raises(ValueError, match="the family newcomer is registered already"):
         register(FAMILIES[newcomer])

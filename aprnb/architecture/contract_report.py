@@ -92,7 +92,7 @@ class ContractReport(Displayed):
         named += filter(None, [and_more(len(rest) - _NAMED)])
         more = f"\n  … {and_more(len(rest))}: {', '.join(named)}" if rest else ""
         raise ContractError(
-            f"{len(self.violations)} of {self.checked} tensors are not those of this "
+            f"{len(self.violations)} of {self.checked} tensors do not match this "
             f"{self.architecture.model_type} model ({self.path}):\n{shown}{more}",
             action="the file or its metadata is wrong; nothing was loaded",
         )
@@ -106,7 +106,7 @@ class ContractReport(Displayed):
 
 def _document(report: ContractReport) -> Document:
     verdict = (
-        f"all {report.checked} tensors are those of this {report.architecture.model_type} model"
+        f"all {report.checked} tensors match this {report.architecture.model_type} model"
         if report.ok
         else f"{len(report.violations)} violations among {report.checked} expected tensors"
     )

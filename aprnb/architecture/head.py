@@ -51,9 +51,9 @@ def _of_two(checkpoint: Checkpoint, embedding: str) -> Head:
     copy = "lm_head.weight"
     if "different" == _likeness(checkpoint, copy, embedding) == _likeness(checkpoint, copy, "output.weight"):
         raise ArchitectureError(
-            "two heads that differ: output.weight and lm_head.weight",
+            "two different heads: output.weight and lm_head.weight",
             where=str(checkpoint.path),
-            action="remove the wrong one; nothing in the file tells which",
+            action="remove the wrong one; the file does not say which one it is",
         )
     head = _compared(checkpoint, "output.weight", embedding)
     warning = "lm_head.weight is a copy; the head is output.weight"
@@ -65,7 +65,7 @@ def _compared(checkpoint: Checkpoint, head: str, embedding: str) -> Head:
     if flag is False:
         return Head(head, False, "metadata tied_embeddings")
     if checkpoint.tensors[head].dtype != checkpoint.tensors[embedding].dtype:
-        return Head(head, None, f"{head} has a dtype of its own", default=False)
+        return Head(head, None, f"{head} has another dtype than the embedding", default=False)
     likeness = _likeness(checkpoint, head, embedding)
     if likeness == "different":
         lie = ("metadata tied_embeddings is true, but the head's bytes differ: the flag is wrong",) if flag else ()

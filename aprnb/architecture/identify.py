@@ -29,7 +29,7 @@ def identify_family(checkpoint: Checkpoint, given: tuple[Any, str] | None) -> tu
     name, where = given or (claims[0] if claims else ("", ""))
     if not name:
         kind = checkpoint.metadata.get("model_type") or "none"
-        found = f"no transformer is named in the metadata (model_type {short(kind)})"
+        found = f"the metadata do not name a transformer (model_type {short(kind)})"
         raise _rejection(found, checkpoint.path, "give the model's own config with --config config.json")
     family = family_named(name)
     if family is None:
@@ -37,7 +37,7 @@ def identify_family(checkpoint: Checkpoint, given: tuple[Any, str] | None) -> tu
     warnings = []
     for other, other_where in claims:
         if family_named(other) is not family:
-            text = f"model_type is {family.model_type} by {where}, {other[:60]} by {other_where}"
+            text = f"model_type is {family.model_type} according to {where}, {other[:60]} according to {other_where}"
             if not given:
                 raise ArchitectureError(text, where=str(checkpoint.path), action=way_out([], True))
             warnings.append(text)
@@ -55,7 +55,7 @@ def _require_own_tensors(checkpoint: Checkpoint, family: Family, where: str) -> 
         raise _rejection(f"tensor {unknown[0]} belongs to another kind of model{kind}", checkpoint.path)
     if possible and family.model_type not in possible:
         raise ArchitectureError(
-            f"model_type is {family.model_type} by {where}, "
+            f"model_type is {family.model_type} according to {where}, "
             f"but tensor {unknown[0]} belongs to {' or '.join(sorted(possible))}",
             where=str(checkpoint.path),
             action=way_out([], True),

@@ -70,7 +70,7 @@ def odd_layout(checkpoint: Checkpoint) -> list[str]:
         notes.append(f"format {_TRAINER} with dimensions: its projections hold [in, out] bytes and are transposed")
     state = training_state(checkpoint)
     if state:
-        notes.append(f"{len(state)} tensors hold a training state ({state[0]} …); they are no weights")
+        notes.append(f"{len(state)} tensors hold a training state ({state[0]} …); they are not weights")
     return notes
 
 

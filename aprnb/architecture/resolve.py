@@ -91,10 +91,11 @@ def _inner_configs(checkpoint: Checkpoint, family: Family) -> tuple[list[Evidenc
 def _unknown(name: str, keys: list[str]) -> list[str]:
     """A warning for each of the first ten keys that are not known, and one that counts the rest."""
     warnings = [
-        f"{name} {shown_name(key)} is not known: if it changes the forward pass, it is lost" for key in keys[:10]
+        f"{name} {shown_name(key)} is unknown and not used; the result is wrong if it changes the forward pass"
+        for key in keys[:10]
     ]
     rest = len(keys) - 10
-    return [*warnings, f"{name} has {rest:,} more keys that are not known"] if rest > 0 else warnings
+    return [*warnings, f"{name} has {rest:,} more unknown keys"] if rest > 0 else warnings
 
 
 def _bound_size(values: Mapping[str, Any], path: Path) -> None:
@@ -119,7 +120,7 @@ def _require_sense(values: Mapping[str, Any], path: Path) -> None:
             expected = f"full_attention or sliding_attention for each of {layers} layers"
             raise ArchitectureError(found, expected=expected, where=str(path))
         if "sliding_window" in values and values["sliding_window"] is None:
-            raise ArchitectureError("layer_types tells windowed layers from others, and sliding_window is null",
+            raise ArchitectureError("layer_types has windowed layers, but sliding_window is null",
                                     where=str(path), action=way_out(["sliding_window"], False))  # fmt: skip
     rotated = values.get("no_rope_layers")
     if rotated is not None and layers is not None and len(rotated) != layers:
@@ -129,7 +130,7 @@ def _require_sense(values: Mapping[str, Any], path: Path) -> None:
 
 
 def _sibling_config(checkpoint: Checkpoint, proven: Evidence, family: Family) -> tuple[list[Evidence], list[str]]:
-    """A config beside the file, used only if every dimension it states fits the tensors.
+    """A config next to the file, used only if every dimension it states fits the tensors.
 
     A Hugging Face folder's own config is part of its metadata; files outside the folder do not belong to it.
     """
@@ -144,18 +145,18 @@ def _sibling_config(checkpoint: Checkpoint, proven: Evidence, family: Family) ->
             config, _ = read_config(candidate)
             kind = config.get("model_type")
             if isinstance(kind, str) and family_named(kind) is not family:
-                return [], [f"{name} beside the file is not used, it is of another model: model_type {kind}"]
+                return [], [f"{name} next to the file is not used, it describes another model: model_type {kind}"]
             evidence = from_config(config, name, False, family)
         except UnsupportedFamily:
             raise
         except (ArchitectureError, CheckpointError, UsageProblem) as error:
-            return [], [f"{name} beside the file is not used: {error.found}"]
+            return [], [f"{name} next to the file is not used: {error.found}"]
         misfit = [
             f"{field} {evidence.says[field][0]} (tensors: {proven.says[field][0]})"
             for field in _DIMENSIONS
             if field in evidence.says and field in proven.says and evidence.says[field][0] != proven.says[field][0]
         ]
         if misfit:
-            return [], [f"{name} beside the file is not used, it is of another model: {', '.join(misfit)}"]
+            return [], [f"{name} next to the file is not used, it describes another model: {', '.join(misfit)}"]
         return [evidence], []
     return [], []

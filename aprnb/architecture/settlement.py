@@ -86,7 +86,7 @@ class Settlement:
             if other == value:
                 backed = backed or by_person
                 continue
-            text = f"{name} is {value} by {where}, {other} by {other_where}"
+            text = f"{name} is {value} according to {where}, {other} according to {other_where}"
             (self.warnings if backed else self.conflicts).append(text)
         self.values[name], self.sources[name] = value, where
 
@@ -112,7 +112,7 @@ class Settlement:
     def architecture(self, path: Path) -> Architecture:
         extra = [name for name in self.family.fields if name not in STANDARD]
         if self.conflicts or self.open:
-            missing = f"{' and '.join(self.open)} unsettled: nothing in the file says" if self.open else ""
+            missing = f"the file does not state {' and '.join(self.open)}" if self.open else ""
             found = "; ".join([*self.conflicts, missing] if missing else self.conflicts)
             raise ArchitectureError(found, where=str(path), action=way_out(self.open, bool(self.conflicts)))
         standard = dict.fromkeys(STANDARD)
@@ -131,4 +131,4 @@ def way_out(unsettled: list[str], contradicted: bool) -> str:
     settings = " ".join(f"--set {name}=VALUE" for name in unsettled)
     if unsettled and not contradicted:
         return f"give the model's own config with --config config.json, or {settings}"
-    return "give the model's own config with --config config.json, if it fits the tensors; else the file is wrong"
+    return "give the model's own config with --config config.json, if it fits the tensors; otherwise the file is wrong"

@@ -8,7 +8,7 @@ from aprnb.formats import Checkpoint
 _KINDS: dict[str, str] = {
     "qwen3_5": "a hybrid of linear and full attention",
     "qwen3_next": "a hybrid of linear and full attention",
-    "qwen2_moe": "a mixture of experts with a shared one",
+    "qwen2_moe": "a mixture of experts with a shared expert",
     "mamba": "a state-space model",
     "mamba2": "a state-space model",
     "falcon_mamba": "a state-space model",
@@ -29,19 +29,19 @@ _KINDS: dict[str, str] = {
     "whisper": "a speech model",
     "moonshine": "a speech model",
     "gemma3": "a model with a vision tower; its text part alone is gemma3_text",
-    "gemma3n": "a model with other inputs than text",
+    "gemma3n": "a model with inputs other than text",
     "llava": "a model with a vision tower",
     "qwen2_vl": "a model with a vision tower",
     "qwen2_5_vl": "a model with a vision tower",
     "mllama": "a model with a vision tower",
     "deepseek_v2": "a mixture of experts with latent attention",
     "deepseek_v3": "a mixture of experts with latent attention",
-    "opt": "a decoder that has no table here",
-    "bloom": "a decoder that has no table here",
-    "falcon": "a decoder that has no table here",
-    "gpt_neox": "a decoder that has no table here",
-    "gpt-neox": "a decoder that has no table here",
-    "phi": "a decoder that has no table here (phi3 has)",
+    "opt": "a decoder-only model",
+    "bloom": "a decoder-only model",
+    "falcon": "a decoder-only model",
+    "gpt_neox": "a decoder-only model",
+    "gpt-neox": "a decoder-only model",
+    "phi": "a decoder-only model (phi3 is supported)",
     "qwen2_classify": "a classifier, not a language model",
 }
 _SIGNS: tuple[tuple[str, str], ...] = (
@@ -54,7 +54,7 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     ("bert.encoder.", "an encoder"),
     ("encoder.layer", "an encoder"),
     ("kv_a_proj_with_mqa", "a model with latent attention"),
-    ("mlp.shared_expert", "a mixture of experts with a shared one"),
+    ("mlp.shared_expert", "a mixture of experts with a shared expert"),
 )
 _CLASSES = {"forsequenceclassification": "a classifier, not a language model", "formaskedlm": "an encoder"}
 
@@ -76,7 +76,7 @@ def reject_adapters(checkpoint: Checkpoint) -> None:
     lora = [name for name in names if name.startswith("lora.") or ".lora_A." in name or name.endswith((".lora_a",))]
     if not lora and kind != "entrenar-delta-checkpoint" and checkpoint.metadata.get("model_type") != "adapter":
         return
-    what = f"{len(lora)} LoRA matrices" if lora else f"the changes of a training run ({kind or 'adapter'})"
+    what = f"{len(lora)} LoRA matrices" if lora else f"the weight changes of a training run ({kind or 'adapter'})"
     raise UnsupportedFamily(
         f"{checkpoint.path.name} holds {what}: an adapter, not a model",
         where=str(checkpoint.path),

@@ -103,4 +103,4 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
     parsed = json.loads(tokenizer.backend_tokenizer.to_str())
     named = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "padding": tokenizer.pad_token_id}
     ids = {f"tokenizer.{name}_token_id": number for name, number in named.items() if number is not None}
-    return tokenizer_metadata(parsed, {}, "the tokenizer beside the base") | ids
+    return tokenizer_metadata(parsed, {}, "the base's sidecar tokenizer") | ids

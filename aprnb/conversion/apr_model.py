@@ -93,7 +93,7 @@ def _require_same_model(written: Architecture, settled: Architecture) -> None:
         if found.get(name) != value
     ]
     if lost:
-        raise OutputError(f"the metadata cannot express of this {settled.model_type}: {'; '.join(lost)}")
+        raise OutputError(f"the metadata cannot express this {settled.model_type}: {'; '.join(lost)}")
 
 
 def _source(tensor: ModelTensor, count: Counter) -> TensorSource:
@@ -175,6 +175,6 @@ def _columns(
 
 def _refused(name: str, dtype: DType, peak: float) -> OutputError:
     if not peak < np.inf:
-        return OutputError(f"{name} would hold NaN or infinity", action="the adapter or the base is damaged")
+        return OutputError(f"{name} would contain NaN or infinity", action="the adapter or the base is damaged")
     wider = "BF16 or F32" if dtype.name == "F16" else "F32"
-    return OutputError(f"{name} holds values beyond {dtype.name}", action=f"give --output-dtype {wider}")
+    return OutputError(f"{name} has values beyond the range of {dtype.name}", action=f"give --output-dtype {wider}")

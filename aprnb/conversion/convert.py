@@ -64,9 +64,7 @@ def _require_apart(path: Path, kind: Kind, checkpoint: Checkpoint) -> None:
     for read in (checkpoint.path, *(file.source.path for file in checkpoint.contents.files)):
         resolved = read.resolve()
         if target == resolved or (kind == "huggingface" and target in resolved.parents):
-            raise UsageProblem(
-                f"{path} would be written over {read}, which is read", action="give the target another name"
-            )
+            raise UsageProblem(f"{path} would overwrite {read}, which is read", action="give the target another name")
 
 
 def target_kind(path: Path) -> Kind:
@@ -75,7 +73,7 @@ def target_kind(path: Path) -> Kind:
         path.resolve().exists()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageProblem(f"{str(path)[:80]!r} is no name for a target: {reason}") from None
+        raise UsageProblem(f"{str(path)[:80]!r} is not a valid target name: {reason}") from None
     kinds: dict[str, Kind] = {".apr": "apr", ".gguf": "gguf", ".safetensors": "safetensors"}
     if path.suffix in (".bin", ".pt", ".pth", ".onnx", ".json", ".npz", ".h5"):
         raise UsageProblem(f"{path} cannot be written", expected=".apr, .gguf, .safetensors, or the name of a folder")

@@ -28,7 +28,7 @@ def architecture_values(architecture: Architecture) -> dict[str, GgufValue]:
     graph, fields = architecture.family.gguf, architecture.fields()
     if graph.slug is None:
         raise OutputError(
-            f"GGUF has no name for {architecture.model_type}",
+            f"GGUF does not support {architecture.model_type}",
             expected=f"one of {', '.join(name for name, family in FAMILIES.items() if family.gguf.slug)}",
         )
     _require_tensors(graph, fields)
@@ -54,12 +54,12 @@ def _require_tensors(graph: GgufGraph, fields: Mapping[str, Any]) -> None:
     """Raises for tensors that the graph does not have: llama.cpp rejects a file with them."""
     of = f"llama.cpp's graph of {graph.slug}"
     if graph.head == "tied" and not fields["tie_word_embeddings"]:
-        raise OutputError(f"a head of its own cannot be expressed in GGUF: {of} ties it")
+        raise OutputError(f"an untied head cannot be expressed in GGUF: {of} ties it to the embedding")
     if graph.head == "own" and fields["tie_word_embeddings"]:
-        raise OutputError(f"a tied head cannot be expressed in GGUF: {of} has its own")
+        raise OutputError(f"a tied head cannot be expressed in GGUF: {of} has a separate head")
     for name in ("attention_bias", "mlp_bias"):
         if fields.get(name) and not graph.biases:
-            raise OutputError(f"{name} of {graph.slug} cannot be expressed in GGUF: llama.cpp's graph of it has none")
+            raise OutputError(f"{name} of {graph.slug} cannot be expressed in GGUF: llama.cpp's graph does not have it")
 
 
 def _scaling_values(fields: Mapping[str, Any]) -> dict[str, GgufValue]:

@@ -109,7 +109,7 @@ def not_stored(name: str, dtype: DType, peak: float) -> AprnbError:
         return ContractError(f"tensor {name} holds NaN or infinity", action="the weights are damaged")
     other = "bf16" if dtype.name == "F16" else "f32"
     return OutputError(
-        f"tensor {name} holds values beyond {dtype.name} (up to {peak:.4g})", action=f"give --dtype {other}"
+        f"tensor {name} has values beyond the range of {dtype.name} (up to {peak:.4g})", action=f"give --dtype {other}"
     )
 
 
@@ -145,4 +145,4 @@ class Counter:
 
 def quantised_again(count: int, total: int) -> tuple[str, ...]:
     """The warning about `count` tensors whose blocks are decoded and quantised a second time; none for 0."""
-    return (f"{count} of {total} tensors are quantised a second time, which loses a little each time",) if count else ()
+    return (f"{count} of {total} tensors are quantised a second time, which loses precision",) if count else ()

@@ -76,7 +76,7 @@ def _wanted(dtype: str | None) -> DType | None:
         return None
     name = dtype.upper()
     if name not in DTYPES:
-        raise OutputError(f"dtype {dtype!r} is not written to GGUF", expected=", ".join(DTYPES).lower())
+        raise OutputError(f"dtype {dtype!r} cannot be written to GGUF", expected=", ".join(DTYPES).lower())
     return BY_NAME[name]
 
 
@@ -112,7 +112,7 @@ def _require_expressed(values: Mapping[str, GgufValue], tensors: list[GgufTensor
         read["model_type"] = architecture.model_type
     lost = [f"{name} {meant[name]} (read back as {read.get(name)})" for name in meant if read.get(name) != meant[name]]
     if lost:
-        raise OutputError(f"GGUF cannot express of this {architecture.model_type}: {'; '.join(lost)}")
+        raise OutputError(f"GGUF cannot express this {architecture.model_type}: {'; '.join(lost)}")
 
 
 def _comparable(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,10 +142,10 @@ def _warnings(plans: list[PlannedTensor], values: Mapping[str, GgufValue]) -> tu
     warnings = []
     for missed in sorted({plan.instead_of.name for plan in others if plan.instead_of}):
         count = sum(plan.instead_of is not None and plan.instead_of.name == missed for plan in others)
-        warnings.append(f"{count} of {len(plans)} tensors are F16 in place of {missed}, which cannot hold them in GGUF")
+        warnings.append(f"{count} of {len(plans)} tensors are F16: GGUF cannot hold them as {missed}")
     warnings += quantised_again(sum(plan.again for plan in plans), len(plans))
     if "tokenizer.ggml.tokens" not in values:
-        warnings.append("the file carries no tokenizer: the source has none that GGUF has a form for")
+        warnings.append("the file has no tokenizer: the source has none that GGUF can express")
     return tuple(warnings)
 
 

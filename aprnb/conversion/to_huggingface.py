@@ -78,7 +78,7 @@ def write_file(
     weights = _Weights(checkpoint, report, dtype)
     _write_shard(path, weights, weights.tensors, Counter(weights.size_bytes, progress), force)
     return Written(
-        len(weights.tensors), ("weights alone, without config and tokenizer: a folder as target keeps both",)
+        len(weights.tensors), ("only the weights are written; convert to a folder to keep config and tokenizer",)
     )
 
 
@@ -174,4 +174,4 @@ def _write_tokenizer(
 def _require_model_folder(path: Path) -> None:
     """Raises OutputExists for a folder that holds something and no model."""
     if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
-        raise OutputExists(f"{path} exists and is no model folder; it is left alone", action="choose another name")
+        raise OutputExists(f"{path} exists and is not a model folder; it is not replaced", action="choose another name")

@@ -86,7 +86,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         """`size_bytes` of the tensor's bytes from `start`, for those who compare or copy without holding it whole."""
         entry = self.entry(name)
         if not 0 <= start <= start + size_bytes <= entry.size_bytes:
-            raise ValueError(f"bytes {start}–{start + size_bytes} lie outside {name} ({entry.size_bytes} bytes)")
+            raise ValueError(f"bytes {start}–{start + size_bytes} are outside {name} ({entry.size_bytes} bytes)")
         file = self.contents.files[entry.file]
         data = file.source.read(file.data_start + entry.offset + start, size_bytes, f"tensor {name}")
         if self._hashes is not None:
@@ -160,7 +160,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         if warnings:
             self.close()
             raise CheckpointError(
-                f"{self.path} is not as it should be (strict): {'; '.join(warnings)}",
+                f"{self.path} has warnings, which strict does not allow: {'; '.join(warnings)}",
                 action="open it without strict to read it with these warnings",
             )
 

@@ -53,10 +53,10 @@ def read_json(
         raise _unreadable(what, "nested too deeply", offset) from None
     except ValueError:  # Python's limit on integers, whose message names a function of Python
         raise _unreadable(
-            what, f"beyond use: an integer in it has over {sys.get_int_max_str_digits():,} digits", offset
+            what, f"not usable: an integer in it has over {sys.get_int_max_str_digits():,} digits", offset
         ) from None
     if halved:
-        raise _unreadable(what, "not Unicode: it holds half of a surrogate pair", offset)
+        raise _unreadable(what, "not Unicode: it contains half of a surrogate pair", offset)
     if not isinstance(parsed, dict):
         kind = "JSON's null" if parsed is None else f"a JSON {type(parsed).__name__}"
         raise _unreadable(what, kind, offset, expected="an object")
@@ -68,7 +68,7 @@ class _BeyondJson(ValueError):
 
 
 def _refuse(constant: str) -> Any:
-    raise _BeyondJson(f"it has no {constant}")
+    raise _BeyondJson(f"{constant} is not a JSON number")
 
 
 def _finite(text: str) -> float:
@@ -76,7 +76,7 @@ def _finite(text: str) -> float:
     value = float(text)
     if -_LARGEST <= value <= _LARGEST:
         return value
-    raise _BeyondJson(f"{text[:20]} is beyond every floating-point number")
+    raise _BeyondJson(f"{text[:20]} is too large for a floating-point number")
 
 
 def _unreadable(what: str, reason: str, at: int, expected: str | None = None) -> CheckpointError:

@@ -38,7 +38,7 @@ def _target_folder(link: Path) -> Path:
     try:
         return link.resolve(strict=True).parent
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-        raise CheckpointError(f"{link} is a link that leads nowhere") from error
+        raise CheckpointError(f"{link} is a broken link") from error
 
 
 def _homes(folder: Path) -> tuple[Path, ...]:

@@ -21,7 +21,7 @@ def require_writable(path: Path, force: bool) -> None:
     if os.path.lexists(path) and not force:
         raise OutputExists(f"{path} exists", action=_OTHER_NAME_OR_FORCE)
     if path.is_dir() and not path.is_symlink():
-        raise OutputExists(f"{path} is a folder; it is left alone", action="choose another name")
+        raise OutputExists(f"{path} is a folder; it is not replaced", action="choose another name")
 
 
 def require_replaceable(folder: Path, force: bool, known: Collection[str]) -> None:
@@ -38,7 +38,7 @@ def require_known(folder: Path, force: bool, known: Collection[str], name: Path)
     """As `require_replaceable`, for what exists at `folder` and is called `name` in errors."""
     if folder.is_symlink() or not folder.is_dir():
         what = "a link" if folder.is_symlink() else "not a folder"
-        raise OutputExists(f"{name} exists and is {what}; it is left alone", action="choose another name")
+        raise OutputExists(f"{name} exists and is {what}; it is not replaced", action="choose another name")
     try:
         if not any(folder.iterdir()):
             return

@@ -161,7 +161,7 @@ def _verdict(report: Report) -> str:
         damaged = [row.name for row in report.statistics.damaged]
         return f"{len(damaged)} tensors hold NaN or infinite values, first {damaged[0]}."
     if report.contract.ok:
-        return f"Contract: all {report.contract.checked} tensors are those of this {model} model."
+        return f"Contract: all {report.contract.checked} tensors match this {model} model."
     return f"Contract broken: {len(report.contract.violations)} violations against a {model} model."
 
 

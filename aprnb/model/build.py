@@ -125,7 +125,7 @@ def _taken_by_the_class(architecture: Architecture) -> Iterator[None]:
         raise ArchitectureError(
             f"{architecture.family.class_name} of transformers {transformers.__version__} does not take this "
             f"architecture: {lines[-1].strip()[:300]}",
-            expected="values that the class knows, of hidden_act, rope_scaling and the like",
+            expected="values that the class supports, e.g. of hidden_act and rope_scaling",
         ) from None
 
 
@@ -162,7 +162,7 @@ class _LazyWeight:
             raise ContractError(
                 f"tensor {self._report.weights[self._name]} holds NaN or infinity in {self._placement.dtype}",
                 where=str(self._checkpoint.path),
-                action="the weights are damaged; `inspect` shows the file, an older copy may be whole",
+                action="the weights are damaged; run `aprnb inspect` on the file; use an undamaged copy",
             )
         return tensor
 

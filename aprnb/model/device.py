@@ -48,5 +48,7 @@ def _device(name: str) -> torch.device:
     except RuntimeError:
         raise UsageProblem(f"device {name!r} is not known", expected="auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageProblem(f"device {name} is not there: torch sees no CUDA GPU", action="use --device cpu or auto")
+        raise UsageProblem(
+            f"device {name} is not available: torch finds no CUDA GPU", action="use --device cpu or auto"
+        )
     return device

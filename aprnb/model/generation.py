@@ -79,7 +79,7 @@ def _require_encodable(prompt: str) -> None:
     try:
         prompt.encode()
     except UnicodeEncodeError:
-        raise UsageProblem("the prompt is not text: it holds half of a surrogate pair", expected="UTF-8") from None
+        raise UsageProblem("the prompt is not text: it contains half of a surrogate pair", expected="UTF-8") from None
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, system: str | None = None) -> str:

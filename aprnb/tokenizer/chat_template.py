@@ -60,7 +60,7 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], add_generation
     """One conversation as text; raises ChatTemplateError with what the template said."""
     [rendering] = render_all(tokenizer, [Request(messages, add_generation_prompt)])
     if rendering.text is None:
-        raise ChatTemplateError(f"the chat template refuses the conversation: {rendering.problem}")
+        raise ChatTemplateError(f"the chat template rejects the conversation: {rendering.problem}")
     return rendering.text
 
 
@@ -114,7 +114,7 @@ def _render_batch(template: str, variables: Mapping[str, str], lines: Sequence[b
     except AnswerTooLarge as problem:
         raise ChatTemplateError(f"the chat template's process wrote {problem}", action=CHOOSE_ANOTHER) from None
     except ChildFailed as problem:
-        raise ChatTemplateError(f"the chat template broke its process ({problem})", action=CHOOSE_ANOTHER) from None
+        raise ChatTemplateError(f"the chat template crashed its process ({problem})", action=CHOOSE_ANOTHER) from None
 
 
 def _read_renderings(answer: bytes, lines: Sequence[bytes]) -> list[Rendering]:

@@ -69,8 +69,8 @@ def build_tokenizer(
         built = _from_sidecars(sidecars)
     else:
         raise TokenizerError(
-            "the checkpoint carries no tokenizer",
-            where="metadata tokenizer.vocabulary is absent, no tokenizer.json stands beside the file",
+            "the checkpoint has no tokenizer",
+            where="metadata tokenizer.vocabulary is absent, no tokenizer.json is next to the file",
             action="put the model's tokenizer.json (and tokenizer_config.json) into the checkpoint's folder",
         )
     tokenizer = built.checkpoint_tokenizer
@@ -107,10 +107,10 @@ def check_vocabulary(tokenizer: CheckpointTokenizer | PreTrainedTokenizerFast, v
         raise TokenizerError(
             f"the tokenizer's highest id is {highest:,} ({text!r}); the embedding has {vocab_size:,} rows",
             expected=f"ids below {vocab_size:,}",
-            action="this tokenizer is not the model's: put the right tokenizer.json beside the checkpoint",
+            action="this tokenizer is not the model's: put the right tokenizer.json next to the checkpoint",
         )
     unused = vocab_size - len(set(ids.values()))
-    return f"{unused:,} of the embedding's {vocab_size:,} rows belong to no token" if unused else None
+    return f"{unused:,} of the embedding's {vocab_size:,} rows have no token" if unused else None
 
 
 def _from_metadata(metadata: Mapping[str, Any], architecture: str, sidecars: TokenizerFiles) -> TokenizerChoice:
@@ -124,7 +124,7 @@ def _from_metadata(metadata: Mapping[str, Any], architecture: str, sidecars: Tok
         settled = _from_sidecars(sidecars)
         if _same_vocabulary(settled.checkpoint_tokenizer, facts):
             _take_special_tokens(settled.checkpoint_tokenizer, facts, architecture)
-            source = f"{sidecars.tokenizer.name} beside the file (its vocabulary is the file's)"
+            source = f"{sidecars.tokenizer.name} next to the file (its vocabulary is the file's)"
             return TokenizerChoice(settled.checkpoint_tokenizer, source, (), "", facts.warnings)
         warnings.append(f"{sidecars.tokenizer} has another vocabulary than the checkpoint; it is not used")
     tokenizer = CheckpointTokenizer(backend)
@@ -141,15 +141,15 @@ def _byte_level(
     published_qwen = name == "qwen2" and facts.tokens.get(_PUBLISHED_QWEN_END_OF_TEXT) == "<|endoftext|>"
     notes = []
     if assumed:
-        notes.append(f"tokenizer: text is split as {name} does ({source}); a tokenizer.json beside the file settles it")
+        notes.append(f"tokenizer: text is split as {name} does ({source}), unless a tokenizer.json is next to the file")
     if published_qwen:
         notes.append(
-            "tokenizer: text is normalised to NFC, as every published Qwen vocabulary (<|endoftext|> = 151643)"
+            "tokenizer: text is normalised to NFC, as with every published Qwen vocabulary (<|endoftext|> = 151643)"
         )
     elif name == "qwen2":
-        notes.append("tokenizer: text is not normalised (not the published Qwen vocabulary, which takes NFC)")
+        notes.append("tokenizer: text is not normalised (not the published Qwen vocabulary, which uses NFC)")
     elif facts.bos_id is not None and facts.add_bos is None:
-        notes.append(f"tokenizer: no {facts.tokens[facts.bos_id]} is put in front of text; the file does not say")
+        notes.append(f"tokenizer: no {facts.tokens[facts.bos_id]} is added before text; the file does not say")
     return byte_level_tokenizer(facts, name, compose=published_qwen), tuple(notes), assumed
 
 
@@ -158,10 +158,10 @@ def _sentencepiece(facts: TokenizerFacts) -> tuple[Tokenizer, tuple[str, ...], b
 
     notes = []
     if facts.add_space is None:
-        notes.append("tokenizer: a space is put in front of text, as llama's SentencePiece models do (assumed)")
+        notes.append("tokenizer: a space is added before text, as llama's SentencePiece models do (assumed)")
     if facts.add_bos is None and facts.bos_id is not None:
         bos = facts.tokens[facts.bos_id]
-        notes.append(f"tokenizer: {bos} is put in front of text, as every SentencePiece model does")
+        notes.append(f"tokenizer: {bos} is added before text, as every SentencePiece model does")
         facts = replace(facts, add_bos=True)
     return sentencepiece_tokenizer(facts), tuple(notes), facts.add_space is None
 
@@ -192,14 +192,14 @@ def _from_sidecars(sidecars: TokenizerFiles) -> TokenizerChoice:
     assert path is not None
     backend = parsed_tokenizer(sidecar_object(path, MAX_TOKENIZER_VALUES), path)
     named, warnings = _named_tokens(sidecars, backend)
-    source = f"{path.name} beside the file"
+    source = f"{path.name} next to the file"
     return TokenizerChoice(CheckpointTokenizer(backend, untrusted=True, **named), source, (), "", warnings)
 
 
 def _named_tokens(sidecars: TokenizerFiles, backend: Tokenizer) -> tuple[dict[str, str], tuple[str, ...]]:
     """bos, eos, pad and unk of tokenizer_config.json, as far as the tokenizer has them."""
     if sidecars.settings is None:
-        return {}, ("no tokenizer_config.json beside the file: which token ends an answer is not known",)
+        return {}, ("no tokenizer_config.json next to the file: which token ends an answer is not known",)
     settings = sidecar_object(sidecars.settings, MAX_TOKENIZER_VALUES)
     named, warnings = {}, []
     for name in NAMES:
@@ -208,7 +208,9 @@ def _named_tokens(sidecars: TokenizerFiles, backend: Tokenizer) -> tuple[dict[st
         if isinstance(text, str) and backend.token_to_id(text) is not None:
             named[name] = text
         elif text is not None:
-            warnings.append(f"{sidecars.settings.name}: {name} {text!r} is no token of {sidecars.tokenizer}; not used")
+            warnings.append(
+                f"{sidecars.settings.name}: {name} {text!r} is not a token of {sidecars.tokenizer}; not used"
+            )
     return named, tuple(warnings)
 
 

@@ -50,7 +50,7 @@ def find_template(metadata: Mapping[str, Any], sidecars: TokenizerFiles) -> Foun
     found = [FoundTemplate(metadata[key], f"metadata {key}") for key in _KEYS if metadata.get(key)]
     found = found or _beside(sidecars)
     if len(found) == 2 and found[0].value != found[1].value:
-        note = f"two chat templates that differ: {found[0].source} is used, {found[1].source} is not"
+        note = f"two different chat templates: {found[0].source} is used, {found[1].source} is not"
         return FoundTemplate(found[0].value, found[0].source, (note,))
     return found[0] if found else None
 
@@ -58,10 +58,10 @@ def find_template(metadata: Mapping[str, Any], sidecars: TokenizerFiles) -> Foun
 def _beside(sidecars: TokenizerFiles) -> list[FoundTemplate]:
     found = []
     if sidecars.template is not None:
-        found.append(FoundTemplate(sidecar_text(sidecars.template), f"{sidecars.template.name} beside the file"))
+        found.append(FoundTemplate(sidecar_text(sidecars.template), f"{sidecars.template.name} next to the file"))
     if sidecars.settings is not None:
         value = sidecar_object(sidecars.settings).get("chat_template")
-        found += [] if value is None else [FoundTemplate(value, f"{sidecars.settings.name} beside the file")]
+        found += [] if value is None else [FoundTemplate(value, f"{sidecars.settings.name} next to the file")]
     return found
 
 
@@ -106,7 +106,7 @@ def _wanted_template(wanted: str, tokenizer: Any) -> Template:
             raise ChatTemplateError(f"{wanted} holds no chat_template", action=CHOOSE_ANOTHER)
         return Template(text, f"--chat-template {wanted}")
     if path.suffix or len(path.parts) > 1:
-        raise FileMissing(f"--chat-template {wanted}: no such file, or none that can be read", action=CHOOSE_ANOTHER)
+        raise FileMissing(f"--chat-template {wanted}: no such file, or it cannot be read", action=CHOOSE_ANOTHER)
     raise ChatTemplateError(f"--chat-template {wanted} is unknown{closest(wanted, TEMPLATES)}", action=CHOOSE_ANOTHER)
 
 

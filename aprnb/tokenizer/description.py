@@ -29,8 +29,8 @@ def describe_tokenizer(
         described |= _described_template(metadata, sidecars or TokenizerFiles())
         if not has_tokenizer(metadata):
             beside = sidecars.tokenizer if sidecars else None
-            there = f"; {safe_path(beside.parent, beside.name).name} beside it is used" if beside else ""
-            return {**described, "problem": f"the file carries no tokenizer{there}"}
+            there = f"; {safe_path(beside.parent, beside.name).name} next to it is used" if beside else ""
+            return {**described, "problem": f"the file has no tokenizer{there}"}
         whole, doubts = embedded_tokenizer(metadata)
         facts = read_facts(metadata)
         described |= _described_facts(facts, [*described["warnings"], *doubts])

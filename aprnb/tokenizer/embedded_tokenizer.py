@@ -18,7 +18,7 @@ def embedded_tokenizer(metadata: Mapping[str, Any]) -> tuple[dict[str, Any] | No
     special = _special_disagreement(metadata)
     found = _disagreement(metadata)
     if found is not None:
-        return None, (f"two tokenizers that differ, {REST} is not used: {found}", *special)
+        return None, (f"two different tokenizers, {REST} is not used: {found}", *special)
     return reassembled(metadata), special
 
 

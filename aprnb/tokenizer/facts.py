@@ -100,14 +100,14 @@ def tokenizer_kind(metadata: Mapping[str, Any], vocabulary: list[str]) -> Kind:
     merges, scores = metadata.get("tokenizer.merges"), metadata.get("tokenizer.scores")
     if "Ġ" in vocabulary and "Ċ" in vocabulary and named not in _SENTENCEPIECE_TYPES:
         if not merges:
-            raise TokenizerError("the file's byte-level vocabulary comes without merges", action=ADD_TOKENIZER)
+            raise TokenizerError("the file's byte-level vocabulary has no merges", action=ADD_TOKENIZER)
         return "byte-level BPE"
     pieces = "▁" in vocabulary or "<0x0A>" in vocabulary
     if pieces and (merges or (scores and named != "unigram" and _are_ranks(scores))):
         return "SentencePiece BPE"
     what = "unigram" if named == "unigram" or scores else f"{named or 'unnamed'}"
     raise TokenizerError(
-        f"the file's tokenizer is of kind {what!r} ({len(vocabulary):,} entries), which its metadata does not settle",
+        f"the file's tokenizer is of kind {what!r} ({len(vocabulary):,} entries), which its metadata does not define",
         expected="byte-level BPE with merges, or SentencePiece BPE with merges or rank scores",
         action=ADD_TOKENIZER,
     )
@@ -131,7 +131,7 @@ def _token_id(metadata: Mapping[str, Any], name: str, tokens: Mapping[int, str],
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value not in tokens:
         found = str(value)[:40] if isinstance(value, str | int | float) else f"a {type(value).__name__}"
-        warnings.append(f"metadata {key} is {found}, which is no token of the vocabulary; it is not used")
+        warnings.append(f"metadata {key} is {found}, which is not a token of the vocabulary; it is not used")
         return None
     return value
 
@@ -186,7 +186,7 @@ def _added_tokens(
     added = list(islice(found, MAX_ADDED_TOKENS + 1))
     if len(added) > MAX_ADDED_TOKENS:
         raise TokenizerError(
-            f"over {MAX_ADDED_TOKENS:,} entries of the vocabulary are made by no merge",
+            f"over {MAX_ADDED_TOKENS:,} entries of the vocabulary are not made by a merge",
             expected=f"at most {MAX_ADDED_TOKENS:,} added tokens", action=ADD_TOKENIZER,
         )  # fmt: skip
     controls = _PIECE_CONTROLS if kind == "SentencePiece BPE" else frozenset()

@@ -79,7 +79,7 @@ def parsed_tokenizer(document: Mapping[str, Any], where: object) -> Tokenizer:
 
 def _bpe(facts: TokenizerFacts, **options: object) -> Tokenizer:
     ids = {text: number for number, text in facts.tokens.items()}
-    with library_errors("the file's vocabulary makes no tokenizer"):
+    with library_errors("the file's vocabulary is not usable"):
         return Tokenizer(BPE(vocab=ids, merges=list(facts.merges), **options))
 
 

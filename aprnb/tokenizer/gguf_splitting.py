@@ -54,8 +54,8 @@ def _found_by_trying(whole: Mapping[str, Any], facts: TokenizerFacts, names: lis
         if [tokenizer.encode(text, add_special_tokens=False).ids for text in ORDINARY_TEXTS] == expected:
             return replace(splitting, add_bos=_puts_bos(source, facts))
     raise TokenizerError(
-        "GGUF cannot express how this tokenizer splits text", expected=f"the way of {', '.join(names)}",
-        action="convert to .apr or a folder, which keep the tokenizer whole",
+        "GGUF cannot express how this tokenizer splits text", expected=f"one of {', '.join(names)}",
+        action="convert to .apr or a folder, which keep the whole tokenizer",
     )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def _puts_bos(source: Tokenizer, facts: TokenizerFacts) -> bool:
         return False
     if facts.bos_id is not None and dressed == [facts.bos_id, *bare]:
         return True
-    raise TokenizerError("this tokenizer puts more around a text than a first token, which GGUF cannot express")
+    raise TokenizerError("this tokenizer adds more to a text than one first token, which GGUF cannot express")
 
 
 def _order(metadata: Mapping[str, Any], model_type: str) -> list[str]:

@@ -77,6 +77,6 @@ def _scores(facts: TokenizerFacts, metadata: Mapping[str, Any], vocab_size: int)
     ):
         raise TokenizerError(
             "this tokenizer's merges are not those of a SentencePiece model, which GGUF keeps as scores",
-            action="convert to .apr or a folder, which keep the tokenizer whole",
+            action="convert to .apr or a folder, which keep the whole tokenizer",
         )
     return scores

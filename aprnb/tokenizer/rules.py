@@ -8,7 +8,7 @@ from typing import Any
 from aprnb.architecture.families import family_named
 from aprnb.errors import TokenizerError
 
-ADD_TOKENIZER = "put the model's tokenizer.json beside the checkpoint"
+ADD_TOKENIZER = "put the model's tokenizer.json next to the checkpoint"
 PRE_TOKENIZERS: Mapping[str, str] = {
     "qwen2": "qwen2",
     "deepseek-r1-qwen": "qwen2",
@@ -31,14 +31,12 @@ def choose_pre_tokenizer(metadata: Mapping[str, Any], architecture: str) -> tupl
             known = ", ".join(PRE_TOKENIZERS)
             found = repr(named[:60]) if isinstance(named, str) else f"a {type(named).__name__}"
             raise TokenizerError(
-                f"pre-tokenizer {found} is not known here", expected=f"one of {known}",
+                f"pre-tokenizer {found} is not supported", expected=f"one of {known}",
                 where="metadata tokenizer.pre_type", action=ADD_TOKENIZER,
             )  # fmt: skip
         return PRE_TOKENIZERS[named], "metadata tokenizer.pre_type", False
     family = family_named(architecture)
     if family is None or family.pre_tokenizer is None:
-        raise TokenizerError(
-            f"no rule says how {architecture} splits text for its byte-level BPE", action=ADD_TOKENIZER
-        )
+        raise TokenizerError(f"the pre-tokenizer of {architecture}'s byte-level BPE is unknown", action=ADD_TOKENIZER)
     name, assumed = family.pre_tokenizer
     return name, f"rule of the {architecture} family" + (" (assumed)" if assumed else ""), assumed

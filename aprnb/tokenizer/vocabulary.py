@@ -94,7 +94,7 @@ def checked_numbers(metadata: Mapping[str, Any], key: str, count: int) -> list[A
         found = f"{len(values):,} values" if isinstance(values, list) else type(values).__name__
         raise TokenizerError(f"metadata {key} holds {found}", expected=f"one number per token ({count:,})")
     if not set(map(type, values)) <= {int, float, bool}:
-        raise TokenizerError(f"metadata {key} holds something else than numbers")
+        raise TokenizerError(f"metadata {key} holds values that are not numbers")
     return values
 
 
@@ -128,4 +128,4 @@ def _leave_out_repeats(vocabulary: list[str], used: bytearray, strings: dict[str
     for text in strings:
         strings[text] = False
     named = " ".join(filter(None, (", ".join(shown), and_more(repeats - 3))))
-    return f"the vocabulary repeats {named}; the first one counts"
+    return f"the vocabulary repeats {named}; the first one is used"

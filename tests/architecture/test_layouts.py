@@ -159,4 +159,4 @@ def test_a_config_key_that_nobody_knows_is_a_warning(tmp_path):
     families.saved("llama", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text()) | {"logit_temperature": 2.0}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert any("logit_temperature is not known" in warning for warning in aprnb.open(tmp_path).architecture.warnings)
+    assert any("logit_temperature is unknown" in warning for warning in aprnb.open(tmp_path).architecture.warnings)

@@ -45,7 +45,7 @@ SPOILED = {
     "28 layers": (
         None,
         {"num_layers": 28},
-        r"num_hidden_layers is 36 by layers in the tensor index, 28 by metadata num_layers",
+        r"num_hidden_layers is 36 according to layers in the tensor index, 28 according to metadata num_layers",
     ),
     "transposed": (
         transposed(),
@@ -53,11 +53,11 @@ SPOILED = {
         r"model\.layers\.7\.mlp\.up_proj\.weight: shape: expected .*12288, 4096.*transposed",
     ),
     "missing": (without("layers.35.self_attn.v_proj"), {}, r"model\.layers\.35\.self_attn\.v_proj\.weight: missing"),
-    "extra layer": (story.shapes(37), {}, r"num_hidden_layers is 37 by .*, 36 by metadata"),
+    "extra layer": (story.shapes(37), {}, r"num_hidden_layers is 37 according to .*, 36 according to metadata"),
     "head_dim 64": (
         None,
         {"head_dim": 64},
-        r"head_dim is 128 by shape of model\.layers\.0\.self_attn\.q_norm\.weight, 64 by metadata",
+        r"head_dim is 128 according to shape of model\.layers\.0\.self_attn\.q_norm\.weight, 64 according to metadata",
     ),
     "no q_norm": (without("q_norm"), {}, r"36 of 399 tensors.*q_norm\.weight: missing"),
     "family": (

@@ -175,7 +175,7 @@ MULTIPLYING = {
     "steps whose type is null": refused(UNTYPED, normalize(*[{**replace("q", "q" * 99), "type": None}] * 8)),
     "20,000 pieces": refused("single of 20,000", changed(post_processor=template([TEXT] * 20_000))),
     "64 times the text": refused("too many tokens", changed(post_processor=template([TEXT] * 64))),
-    "pieces of pieces": refused("is no tokenizer", processors(*[template([TEXT] * 64)] * 3)),
+    "pieces of pieces": refused("is not a valid tokenizer", processors(*[template([TEXT] * 64)] * 3)),
     "a special piece of 999 tokens": refused("of 999", special(*[1] * 999)),
     "65 steps": refused("too many steps", normalize(*[{"type": "Lowercase"}] * MAX_STEPS)),
     "200 sequences in each other": refused("too many steps", changed(normalizer=reduce(sequence, range(200), {}))),
@@ -184,19 +184,21 @@ MULTIPLYING = {
 }  # fmt: skip
 
 ENDLESS = {
-    "alternatives that overlap": refused("is no tokenizer", split(r"(a|a|aa)+$|(a*)*b\1c")),
+    "alternatives that overlap": refused("is not a valid tokenizer", split(r"(a|a|aa)+$|(a*)*b\1c")),
     "slow on any text": refused("ran longer than 2 s", split("(?:.|.){21}(?!)"), text_s=2),
-    "slow on the rows alone": refused("is no tokenizer", split("Q(?:.|.)*(?!)")),
-    "slow on the rows, in the normalizer": refused("is no tokenizer", normalize(replace("^Q(a|aa)+$", "x", "Regex"))),
-    "endless recursion": refused("is no tokenizer", split(r"(?<x>\g<x>?.)")),
-    "not an expression": refused("is no tokenizer", split("(((")),
+    "slow on the rows alone": refused("is not a valid tokenizer", split("Q(?:.|.)*(?!)")),
+    "slow on the rows, in the normalizer": refused(
+        "is not a valid tokenizer", normalize(replace("^Q(a|aa)+$", "x", "Regex"))
+    ),
+    "endless recursion": refused("is not a valid tokenizer", split(r"(?<x>\g<x>?.)")),
+    "not an expression": refused("is not a valid tokenizer", split("(((")),
     "a long expression": refused("pattern of 4,097", split("a" * (MAX_PATTERN + 1))),
     "slow on no token, in the decoder": harmless(decode(replace("QQ(?:.|.)*(?!)", "", "Regex"))),
     "groups in groups": harmless(split("(" * 2_000 + "a" + ")" * 2_000)),
     "repetitions of repetitions": harmless(split("((((a{1,1000}){1,1000}){1,1000}){1,1000})")),
 }
 
-ODD = "is no tokenizer"
+ODD = "is not a valid tokenizer"
 """What the library says no to, when it loads the tokenizer or uses it."""
 CRASHING = {
     "a strip beyond the token": refused(ODD, decode(strip(64, 64))),
@@ -226,8 +228,8 @@ CRASHING = {
     "no unknown piece": refused(ODD, unigram(["a", 0.0], ["b", -1.0], unknown=None)),
     "no pieces": refused(ODD, unigram(unknown=None)),
     "a score that is text": refused(ODD, unigram(["a", "x"])),
-    "a score that is NaN": refused("it has no NaN", unigram(["a", float("nan")])),
-    "a score that is infinite": refused("it has no Infinity", unigram(["a", float("inf")])),
+    "a score that is NaN": refused("NaN is not a JSON number", unigram(["a", float("nan")])),
+    "a score that is infinite": refused("Infinity is not a JSON number", unigram(["a", float("inf")])),
     "scores beyond all sums": harmless(unigram(["a", 1e308], ["aa", 1e308], ["b", -1e308])),
     "an empty piece": harmless(unigram(["", 0.0], ["b", -1.0])),
     "a piece twice": harmless(unigram(["a", 0.0], ["a", -1.0])),
@@ -279,7 +281,7 @@ MISNUMBERED = {
     "with the id of another": refused(OTHER.format(824, 827), added("<x>", 824)),
     "beyond the vocabulary": refused(OTHER.format(1000, 827), added("<x>", 1_000)),
     "beyond everything": refused(OTHER.format(4294967295, 827), added("<x>", (1 << 32) - 1)),
-    "below zero": refused("is no tokenizer", added("<x>", -1)),
+    "below zero": refused("is not a valid tokenizer", added("<x>", -1)),
     "in another order": refused(OTHER.format(825, 824), changed(added_tokens=[START, END, STOP])),
     "that swap their ids": refused(
         OTHER.format(825, 824), changed(added_tokens=[{**END, "id": 825}, {**START, "id": 824}, STOP])
@@ -560,7 +562,7 @@ DIFFERING: dict[str, dict[str, Any]] = {
 def test_two_statements_that_differ_are_a_warning_on_the_card_and_at_loading(written, name):
     metadata = {**written, **DIFFERING[name]}
     card, choice = describe_tokenizer(metadata, "qwen3"), build_tokenizer(metadata, "qwen3")
-    found = {text for text in choice.warnings if "two tokenizers that differ" in text or "special_tokens says" in text}
+    found = {text for text in choice.warnings if "two different tokenizers" in text or "special_tokens says" in text}
     assert len(found) == 1
     assert found <= set(card["warnings"])
     shown = [(at, text) for at, text in enumerate(metadata["tokenizer.vocabulary"]) if text != "<unk>"]
@@ -595,7 +597,7 @@ def test_two_templates_that_differ_are_a_warning_and_the_one_that_is_shown_is_us
     assert choice.checkpoint_tokenizer.chat_template == "{{ 1 }} shown"
     assert card["chat_template"] == {"source": "metadata chat_template", "characters": 13}
     assert card["warnings"] == list(choice.warnings)
-    assert "two chat templates that differ" in card["warnings"][0]
+    assert "two different chat templates" in card["warnings"][0]
     same = {**metadata, "tokenizer.chat_template": "{{ 1 }} shown"}
     assert describe_tokenizer(same, "qwen3")["warnings"] == [] == list(build_tokenizer(same, "qwen3").warnings)
 
@@ -616,7 +618,7 @@ def test_a_folder_s_template_file_goes_before_its_settings(checkpoint, rows, dif
     assert choice.checkpoint_tokenizer.chat_template == text
     assert report.tokenizer["chat_template"]["characters"] == len(text)
     for warnings in (report.warnings, plan.warnings):
-        assert any("two chat templates that differ" in warning for warning in warnings) == differ
+        assert any("two different chat templates" in warning for warning in warnings) == differ
 
 
 def trained(kind: str) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _(folder: Path) -> Path:
     return inner / "m.json"
 
 
-@attack("a shard's name of 300 characters", FileMissing, "not there", has_byte=False)
+@attack("a shard's name of 300 characters", FileMissing, "missing", has_byte=False)
 def _(folder: Path) -> Path:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "x" * 300 + ".safetensors"}}))
     return folder
@@ -133,7 +133,7 @@ def pocket_with(**changes: object) -> bytes:
         return b.with_metadata(POCKET.read_bytes(), {**checkpoint.metadata, **changes})
 
 
-@attack("two vocabularies that differ", None, "two tokenizers that differ")
+@attack("two vocabularies that differ", None, "two different tokenizers")
 def _(folder: Path) -> bytes:
     import aprnb
 
@@ -145,18 +145,18 @@ def _(folder: Path) -> bytes:
     return pocket_with(hf_tokenizer={"model": model, "added_tokens": []})
 
 
-@attack("two chat templates that differ", None, "two chat templates that differ")
+@attack("two chat templates that differ", None, "two different chat templates")
 def _(folder: Path) -> bytes:
     return pocket_with(chat_template="{{ 1 }}", **{"tokenizer.chat_template": "{{ 2 }}"})
 
 
-@attack("a chat template beside the file that the card would not show", None, "tokenizer_config.json beside the file")
+@attack("a chat template beside the file that the card would not show", None, "tokenizer_config.json next to the file")
 def _(folder: Path) -> Path:
     shutil.copyfile(POCKET, folder / "x.apr")
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ 'SIDECAR' }}"}))
     return folder / "x.apr"
 
 
-@attack("100,000 unknown keys in the config", None, "99,990 more keys that are not known")
+@attack("100,000 unknown keys in the config", None, "99,990 more unknown keys")
 def _(folder: Path) -> bytes:
     return pocket_with(hf_config={"model_type": "qwen3", **{f"k{number}": 1 for number in range(100_000)}})

@@ -76,7 +76,7 @@ def sparse(path: Path, front: bytes, size_bytes: int) -> Path:
 # The JSON of metadata
 
 
-@attack("merges by the hundred thousand", None, "no rule says how unknown splits")
+@attack("merges by the hundred thousand", None, "the pre-tokenizer of unknown's byte-level BPE is unknown")
 def _(folder: Path) -> bytes:
     repeated = {"tokenizer.vocabulary": [*ALPHABET, "ab"], "tokenizer.merges": ["a b"] * 780_000}
     return apr(repeated)  # as pairs of texts they would take 200 bytes each
@@ -97,7 +97,7 @@ def _(folder: Path) -> bytes:
     return apr({"tokenizer.vocabulary": [*ALPHABET, "ab"], "tokenizer.merges": ["a b"] * 1_200_000}, 30 << 20)
 
 
-@attack("200,000 tokens and merges", None, "no rule says how unknown splits")
+@attack("200,000 tokens and merges", None, "the pre-tokenizer of unknown's byte-level BPE is unknown")
 def _(folder: Path) -> bytes:
     return apr(byte_level(200_000, 200_000), 4 << 20)
 
@@ -114,7 +114,7 @@ def _(folder: Path) -> bytes:
     return apr({"tokenizer.vocabulary": pieces, "tokenizer.scores": scores, "tokenizer.token_type": types})
 
 
-@attack("scores beyond every floating-point number", None, "does not settle|unigram")
+@attack("scores beyond every floating-point number", None, "does not define|unigram")
 def _(folder: Path) -> bytes:
     return apr({"tokenizer.vocabulary": ["a", "▁"], "tokenizer.scores": [-(10**3000), -1]})
 
@@ -150,7 +150,7 @@ def _(folder: Path) -> bytes:
     return file_of(ENTRY, metadata=b"{" + pairs + b"}")
 
 
-@attack("a list of 560,000 texts where a text belongs", None, "the format asks for text")
+@attack("a list of 560,000 texts where a text belongs", None, "the format requires text")
 def _(folder: Path) -> bytes:
     return apr({"name": [chr(0x100 + at % 20_000) for at in range(560_000)]})  # where is it? once more in memory
 

@@ -36,8 +36,8 @@ EXPRESSIBLE = {
 """What llama.cpp's graphs can express, where `families.SPECIAL` goes beyond it."""
 
 REFUSED = {
-    "mistral": "sliding_window 5", "qwen2": "sliding_window 5", "qwen3": "attention_bias", "gemma": "head of its own",
-    "gemma2": "head of its own", "qwen3_moe": r"mlp_only_layers \[0\]", "gemma3_text": "query_pre_attn_scalar 100",
+    "mistral": "sliding_window 5", "qwen2": "sliding_window 5", "qwen3": "attention_bias", "gemma": "untied head",
+    "gemma2": "untied head", "qwen3_moe": r"mlp_only_layers \[0\]", "gemma3_text": "query_pre_attn_scalar 100",
     "mixtral": "sliding_window 5", "gpt2": "scale_attn_by_inverse_layer_idx True", "smollm3": "attention_bias",
     "starcoder2": "sliding_window 5", "llama": "not those of a published Llama 3",
     "olmo2": "a tied head",

@@ -213,7 +213,7 @@ def test_what_gguf_cannot_say_is_refused_by_name(real, tmp_path, case):
 def test_types_that_gguf_has_not_are_named(real, tmp_path):
     checkpoint = aprnb.open(real("pocket-qwen3-int4"))
     result = write_gguf(tmp_path / "x.gguf", checkpoint, aprnb.check(checkpoint))
-    assert result.warnings == ("22 of 35 tensors are F16 in place of AprQ4, which cannot hold them in GGUF",)
+    assert result.warnings == ("22 of 35 tensors are F16: GGUF cannot hold them as AprQ4",)
     assert torch.allclose(logits(built(tmp_path / "x.gguf")), logits(built(real("pocket-qwen3-int4"))), atol=0.05)
 
 
@@ -244,7 +244,7 @@ def test_writing_holds_a_few_rows_and_reports_its_way(tmp_path, pocket_qwen3):
     assert (
         seen == sorted(seen) and seen[-1][0] <= result.size_bytes == seen[-1][1] == (tmp_path / "x.gguf").stat().st_size
     )
-    assert result.warnings == ("the file carries no tokenizer: the source has none that GGUF has a form for",)
+    assert result.warnings == ("the file has no tokenizer: the source has none that GGUF can express",)
 
 
 def test_blocks_that_are_quantised_a_second_time_are_counted(real, tmp_path):

@@ -118,7 +118,7 @@ def test_force_replaces_a_model_folder_and_no_other(pocket_qwen3, tmp_path):
         aprnb.convert(pocket_qwen3, tmp_path / "hf", force=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
-    with pytest.raises(aprnb.AprnbError, match="no model folder"):
+    with pytest.raises(aprnb.AprnbError, match="not a model folder"):
         aprnb.convert(pocket_qwen3, tmp_path / "mine", force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "mine"]
 
@@ -168,14 +168,14 @@ def test_values_that_are_none_are_refused_by_the_tensors_name(pocket_qwen3, tmp_
 @pytest.mark.parametrize("target", ["a\0b.apr", "a" * 300, "taken.apr"])
 def test_a_target_that_cannot_be_is_an_error_of_ours(pocket_qwen3, tmp_path, target):
     (tmp_path / "taken.apr").mkdir()
-    with pytest.raises(aprnb.AprnbError, match="no name for a target|is a folder; it is left alone"):
+    with pytest.raises(aprnb.AprnbError, match="not a valid target name|is a folder; it is not replaced"):
         aprnb.convert(pocket_qwen3, tmp_path / target, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["taken.apr"]
 
 
 def test_a_single_file_says_what_it_leaves_behind_and_how_to_read_it_again(pocket_qwen3, tmp_path):
     converted = aprnb.convert(pocket_qwen3, tmp_path / "x.safetensors")
-    assert any("without config and tokenizer" in warning for warning in converted.warnings)
+    assert any("only the weights are written" in warning for warning in converted.warnings)
     with pytest.raises(aprnb.AprnbError, match="--config config.json"):
         aprnb.check(tmp_path / "x.safetensors")
     folder = aprnb.convert(pocket_qwen3, tmp_path / "folder").path

@@ -114,7 +114,7 @@ def test_an_unknown_token_that_the_vocabulary_has_not_is_an_error_of_ours(tmp_pa
     parsed = json.loads(byte_level(texts(repository)).to_str())
     parsed["pre_tokenizer"], parsed["model"]["unk_token"] = None, "<nobody>"
     (folder / "tokenizer.json").write_text(json.dumps(parsed))
-    with pytest.raises(aprnb.errors.TokenizerError, match="is no tokenizer.*<nobody>"):
+    with pytest.raises(aprnb.errors.TokenizerError, match="is not a valid tokenizer.*<nobody>"):
         aprnb.load(folder)
 
 

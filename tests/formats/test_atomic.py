@@ -335,7 +335,7 @@ def test_what_exists_stays_without_force(taken: Path, write: Callable[..., None]
 @pytest.mark.parametrize("replace", REPLACERS)
 def test_a_folder_replaces_only_a_folder_even_with_force(taken: Path, replace: Callable[[Path], None]) -> None:
     before = os.lstat(taken)
-    with pytest.raises(OutputExists, match="it is left alone"):
+    with pytest.raises(OutputExists, match="it is not replaced"):
         replace(taken)
     assert os.lstat(taken) == before
 
@@ -343,7 +343,7 @@ def test_a_folder_replaces_only_a_folder_even_with_force(taken: Path, replace: C
 @pytest.mark.parametrize("taken", [an_empty_folder, a_folder_of_files], indirect=True)
 @pytest.mark.parametrize("write", [write_file, write_staged])
 def test_a_file_replaces_no_folder_even_with_force(taken: Path, write: Callable[..., None]) -> None:
-    with pytest.raises(OutputExists, match="is a folder; it is left alone"):
+    with pytest.raises(OutputExists, match="is a folder; it is not replaced"):
         write(taken)
     assert taken.is_dir()
 
@@ -528,7 +528,7 @@ def test_what_takes_the_folders_place_after_the_check_stays(
         return real(self, to)
 
     monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(OutputExists, match="it is left alone"):
+    with pytest.raises(OutputExists, match="it is not replaced"):
         replace(target)
     assert os.lstat(target).st_ino == swapped[0]
     assert (tmp_path / "moved" / "weights").read_text() == "former"

@@ -199,5 +199,5 @@ def test_widening_is_the_upper_half_of_the_bits():
 
 
 def test_what_nothing_encodes_is_refused_by_name():
-    with pytest.raises(aprnb.AprnbError, match="nothing here encodes Q5_K"):
+    with pytest.raises(aprnb.AprnbError, match="aprnb cannot encode Q5_K"):
         encode(np.zeros(256, np.float32), BY_NAME["Q5_K"])

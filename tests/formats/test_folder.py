@@ -69,7 +69,7 @@ def test_the_config_of_the_folder_above_is_not_read(folder):
 def test_a_config_that_contradicts_the_weights_is_refused_with_both(folder):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_size": 256}))
-    with pytest.raises(AprnbError, match=r"hidden_size is 128 by shape .*256 by config.json"):
+    with pytest.raises(AprnbError, match=r"hidden_size is 128 according to shape .*256 according to config.json"):
         aprnb.check(folder)
 
 
@@ -77,7 +77,7 @@ def test_weights_without_a_config_need_one_given(folder, sources):
     (folder / "config.json").unlink()
     alone = aprnb.open(folder / "model.safetensors")
     assert any("no config.json" in warning for warning in alone.warnings)
-    with pytest.raises(AprnbError, match="no transformer is named"):
+    with pytest.raises(AprnbError, match="do not name a transformer"):
         aprnb.check(alone)
     assert aprnb.check(alone, config=sources / "qwen3" / "config.json").ok
 
@@ -152,7 +152,7 @@ def test_a_tensor_that_no_shard_holds_is_named(sharded):
 
 def test_a_tensor_that_the_index_does_not_list_is_named(sharded):
     change_index(sharded, **{"model.norm.weight": None})
-    refused(sharded, "'model.norm.weight' lies in .* does not list it")
+    refused(sharded, "'model.norm.weight' is in .* does not list it")
 
 
 def test_an_index_that_names_itself_is_refused(sharded):
@@ -168,7 +168,7 @@ def test_an_index_that_is_none_is_refused(sharded, content):
 
 def test_a_broken_tokenizer_is_a_warning_and_the_weights_still_open(folder):
     (folder / "tokenizer.json").write_text("{")
-    assert any("tokenizer beside" in warning for warning in aprnb.open(folder).warnings)
+    assert any("tokenizer of the folder" in warning for warning in aprnb.open(folder).warnings)
     assert aprnb.check(folder).ok
 
 

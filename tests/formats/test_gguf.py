@@ -93,7 +93,7 @@ LIES = {
     "an unknown value type": (whole([text("key") + struct.pack("<I", 13)]) + bytes(8), "value type 13", "byte 35"),
     "an unknown element type": (
         whole([text("k") + struct.pack("<IIQ", ARRAY, 77, 0)]), "value type 77", "byte 37"),
-    "a truth value of 2": (whole([pair("key", BOOL, 2)]), "truth value 2", "byte 39"),
+    "a truth value of 2": (whole([pair("key", BOOL, 2)]), "boolean 2", "byte 39"),
     "a key twice": (whole([pair("key", U8, 1), pair("key", U8, 1)]), "'key' appears twice", "byte 40"),
     "a key that is not UTF-8": (whole([pair(b"a\xff", U32, 1)]), "not UTF-8", "byte 33"),
     "a text that is not UTF-8": (whole([pair("k", STRING, b"ok\xc3")]), "k is not UTF-8", "byte 47"),
@@ -154,7 +154,7 @@ def test_versions_of_tomorrow_and_big_endian_files_are_refused_by_name(tmp_path)
 def test_texts_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf_front, "MAX_TEXTS_BYTES", 100)
     for texts in (["Ā"] * 2000, [""] * 2000):
-        with pytest.raises(aprnb.AprnbError, match="with k.* its texts take too much memory; expected at most"):
+        with pytest.raises(aprnb.AprnbError, match="its texts up to k.* take too much memory; expected at most"):
             opened(tmp_path, whole([pair("k", ARRAY, (STRING, texts))]))
 
 
@@ -282,7 +282,7 @@ def test_a_split_model_opens_as_one(tmp_path):
 def test_a_missing_part_is_named(tmp_path):
     first = split(tmp_path)
     (tmp_path / "m-00003-of-00003.gguf").unlink()
-    with pytest.raises(aprnb.AprnbError, match=r"m-00003-of-00003\.gguf not there") as caught:
+    with pytest.raises(aprnb.AprnbError, match=r"m-00003-of-00003\.gguf missing") as caught:
         aprnb.open(first)
     assert caught.value.exit_code == 3
 

@@ -51,7 +51,7 @@ LIES = {
     "a header beyond the file": ((500).to_bytes(8, "little") + b"{}", "inside the header"),
     "a header that is no JSON": (file_of(b'{"a":'), "not JSON"),
     "a header that is not UTF-8": (file_of(b'{"a\xff":1}'), "not UTF-8"),
-    "a constant that JSON has not": (file_of(b'{"a":NaN}'), "it has no NaN"),
+    "a constant that JSON has not": (file_of(b'{"a":NaN}'), "NaN is not a JSON number"),
     "a header nested too deeply": (file_of(b'{"a":' + b"[" * 100_000), "not JSON|nested too deeply"),
     "a name twice": (file_of(b'{"a":1,"a":2}'), "names 'a' twice"),
     "half of a surrogate pair": (file_of(b'{"\\ud800":1}'), "surrogate"),
@@ -67,8 +67,8 @@ LIES = {
     "three offsets": (small_file(a={"dtype": "F32", "shape": [4], "data_offsets": [0, 8, 16]}), "data_offsets"),
     "no offsets": (small_file(a={"dtype": "F32", "shape": [4]}), "data_offsets None"),
     "an overlap": (small_file(b=info("BF16", [2], 12, 16)), "'b' starts at data byte 12 and overlaps 'a'"),
-    "a hole": (small_file(a=info("F32", [3], 0, 12)), "'b' starts at data byte 16 and leaves a hole behind 'a'"),
-    "bytes behind the last tensor": (small_file() + b"x", "1 bytes stand behind the last tensor"),
+    "a hole": (small_file(a=info("F32", [3], 0, 12)), "'b' starts at data byte 16 and leaves a gap after 'a'"),
+    "bytes behind the last tensor": (small_file() + b"x", "1 bytes follow the last tensor"),
     "metadata that is no object of texts": (small_file(__metadata__={"format": 1}), "__metadata__"),
 }
 

@@ -58,7 +58,7 @@ def test_what_is_odd_in_a_shard_names_the_shard(tmp_path):
     second = shard(1, "b", B)[:-4]  # the footer is gone
     path = written(tmp_path, shards=(shard(0, "a", A), second))
     assert aprnb.open(path).warnings == (
-        f"{NAMES[1]}: the footer checksum is missing (byte {len(second)}): nothing tells whether the file is whole",
+        f"{NAMES[1]}: the footer checksum is missing (byte {len(second)}): the file cannot be checked for completeness",
     )
 
 
@@ -99,7 +99,7 @@ def renamed(filename):
     ("manifest", "message"),
     [
         (spoilt(version="3.0"), "version 3.0"),
-        (spoilt(shard_count=3), "lists 2 shards and counts 3"),
+        (spoilt(shard_count=3), "lists 2 shards, but its shard_count is 3"),
         (spoilt(shards="two"), "lists no shards"),
         (spoilt(shards=[MANIFEST["shards"][0]] * 2), r"numbers its shards \[0, 0\]"),
         (spoilt(shards=[1, 2]), "lists a shard as 1"),

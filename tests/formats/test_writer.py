@@ -124,7 +124,7 @@ def test_every_real_file_comes_out_byte_for_byte_when_nothing_changes(path, tmp_
         ([TensorSource("a", F32, (1,) * 9, lambda: bytes(4))], "8 dimensions"),
         ([TensorSource("é" * 129, F32, (1,), lambda: bytes(4))], "takes 258 bytes"),
         ([TensorSource("", F32, (1,), lambda: bytes(4))], "takes 0 bytes"),
-        ([TensorSource("a", BY_NAME["Q4_0"], (32,), lambda: bytes(18))], "Q4_0, for which the format has no code"),
+        ([TensorSource("a", BY_NAME["Q4_0"], (32,), lambda: bytes(18))], "Q4_0, which the format has no code for"),
     ],
     ids=["none", "twice", "dims", "long", "nameless", "code"],
 )

@@ -72,7 +72,7 @@ def test_what_the_forward_pass_needs_is_demanded_by_name(family, key, tmp_path):
     del config[key]
     (tmp_path / "config.json").write_text(json.dumps(config))
     wanted = {"rope_parameters": "rope_theta"}.get(key, key)
-    with pytest.raises(aprnb.AprnbError, match=f"{wanted}.*unsettled"):
+    with pytest.raises(aprnb.AprnbError, match=f"does not state .*{wanted}"):
         aprnb.check(tmp_path)
 
 

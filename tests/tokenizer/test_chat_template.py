@@ -49,7 +49,7 @@ def test_the_file_s_template_goes_before_the_sibling_s(metadata, sources, key):
 
 def test_a_sibling_goes_before_the_family(metadata, sources):
     choice = build_tokenizer(metadata, "qwen3", sources / "qwen3")
-    assert choice.template_source == "tokenizer_config.json beside the file"
+    assert choice.template_source == "tokenizer_config.json next to the file"
 
 
 def test_a_template_file_goes_before_the_settings(metadata, tmp_path):
@@ -253,8 +253,8 @@ HOSTILE_CHILDREN = {
         4_000_005,
     ),
     "a promise": ("os.write(1, (67_000_000).to_bytes(8, 'little'))\ntime.sleep(60)", "longer than 3 s", 0),
-    "a closed stdout": ("os.close(1)\ntime.sleep(60)", "broke its process", 0),
-    "a long last line": ("sys.stderr.write('a\\n' + 'x' * 500_000)", "broke its process (xxx", 0),
+    "a closed stdout": ("os.close(1)\ntime.sleep(60)", "crashed its process", 0),
+    "a long last line": ("sys.stderr.write('a\\n' + 'x' * 500_000)", "crashed its process (xxx", 0),
     "no answer": ("sys.exit(7)", "exit status 7", 0),
 }
 

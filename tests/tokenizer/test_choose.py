@@ -138,7 +138,7 @@ def test_llama_without_a_pre_tokenizer_lists_what_was_assumed(real, name):
 
 def test_a_sibling_with_the_same_vocabulary_settles_an_assumption(real, sources):
     choice = build_tokenizer(aprnb.open(real("llama-q4k")).metadata, "llama", sources / "llama")
-    assert choice.source == "tokenizer.json beside the file (its vocabulary is the file's)"
+    assert choice.source == "tokenizer.json next to the file (its vocabulary is the file's)"
     assert choice.assumptions == ()
     assert len(choice.tokenizer("12345")["input_ids"]) == 5  # the source splits digits one by one, llama-bpe by threes
 
@@ -162,13 +162,13 @@ def test_a_file_without_a_tokenizer_takes_the_sibling(real, sources, tmp_path):
     shutil.copy(sources / "qwen3" / "tokenizer.json", tmp_path / "tuned.tokenizer.json")
     shutil.copy(sources / "qwen3" / "tokenizer_config.json", tmp_path)
     choice = build_tokenizer(aprnb.open(real("pocket-qwen3-convert-q4k")).metadata, "qwen3", checkpoint)
-    assert choice.source == "tuned.tokenizer.json beside the file"
+    assert choice.source == "tuned.tokenizer.json next to the file"
     assert choice.tokenizer.eos_token == "<|im_end|>"
-    assert choice.template_source == "tokenizer_config.json beside the file"
+    assert choice.template_source == "tokenizer_config.json next to the file"
 
 
 def test_a_file_without_any_tokenizer_names_the_way_out(real, tmp_path):
-    with pytest.raises(TokenizerError, match="carries no tokenizer") as caught:
+    with pytest.raises(TokenizerError, match="has no tokenizer") as caught:
         build_tokenizer(aprnb.open(real("pocket-qwen3-convert-q4k")).metadata, "qwen3", tmp_path)
     assert "tokenizer.json" in str(caught.value.action)
 
@@ -187,11 +187,11 @@ def test_a_vocabulary_larger_than_the_embedding_is_refused(tokenizer):
 
 def test_unused_rows_of_the_embedding_are_counted(tokenizer):
     assert check_vocabulary(tokenizer, 827) is None
-    assert check_vocabulary(tokenizer, 1024) == "197 of the embedding's 1,024 rows belong to no token"
+    assert check_vocabulary(tokenizer, 1024) == "197 of the embedding's 1,024 rows have no token"
 
 
 def test_an_unknown_pre_tokenizer_is_refused_by_name(metadata):
-    with pytest.raises(TokenizerError, match="pre-tokenizer 'no-such' is not known"):
+    with pytest.raises(TokenizerError, match="pre-tokenizer 'no-such' is not supported"):
         build_tokenizer({**metadata, "tokenizer.pre_type": "no-such"}, "qwen3")
 
 
@@ -227,7 +227,7 @@ def test_scores_give_the_ids_that_sentencepiece_itself_gives(more):
         ids = choice.tokenizer(encoding["text"], add_special_tokens=False)["input_ids"]
         assert ids == encoding["ids"]
         assert choice.tokenizer.decode(ids) == encoding["text"]
-    assert any("a space is put in front" in note for note in choice.assumptions)
+    assert any("a space is added before" in note for note in choice.assumptions)
 
 
 def test_a_file_that_says_so_gets_no_space_in_front():
@@ -236,7 +236,7 @@ def test_a_file_that_says_so_gets_no_space_in_front():
     text = SENTENCEPIECE["encodings"][0]["text"]
     assert said.tokenizer(" " + text)["input_ids"] == silent.tokenizer(text)["input_ids"]
     assert said.tokenizer.decode(said.tokenizer(text, add_special_tokens=False)["input_ids"]) == text
-    assert not any("a space is put in front" in note for note in said.assumptions)
+    assert not any("a space is added before" in note for note in said.assumptions)
 
 
 def test_unigram_is_refused_by_name():
@@ -297,7 +297,7 @@ def test_the_card_describes_the_tokenizer(metadata):
 def test_the_card_says_where_the_template_is_and_when_there_is_no_tokenizer(real):
     metadata = aprnb.open(real("gguf-qwen2-q8_0-preserve")).metadata
     assert describe_tokenizer(metadata)["chat_template"] == {"source": "metadata chat_template", "characters": 198}
-    assert describe_tokenizer({})["problem"] == "the file carries no tokenizer"
+    assert describe_tokenizer({})["problem"] == "the file has no tokenizer"
 
 
 def test_a_special_token_that_the_source_leaves_out_is_neither_shown_nor_used(sources, tmp_path):

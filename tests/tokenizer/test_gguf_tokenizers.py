@@ -93,7 +93,7 @@ def test_a_splitting_that_gguf_has_no_name_for_is_refused(sources):
 
 
 @pytest.mark.parametrize(
-    ("step", "said"), [(7, "has a step without a type"), ({"type": "Nonsense"}, "is no tokenizer")]
+    ("step", "said"), [(7, "has a step without a type"), ({"type": "Nonsense"}, "is not a valid tokenizer")]
 )
 def test_a_tokenizer_json_that_the_library_refuses_is_our_error(sources, step, said):
     metadata = metadata_of(Tokenizer.from_file(str(sources / "qwen2" / "tokenizer.json")), eos_token="<|im_end|>")
@@ -107,7 +107,7 @@ def test_an_end_token_behind_every_text_is_refused(sources):
     source.post_processor = processors.TemplateProcessing(
         single=["$A", "<|im_end|>"], special_tokens=[("<|im_end|>", 826)]
     )
-    with pytest.raises(aprnb.AprnbError, match="puts more around a text than a first token"):
+    with pytest.raises(aprnb.AprnbError, match="adds more to a text than one first token"):
         tokenizer_values(metadata_of(source, eos_token="<|im_end|>"), "qwen2", 1024)
 
 

@@ -99,7 +99,10 @@ def test_more_than_one_batch_keeps_its_order():
 
 
 def test_half_of_a_surrogate_pair_is_an_error():
-    with TokenizerProcess(words().to_str(), "x") as process, pytest.raises(TokenizerError, match="x is no tokenizer"):
+    with (
+        TokenizerProcess(words().to_str(), "x") as process,
+        pytest.raises(TokenizerError, match="x is not a valid tokenizer"),
+    ):
         process.encode(["\ud800"])
 
 
@@ -126,10 +129,10 @@ ANSWERS = {
     "a negative offset": ("say(numbers(1, 1, -5, 1))", MALFORMED),
     "no counts": ("say(b'0')", MALFORMED),
     "a byte too many": ("say(numbers(1, 1, 0, 1) + b'x')", MALFORMED),
-    "nothing": ("say(b'')", "x is no tokenizer"),
-    "another kind": ("say(b'2')", "x is no tokenizer"),
-    "a problem of half a megabyte": ("say(b'1' + b'\\xff' * 500_000)", "x is no tokenizer"),
-    "a problem, and then nothing": ("say(b'1no'); time.sleep(99)", "x is no tokenizer: no"),
+    "nothing": ("say(b'')", "x is not a valid tokenizer"),
+    "another kind": ("say(b'2')", "x is not a valid tokenizer"),
+    "a problem of half a megabyte": ("say(b'1' + b'\\xff' * 500_000)", "x is not a valid tokenizer"),
+    "a problem, and then nothing": ("say(b'1no'); time.sleep(99)", "x is not a valid tokenizer: no"),
     "too few bytes, then nothing": ("say(b'0', 1000); time.sleep(99)", SLOW),
     "too few bytes, then the end": ("say(b'0', 1000)", BROKEN),
     "a size of 2⁶⁰": ("say(b'0', 2**60); time.sleep(99)", LARGE),
@@ -173,7 +176,7 @@ def test_a_malformed_answer_is_an_error(controlled, script, message):
 
 
 START = {
-    "a problem, and then nothing": ("read(); say(b'1no'); time.sleep(99)", "x is no tokenizer: no"),
+    "a problem, and then nothing": ("read(); say(b'1no'); time.sleep(99)", "x is not a valid tokenizer: no"),
     "no answer": ("time.sleep(99)", SLOW),
     "the end": ("sys.exit(3)", BROKEN),
     "a size of 2⁶⁰": ("say(b'0', 2**60); time.sleep(99)", LARGE),

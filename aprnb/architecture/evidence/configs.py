@@ -61,7 +61,7 @@ def from_config(config: Mapping[str, Any], name: str, given_by_person: bool, fam
     _say_rope(config, name, rope, derived, family, say, says)
     for field, value in derived.items():
         if field not in says or (field == "sliding_window" and value is None):
-            say(field, value, f"by the rule of {family.config_name} for {field}")
+            say(field, value, f"the rule of {family.config_name} for {field}")
     kinds, window = says.get("layer_types", (None, ""))[0], says.get("sliding_window", ("unsaid", ""))[0]
     optional = any(rule.field == "layer_types" for rule in family.rules)
     if optional and window is None and kinds is not None and set(kinds) <= {"full_attention"}:
@@ -75,7 +75,9 @@ def _require_honoured(
     """Raises UnsupportedFamily for keys that change the forward pass and that no field of the family expresses."""
     for key, value in _BOTH_WAYS.items():
         if config.get(key) is value:
-            raise UnsupportedFamily(f"{name} {key} is {value}: an encoder, attending both ways", expected="a decoder")
+            raise UnsupportedFamily(
+                f"{name} {key} is {value}: an encoder with bidirectional attention", expected="a decoder"
+            )
     share = config.get("partial_rotary_factor", rope["full"].get("partial_rotary_factor"))
     if "partial_rotary_factor" not in family.fields and share not in (None, 1):
         raise UnsupportedFamily(f"{name} partial_rotary_factor is {short(share)}",
@@ -149,9 +151,11 @@ def _say_rope(
 def _require_one(fact: str, first: Any, first_where: str, second: Any, second_where: str, name: str) -> None:
     if first != second:
         raise ArchitectureError(
-            f"{fact} is {short(first)} by {first_where}, {short(second)} by {second_where}", expected="one value",
-            where=name, action="state the one that the weights were trained with, once",
-        )  # fmt: skip
+            f"{fact} is {short(first)} according to {first_where}, {short(second)} according to {second_where}",
+            expected="one value",
+            where=name,
+            action="state only the one that the weights were trained with",
+        )
 
 
 def unknown_keys(config: Mapping[str, Any], family: Family) -> list[str]:

@@ -1,6 +1,6 @@
 """What each source states about the architecture's fields.
 
-The order in which they are believed: tensor shapes, `--set`, a config that a person gives or one beside the file whose
+The order in which they are believed: tensor shapes, `--set`, a config that a person gives or one next to the file whose
 dimensions fit, the config inside the metadata, the typed metadata. The rules of the family come last.
 """
 
@@ -62,16 +62,16 @@ def from_metadata(metadata: Mapping[str, Any], family: Family) -> tuple[Evidence
     if not distrust:
         return Evidence(says), []
     guessed = ", ".join(f"{where.removeprefix('metadata ')} {value}" for value, where in says.values())
-    return Evidence(), [f"metadata is not believed ({distrust}): {guessed}"] if says else []
+    return Evidence(), [f"metadata is not used ({distrust}): {guessed}"] if says else []
 
 
 def _why_guessed(metadata: Mapping[str, Any]) -> str | None:
     """Two writers put guesses or constants in place of the source's figures (`apr convert` without a config)."""
     if metadata.get("description") == "Q4K quantized from SafeTensors":
-        return "its writer stamps the same figures on every model"
+        return "its writer stores the same values for every model"
     dims = lookup(metadata, "num_heads") or lookup(metadata, "hidden_size")
     if dims and not lookup(metadata, "rope_theta") and not lookup(metadata, "rms_norm_eps"):
-        return "its writer inferred the figures from shapes and guessed the head counts"
+        return "its writer inferred the values from shapes and guessed the head counts"
     return None
 
 

@@ -95,7 +95,7 @@ def scaling(rope: Any) -> dict[str, Any] | None:
             raise ArchitectureError(f"rope_scaling {key} is {short(value)}", expected="a number, or a list of them")
     kind = kept.get("rope_type", rope.get("type", "default"))
     if not isinstance(kind, str) or not kind:
-        raise ArchitectureError(f"rope_scaling rope_type is {short(kind)}", expected="the name of a way to scale")
+        raise ArchitectureError(f"rope_scaling rope_type is {short(kind)}", expected="the name of a scaling type")
     return None if kind == "default" else {**kept, "rope_type": kind}
 
 

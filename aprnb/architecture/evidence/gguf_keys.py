@@ -115,7 +115,11 @@ def _layer_pattern(keys: GgufKeys, say: Say) -> None:
     elif keys.graph.full_attention_every:
         period = stored if isinstance(stored, int) and stored > 0 else keys.graph.full_attention_every
         kinds = partly_windowed(period, period - 1)(layers)
-        say("layer_types", kinds, f"llama.cpp's graph of {keys.architecture}: every {period}th layer sees all")
+        say(
+            "layer_types",
+            kinds,
+            f"llama.cpp's graph of {keys.architecture}: every {period}th layer attends to all positions",
+        )
     if interval := keys.graph.unrotated_every:
         rotated = [int((layer + 1) % interval != 0) for layer in range(layers)]
         why = f"llama.cpp's graph of {keys.architecture}: every {interval}th layer is not rotated"
@@ -161,7 +165,7 @@ def _rope_scaling(keys: GgufKeys, say: Say) -> None:
         say("rope_scaling", None, f"{source}.type {kind or 'absent'}")
     elif kind not in (None, "longrope"):
         raise ArchitectureError(
-            f"RoPE scaling {str(kind)[:40]!r} is not known here", expected="none, linear or yarn",
+            f"RoPE scaling {str(kind)[:40]!r} is not supported", expected="none, linear or yarn",
             where=f"{source}.type", action="give the model's own config with --config config.json",
         )  # fmt: skip
 

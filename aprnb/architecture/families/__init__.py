@@ -26,7 +26,7 @@ FAMILIES: dict[str, Family] = {}
 def register(family: Family) -> None:
     """Makes a family known to the whole package; raises ValueError for a model type that is taken."""
     if family.model_type in FAMILIES:
-        raise ValueError(f"there is a family {family.model_type}")
+        raise ValueError(f"the family {family.model_type} is registered already")
     FAMILIES[family.model_type] = family
 
 

@@ -105,7 +105,7 @@ def _require_possible(unpacked: int, path: Path, least: int, most: int) -> None:
 
 def _damaged(path: Path, what: str, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{path} is flagged compressed and does not unpack: {why.splitlines()[0] if why else 'cut short'}",
+        f"{path} is flagged compressed but cannot be unpacked: {why.splitlines()[0] if why else 'cut short'}",
         expected=f"{what} after the header",
         where=f"byte {HEADER_BYTES}",
         action="copy or download the file again",

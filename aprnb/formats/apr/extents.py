@@ -42,7 +42,7 @@ def check_extents(
         first = misaligned[0]
         at = f"byte {data_offset + first.offset:,}"
         warnings.append(
-            f"a tensor starts on no multiple of 64 in the data section ({shown_name(first.name)}, {at}{more})"
+            f"a tensor does not start on a multiple of 64 in the data section ({shown_name(first.name)}, {at}{more})"
         )
     if unused:
         warnings.append(f"{unused:,} bytes of the data section belong to no tensor (from byte {first_unused:,})")

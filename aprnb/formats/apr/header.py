@@ -169,11 +169,11 @@ def header_warnings(header: Header) -> list[str]:
         (header.version[1] != 0, f"format version is 2.{header.version[1]} (byte 5): read as 2.0"),
         (
             not header.flags & (ROW_MAJOR | COLUMN_MAJOR),
-            "flags name no layout (byte 6): read as row-major, as its writers meant it",
+            "flags name no layout (byte 6): read as row-major, as its writers store it",
         ),
         (
             header.flags & ~known_flags != 0,
-            f"flags 0x{header.flags & ~known_flags:04x} have no meaning (byte 6): not used",
+            f"flags 0x{header.flags & ~known_flags:04x} are not defined (byte 6): ignored",
         ),
         (
             header.metadata_offset != HEADER_BYTES,
@@ -185,16 +185,16 @@ def header_warnings(header: Header) -> list[str]:
         ),
         (
             header.tensor_index_offset % ALIGNMENT != 0,
-            f"tensor index starts at byte {header.tensor_index_offset:,} (byte 24), which is no multiple of 64",
+            f"tensor index starts at byte {header.tensor_index_offset:,} (byte 24), which is not a multiple of 64",
         ),
         (
             header.data_offset % ALIGNMENT != 0,
-            f"tensor data starts at byte {header.data_offset:,} (byte 32), which is no multiple of 64",
+            f"tensor data starts at byte {header.data_offset:,} (byte 32), which is not a multiple of 64",
         ),
-        (header.checksum == 0, "header checksum is 0 (byte 40): its writer left it out"),
+        (header.checksum == 0, "header checksum is 0 (byte 40): the writer did not set it"),
         (
             any(header.reserved),
-            f"reserved header bytes are not zero (byte {64 - len(header.reserved.lstrip(bytes(1)))}): not used",
+            f"reserved header bytes are not zero (byte {64 - len(header.reserved.lstrip(bytes(1)))}): ignored",
         ),
     )
     return [text for odd, text in found if odd]

@@ -70,7 +70,7 @@ def read_index(
     rest = raw[position:].lstrip(b"\0")
     if rest:
         at = header.tensor_index_offset + len(raw) - len(rest)
-        oddities.add("the bytes after the last index entry are not zero and not used", "", at)
+        oddities.add("the bytes after the last index entry are not zero: ignored", "", at)
     return entries, oddities.texts()
 
 

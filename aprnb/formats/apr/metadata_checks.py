@@ -102,10 +102,10 @@ def _repeated_keys(keys: list[str], disagreeing: str | None, places: _Places, pa
             f"metadata of {path} list {_short(disagreeing)} twice, with different values",
             expected="one value",
             where=f"bytes {places.of(disagreeing):,} and {places.of(disagreeing, -1):,}",
-            action="which one is meant cannot be told: write the file again with one of them",
+            action="it is not clear which one is meant: write the file again with one of them",
         )
     warnings = [
-        f"metadata list {_short(key)} more than once (byte {places.of(key, -1):,}); the value that is not null counts"
+        f"metadata list {_short(key)} more than once (byte {places.of(key, -1):,}); the value that is not null is used"
         for key in keys[:_SHOWN]
     ]
     if keys[_SHOWN:]:
@@ -128,12 +128,12 @@ def _spellings(metadata: Mapping[str, Any], places: _Places, path: object) -> li
                     f"metadata of {path} say {said}, two spellings of one fact",
                     expected="one value",
                     where=f"bytes {places.of(stated[0]):,} and {places.of(other):,}",
-                    action="which one is meant cannot be told: write the file again with one of them",
+                    action="it is not clear which one is meant: write the file again with one of them",
                 )
         if stated:
             warnings.append(
                 f"metadata spell {canonical} in {len(present)} ways: {', '.join(present)} "
-                f"(byte {places.of(present[1]):,}); the value that is not null counts"
+                f"(byte {places.of(present[1]):,}); the value that is not null is used"
             )
     return warnings
 
@@ -149,7 +149,7 @@ def _types(metadata: Mapping[str, Any], places: _Places) -> list[str]:
                 continue
         elif kind.accepts(value):
             continue
-        warnings.append(f"metadata {key} is {_short(value)} (byte {places.of(key):,}); the format asks for {kind.name}")
+        warnings.append(f"metadata {key} is {_short(value)} (byte {places.of(key):,}); the format requires {kind.name}")
     return warnings
 
 

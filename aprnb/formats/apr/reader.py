@@ -30,7 +30,7 @@ def read_apr(source: ByteSource, verify: bool) -> Contents:
     warnings = header_warnings(header)
     if header.flags & COMPRESSED:
         if _is_plain(source, header):
-            warnings.append("a flag says compressed (byte 6) and the bytes are not: read as they are")
+            warnings.append("the flags say compressed (byte 6), but the bytes are not: read as they are")
         else:
             source = unpack(source, head, header)
     header.require_inside(source.path, source.size_bytes)
@@ -65,7 +65,7 @@ def _is_plain(source: ByteSource, header: Header) -> bool:
 def _read_metadata(source: ByteSource, header: Header) -> tuple[dict[str, Any], list[str]]:
     at, path = header.metadata_offset, source.path
     if header.metadata_size == 0:
-        return {}, ["there are no metadata: their size is 0 (byte 20)"]
+        return {}, ["the file has no metadata: their size is 0 (byte 20)"]
 
     def read() -> bytearray:
         return source.read(at, header.metadata_size, "the metadata")
@@ -94,7 +94,7 @@ def _shard(metadata: Mapping[str, Any], header: Header) -> list[str]:
     """What a shard says about the others; alone it is a complete file with a part of the tensors."""
     sharding = metadata.get("sharding")
     if not isinstance(sharding, Mapping):
-        return ["a flag says sharded (byte 6) and the metadata name no shards"] if header.flags & SHARDED else []
+        return ["the flags say sharded (byte 6), but the metadata name no shards"] if header.flags & SHARDED else []
     count, index = (shown_name(str(sharding.get(key)))[:20] for key in ("shard_count", "shard_index"))
     if count == "1":
         return []
@@ -110,7 +110,7 @@ def _read_end(source: ByteSource, end: int, verify: bool) -> tuple[Checksum, lis
     """State of the footer, which stands where the data end, and what is odd there; raises for a wrong checksum."""
     left = source.size_bytes - end
     if left < _FOOTER_BYTES:
-        warnings = [f"the footer checksum is missing (byte {end:,}): nothing tells whether the file is whole"]
+        warnings = [f"the footer checksum is missing (byte {end:,}): the file cannot be checked for completeness"]
         if left:
             warnings.append(f"{left} bytes follow the tensor data (byte {end:,})")
         return "absent", warnings

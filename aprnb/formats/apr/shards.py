@@ -83,7 +83,7 @@ def _read_shards(source: ByteSource) -> list[_Shard]:
         found = len(listed) if isinstance(listed, list) else "no"
         raise _wrong(
             path,
-            f"lists {found} shards and counts {shown_name(str(manifest['shard_count']))[:20]}",
+            f"lists {found} shards, but its shard_count is {shown_name(str(manifest['shard_count']))[:20]}",
             "as many (1 to 1000)",
         )
     shards = sorted((_shard(item, path) for item in listed), key=lambda shard: shard.index)

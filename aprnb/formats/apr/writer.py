@@ -88,7 +88,7 @@ def write_apr(
 def _require_readable(tensors: Sequence[TensorSource], metadata: bytes, layout: Layout) -> None:
     """Raises OutputError for what a reader of the format would refuse, cut or take for something else."""
     if not tensors:
-        raise OutputError("there is no tensor to write", expected="at least one: readers refuse an empty index")
+        raise OutputError("there is no tensor to write", expected="at least one: readers reject an empty index")
     if len(metadata) > MAX_METADATA_BYTES:
         raise OutputError(f"the metadata take {len(metadata):,} bytes", expected=f"at most {MAX_METADATA_BYTES:,}")
     before = None
@@ -104,7 +104,7 @@ def _require_readable(tensors: Sequence[TensorSource], metadata: bytes, layout: 
             raise OutputError(f"tensor {tensor.name} has shape {list(tensor.shape)}", expected=f"{MAX_DIMS} dimensions")
         if tensor.dtype.name not in layout.codes:
             raise OutputError(
-                f"tensor {tensor.name} is {tensor.dtype.name}, for which the format has no code",
+                f"tensor {tensor.name} is {tensor.dtype.name}, which the format has no code for",
                 expected=f"one of {', '.join(layout.codes)}",
                 action="decode it to F32, F16 or BF16",
             )

@@ -184,7 +184,7 @@ def _by_gguf(dtype: DType) -> Decoder:
         dequantize(np.zeros((1, dtype.block_bytes), np.uint8), kind)
     except (KeyError, NotImplementedError):
         raise CheckpointError(
-            f"element type {dtype.name} has no decoder here or in the gguf package",
+            f"element type {dtype.name} has no decoder in aprnb or in the gguf package",
             action="update the gguf package, or convert the file with llama.cpp to a type that has one",
         ) from None
     return lambda blocks, out: np.copyto(out, dequantize(np.ascontiguousarray(blocks), kind))

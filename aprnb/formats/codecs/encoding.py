@@ -39,7 +39,7 @@ def encode(values: Floats, dtype: DType) -> bytes:
         return _blocks(values, dtype)
     if dtype.is_float and dtype.name in PLAIN:
         return values.astype(PLAIN[dtype.name]).tobytes()
-    raise OutputError(f"nothing here encodes {dtype.name}", expected=f"F32, F16, BF16, AprQ8, {', '.join(_ENCODERS)}")
+    raise OutputError(f"aprnb cannot encode {dtype.name}", expected=f"F32, F16, BF16, AprQ8, {', '.join(_ENCODERS)}")
 
 
 def encode_parts(parts: Callable[[], Iterable[Floats]], dtype: DType) -> Iterator[bytes]:

@@ -46,9 +46,7 @@ def apr_metadata(values: Values, tensors: Mapping[str, TensorEntry]) -> tuple[di
     described[EVIDENCE] = {
         key: {"t": value.kind, "v": _json(value.value)} for key, value in values.items() if _kept(value)
     }
-    warnings = [
-        f"metadata {key} is a text too long to keep; it is not read" for key, v in values.items() if v.value is None
-    ]
+    warnings = [f"metadata {key} is too long; it is not read" for key, v in values.items() if v.value is None]
     return {key: value for key, value in described.items() if value is not None}, warnings
 
 

@@ -107,7 +107,7 @@ def _read_header(front: Front) -> tuple[int, int]:
     """Tensor count and key count; sets the version by which the rest is read."""
     front.require(8, "the header")
     if front.number("4s", "the magic") != MAGIC:
-        raise UnsupportedFormat(f"{front.source.path} is no GGUF file", expected="magic GGUF at byte 0")
+        raise UnsupportedFormat(f"{front.source.path} is not a GGUF file", expected="magic GGUF at byte 0")
     version = int(front.number("I", "the version"))
     if version and version & 0xFFFF == 0:
         swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
@@ -151,7 +151,7 @@ def _read_info(front: Front, number: int) -> TensorEntry:
         )
     dtype, code_at = GGML.get(code), front.position - 12
     if dtype is None:
-        raise front.error(f"tensor {name[:80]!r} has element type {code}", expected="a GGML type of today", at=code_at)
+        raise front.error(f"tensor {name[:80]!r} has element type {code}", expected="a known GGML type", at=code_at)
     if dtype.block_elements > 1 and (not shape or shape[-1] % dtype.block_elements):
         raise front.error(
             f"tensor {name[:80]!r} has rows of {shape[-1] if shape else 1:,} elements in {dtype.name}",
@@ -203,7 +203,7 @@ def _further_parts(first: _Part) -> list[Path]:
         raise CheckpointError(
             f"{path} is part {number + 1} of a model split in {count}",
             expected=f"a name that ends in -{number + 1:05d}-of-{count:05d}.gguf",
-            action="give the parts their names back",
+            action="rename the parts to their original names",
         )
     names = [f"{match[1]}-{at + 1:05d}-of-{count:05d}.gguf" for at in range(count)]
     if number:
@@ -211,7 +211,7 @@ def _further_parts(first: _Part) -> list[Path]:
     missing = [name for name in names if not is_file(path.parent / name)]
     if missing:
         raise FileMissing(
-            f"{path} is the first of {count} parts; {first_names(missing, 3)} not there",
+            f"{path} is the first of {count} parts; {first_names(missing, 3)} missing",
             action=f"put all {count} parts into {path.parent}",
         )
     return [safe_path(path.parent, name) for name in names[1:]]

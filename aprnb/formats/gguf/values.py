@@ -61,7 +61,7 @@ class Values:
         value = self._front.number(letter, key)
         if code == 7:
             if value > 1:
-                raise self._front.error(f"{key} is the truth value {value}", expected="0 or 1", at=at)
+                raise self._front.error(f"{key} is the boolean {value}", expected="0 or 1", at=at)
             value = bool(value)
         return GgufValue(kind, shortest(value) if code == 6 else value)
 

@@ -51,7 +51,7 @@ def gguf_front(values: Mapping[str, GgufValue], tensors: Sequence[GgufTensor]) -
                 f"tensor name {tensor.name!r} is too long for GGUF", expected=f"below {MAX_NAME_BYTES} bytes"
             )
         if tensor.dtype.name not in _NUMBERS:
-            raise OutputError(f"{tensor.name} is {tensor.dtype.name}, which GGUF has not")
+            raise OutputError(f"{tensor.name} is {tensor.dtype.name}, which GGUF does not support")
         rank = len(tensor.shape)
         parts.append(_text(tensor.name) + struct.pack(f"<I{rank}Q", rank, *reversed(tensor.shape)))
         parts.append(struct.pack("<IQ", _NUMBERS[tensor.dtype.name], offset))
@@ -112,7 +112,7 @@ def _typed(key: str, value: GgufValue) -> bytes:
         code, letter = _CODES[value.kind]
         return struct.pack(f"<I{letter}", code, value.value)
     except (struct.error, OverflowError, TypeError):
-        raise OutputError(f"{key} is {_shown(value.value)}, which is no {value.kind}") from None
+        raise OutputError(f"{key} is {_shown(value.value)}, which is not a valid {value.kind}") from None
 
 
 def _shown(value: Any) -> str:

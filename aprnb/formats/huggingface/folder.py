@@ -28,7 +28,7 @@ def read_folder(folder: Path) -> Contents:
     single, index = folder / SINGLE, folder / INDEX
     if single.exists() and index.exists():
         raise CheckpointError(
-            f"{folder} holds {SINGLE} and {INDEX}", expected="one of them", action="open the one that is meant"
+            f"{folder} holds {SINGLE} and {INDEX}", expected="one of them", action="open the one that you need"
         )
     if index.exists():
         return read_index(safe_path(folder, INDEX), "huggingface")
@@ -79,7 +79,7 @@ def _weight_map(path: Path) -> dict[str, str]:
     missing = sorted(name for name in names if not is_file(safe_path(path.parent, name)))
     if missing:
         raise FileMissing(
-            f"{first_names(missing, 3)} of {path.name} not there",
+            f"{first_names(missing, 3)} of {path.name} missing",
             action=f"put all {len(names)} files into {path.parent}",
         )
     return found
@@ -91,7 +91,7 @@ def _joined(path: Path, wanted: Mapping[str, str], shards: Mapping[str, Shard]) 
         for name, entry in shard.tensors.items():
             if wanted.get(name) != file_name:
                 listed = f"lists it in {wanted[name]}" if name in wanted else "does not list it"
-                raise CheckpointError(f"tensor {name!r} lies in {file_name}; {path.name} {listed}")
+                raise CheckpointError(f"tensor {name!r} is in {file_name}; {path.name} {listed}")
             tensors[name] = entry
     for name, file_name in wanted.items():
         if name not in tensors:
@@ -127,7 +127,7 @@ def _no_weights(folder: Path) -> CheckpointError | FileMissing:
         return UnsupportedFormat(
             f"{folder} holds its weights in {pickles[0]}, a Python pickle, which is never opened: it can run code",
             expected=SINGLE,
-            action="have its owner save it with `save_pretrained(..., safe_serialization=True)`",
+            action="ask its owner to save it with `save_pretrained(..., safe_serialization=True)`",
         )
     if _ADAPTER in names:
         return UnsupportedFormat(

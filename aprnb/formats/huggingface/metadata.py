@@ -28,7 +28,7 @@ def folder_metadata(
 ) -> tuple[dict[str, Any], list[str]]:
     """The metadata, and a warning for each thing in the folder that is not as expected."""
     config = _optional(folder, "config.json")
-    warnings = [] if config else [f"no config.json in {folder}: nothing names the model"]
+    warnings = [] if config else [f"no config.json in {folder}: the model type is unknown"]
     found: dict[str, Any] = {
         "model_type": "Auto",
         "name": visible(folder.name),
@@ -45,7 +45,7 @@ def folder_metadata(
     try:
         found |= _tokenizer(folder, config, warnings)
     except CheckpointError as error:
-        warnings.append(f"the tokenizer beside the weights is not read: {error.found}")
+        warnings.append(f"the tokenizer of the folder is not read: {error.found}")
     return found, warnings
 
 
@@ -100,7 +100,7 @@ def _template(folder: Path, settings: Mapping[str, Any], warnings: list[str]) ->
         return inside
     text = read_text(path, MAX_TEMPLATE_BYTES)
     if inside is not None and inside != text:
-        warnings.append("two chat templates that differ: chat_template.jinja is used, tokenizer_config.json's is not")
+        warnings.append("two different chat templates: chat_template.jinja is used, tokenizer_config.json's is not")
     return text
 
 

@@ -84,7 +84,7 @@ class _Header:
 
     def about(self, found: Any) -> dict[str, str]:
         if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-            raise self._error(f"{_ABOUT} is {_short(found)}", name=_ABOUT, expected="an object of texts")
+            raise self._error(f"{_ABOUT} is {_short(found)}", name=_ABOUT, expected="an object of strings")
         return found
 
     def entry(self, name: str, info: Any, number: int) -> TensorEntry:
@@ -106,7 +106,7 @@ class _Header:
             )  # fmt: skip
         if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
             raise self._error(
-                f"tensor {name[:80]!r} has data_offsets {_short(offsets)}", name=name, expected="its begin and its end"
+                f"tensor {name[:80]!r} has data_offsets {_short(offsets)}", name=name, expected="[begin, end]"
             )
         size = dtype.flat_size_bytes(prod(shape))
         if offsets[1] - offsets[0] != size:
@@ -122,7 +122,7 @@ class _Header:
         reached, before = 0, ""
         for entry in sorted(tensors.values(), key=lambda entry: (entry.offset, entry.size_bytes)):
             if entry.offset != reached:
-                what = f"overlaps {before!r}" if entry.offset < reached else f"leaves a hole behind {before!r}"
+                what = f"overlaps {before!r}" if entry.offset < reached else f"leaves a gap after {before!r}"
                 raise self._error(
                     f"tensor {entry.name!r} starts at data byte {entry.offset:,} and {what}", name=entry.name,
                     expected=f"{reached:,}",
@@ -137,7 +137,7 @@ class _Header:
                 )
         if start + reached != self.source.size_bytes:
             extra = self.source.size_bytes - start - reached
-            raise self._error(f"{extra:,} bytes stand behind the last tensor", at=start + reached, expected="none")
+            raise self._error(f"{extra:,} bytes follow the last tensor", at=start + reached, expected="none")
 
     def _error(
         self, found: str, *, at: int | None = None, name: str | None = None, expected: str | None = None

@@ -44,7 +44,7 @@ def tokenizer_metadata(parsed: Mapping[str, Any], config: Mapping[str, Any], whe
         vocabulary[number] = text
     merges = model.get("merges") or []
     if not isinstance(merges, list) or not all(isinstance(merge, str | list) for merge in merges):
-        raise CheckpointError(f"the merges of {where} are no list of merges", expected='"a b" or ["a", "b"] each')
+        raise CheckpointError(f"the merges of {where} are not a list of merges", expected='"a b" or ["a", "b"] each')
     rest = {key: value for key, value in parsed.items() if key != "model"}
     rest["model"] = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
     rest[_OWN] = sorted(ids[text] for text in model["vocab"] if text == HOLE or text in added)

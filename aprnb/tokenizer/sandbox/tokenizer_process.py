@@ -106,7 +106,7 @@ class TokenizerProcess:
             raise TokenizerError(found, action=_OTHER) from None
         if answer[:1] != b"0":
             raise TokenizerError(
-                f"{self._where} is no tokenizer: {answer[1:].decode('utf-8', 'replace')}", action=_OTHER
+                f"{self._where} is not a valid tokenizer: {answer[1:].decode('utf-8', 'replace')}", action=_OTHER
             )
         return answer[1:]
 

@@ -90,7 +90,7 @@ class _Check:
         """How many times longer the steps of these parts, one after the other, make a text at most."""
         factor = math.prod(_factor(step) for part in parts for step in _steps(document.get(part)))
         self.require(
-            factor <= MAX_GROWTH, f"makes text more than {MAX_GROWTH:,} times longer", "steps that do not multiply"
+            factor <= MAX_GROWTH, f"makes text more than {MAX_GROWTH:,} times longer", "steps that add less text"
         )
 
     def model(self, model: Mapping[str, Any]) -> None:
@@ -140,7 +140,7 @@ class _Check:
     def _charsmap(self, value: Any) -> None:
         sound = isinstance(value, str) and len(value) <= MAX_CHARSMAP and _charsmap_texts(value) is not None
         expected = f"base64 of at most {MAX_CHARSMAP:,} characters"
-        self.require(sound, "has a precompiled_charsmap that cannot be one", expected)
+        self.require(sound, "has an invalid precompiled_charsmap", expected)
 
 
 def _steps(step: Any) -> Iterator[Mapping[str, Any]]:

@@ -63,7 +63,7 @@ def test_an_apr_that_kept_the_factors_is_read_the_same(tmp_path):
 
 
 def test_long_llama_3_without_its_factors_stays_unsettled(tmp_path):
-    with pytest.raises(aprnb.AprnbError, match="rope_scaling unsettled"):
+    with pytest.raises(aprnb.AprnbError, match="does not state rope_scaling"):
         aprnb.check(model(tmp_path / "x.gguf"))
 
 
@@ -74,8 +74,8 @@ def test_other_long_models_are_unscaled_where_no_key_says_so(tmp_path):
 
 
 NONSENSE = {
-    "a scaling nobody knows": ({"rope.scaling.type": (STRING, "magic")}, "RoPE scaling 'magic' is not known"),
-    "a scaling that is a number": ({"rope.scaling.type": (U32, 7)}, "RoPE scaling '7' is not known|RoPE scaling 7"),
+    "a scaling nobody knows": ({"rope.scaling.type": (STRING, "magic")}, "RoPE scaling 'magic' is not supported"),
+    "a scaling that is a number": ({"rope.scaling.type": (U32, 7)}, "RoPE scaling '7' is not supported|RoPE scaling 7"),
     "a scaling without its factor": ({"rope.scaling.type": (STRING, "linear")}, "linear without a factor"),
     "a factor in words": (
         {"rope.scaling.type": (STRING, "yarn"), "rope.scaling.factor": (STRING, "two")}, "yarn without a factor"),

@@ -66,7 +66,7 @@ def test_a_base_with_a_value_that_is_not_finite_is_not_merged(pocket_qwen3, shap
     """Also where the adapter does not change the tensor, whose bytes stay as they are."""
     base = with_first_value(pocket_qwen3, tmp_path / "base.apr", name, value)
     made = adapter(tmp_path / "adapter", shape)
-    with pytest.raises(OutputError, match=f"{name} would hold NaN or infinity"):
+    with pytest.raises(OutputError, match=f"{name} would contain NaN or infinity"):
         merge(base, made, tmp_path / "out.apr", output_dtype=dtype)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base.apr"]
 
@@ -81,7 +81,7 @@ def test_trained_weights_that_are_not_finite_are_not_written(pocket_qwen3, tmp_p
         weights = dict(model.named_parameters())
         with torch.no_grad():
             weights[name].view(-1)[-1] = value
-        with pytest.raises(OutputError, match=f"{name} would hold NaN or infinity"):
+        with pytest.raises(OutputError, match=f"{name} would contain NaN or infinity"):
             write_trained(checkpoint, report, weights, tokenizer, tmp_path / "out.apr", None, False, lambda path: None)
     assert list(tmp_path.iterdir()) == []
 
