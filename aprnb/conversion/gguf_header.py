@@ -12,15 +12,13 @@ from aprnb.architecture.evidence import rope
 from aprnb.architecture.families import FAMILIES, GgufGraph
 from aprnb.errors import OutputError
 from aprnb.formats.dtypes import F32
-from aprnb.formats.fields import FIELDS, LAYER_NORM_EPSILON
+from aprnb.formats.fields import FIELDS, LAYER_NORM_EPSILON, ROTATED_SIZE, SLIDING_WINDOW
 from aprnb.formats.gguf.values import GgufValue
 from aprnb.formats.gguf.writer import GgufTensor
 
 _FIRST = ("max_position_embeddings", "hidden_size", "num_hidden_layers", "intermediate_size")
 _WRITTEN = (*(FIELDS[name] for name in _FIRST), *(field for name, field in FIELDS.items() if name not in _FIRST))
 """In the order in which llama.cpp's conversion writes the keys."""
-
-_YARN = {"beta_fast": "rope.scaling.yarn_beta_fast", "beta_slow": "rope.scaling.yarn_beta_slow"}
 
 
 def architecture_values(architecture: Architecture) -> dict[str, GgufValue]:
@@ -41,10 +39,10 @@ def architecture_values(architecture: Architecture) -> dict[str, GgufValue]:
     if graph.layer_norm:
         found[LAYER_NORM_EPSILON] = found.pop(FIELDS["rms_norm_eps"].gguf[0])
     if graph.windowed:
-        found["attention.sliding_window"] = GgufValue("uint32", fields["sliding_window"] or 0)
+        found[SLIDING_WINDOW] = GgufValue("uint32", fields["sliding_window"] or 0)
     if fields.get("rope_theta") is not None:
         rotated = int(fields["head_dim"] * (fields.get("partial_rotary_factor") or 1.0))
-        found["rope.dimension_count"] = GgufValue("uint32", rotated)
+        found[ROTATED_SIZE] = GgufValue("uint32", rotated)
         found |= _scaling_values(fields)
     named = {f"{graph.slug}.{key}": value for key, value in found.items()}
     return {"general.architecture": GgufValue("string", graph.slug)} | named
@@ -70,18 +68,18 @@ def _scaling_values(fields: Mapping[str, Any]) -> dict[str, GgufValue]:
             f"RoPE scaling {kind!r} cannot be expressed in GGUF", expected="linear, yarn, llama3 or longrope"
         )
     original = scaling.get("original_max_position_embeddings", fields.get("original_max_position_embeddings"))
-    values = {} if kind in ("llama3", "longrope") else {"rope.scaling.type": GgufValue("string", kind)}
+    values = {} if kind in ("llama3", "longrope") else {rope.TYPE: GgufValue("string", kind)}
     if kind in ("linear", "yarn"):
-        values["rope.scaling.factor"] = GgufValue("float32", scaling["factor"])
+        values[rope.FACTOR] = GgufValue("float32", scaling["factor"])
     if kind != "llama3" and original is not None:
-        values["rope.scaling.original_context_length"] = GgufValue("uint32", original)
+        values[rope.ORIGINAL] = GgufValue("uint32", original)
     if kind == "longrope":
         factor = scaling.get("attention_factor") or rope.longrope_attention_factor(
             fields["max_position_embeddings"], original
         )
-        values["rope.scaling.attn_factor"] = GgufValue("float32", factor)
+        values[rope.ATTENTION_FACTOR] = GgufValue("float32", factor)
     if kind == "yarn":
-        values |= {key: GgufValue("float32", scaling[name]) for name, key in _YARN.items() if name in scaling}
+        values |= {key: GgufValue("float32", scaling[name]) for name, key in rope.YARN.items() if name in scaling}
     return values
 
 

@@ -13,7 +13,9 @@ INTERLEAVED, SPLIT_HALVES = 0, 2
 """Values of `rope_type` in `.apr` metadata: which elements of a head are rotated together."""
 
 LAYER_NORM_EPSILON = "attention.layer_norm_epsilon"
-"""Where GGUF states `rms_norm_eps` for a graph with LayerNorm."""
+"""The GGUF key of `rms_norm_eps` for a graph with LayerNorm."""
+SLIDING_WINDOW, ROTATED_SIZE = "attention.sliding_window", "rope.dimension_count"
+"""GGUF keys of the window (0: none) and of the elements of a head that are rotated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,12 @@ from aprnb.architecture.families import Family
 from aprnb.architecture.families.decoder import partly_windowed
 from aprnb.errors import ArchitectureError
 from aprnb.formats import Checkpoint
-from aprnb.formats.fields import FIELDS, STANDARD
+from aprnb.formats.fields import FIELDS, ROTATED_SIZE, SLIDING_WINDOW, STANDARD
 from aprnb.formats.gguf.values import shortest
 
 MAX_FACTORS = 4096
 _LLAMA3_THETA = 500_000.0
+_PATTERN, _LINEAR = "attention.sliding_window_pattern", "rope.scale_linear"
 
 Say = Callable[[str, Any, str], None]
 """Called with a field, its value and what states it."""
@@ -41,12 +42,13 @@ class GgufKeys:
         entry = self._values.get(key)
         return entry["v"] if isinstance(entry, Mapping) and "v" in entry else None
 
-    def __getitem__(self, key: str) -> Any:
-        return self._value(f"{self.architecture}.{key}")
+    def __getitem__(self, name: str) -> Any:
+        """The value of a field, or of a key below the architecture's name."""
+        return self._value(f"{self.architecture}.{FIELDS[name].gguf[0] if name in FIELDS else name}")
 
-    def number(self, key: str) -> float | int | None:
+    def number(self, name: str) -> float | int | None:
         """A positive number; None for anything else."""
-        value = self[key]
+        value = self[name]
         return value if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
 
     def factors(self, tensor: str) -> np.ndarray:
@@ -88,16 +90,16 @@ def _say_keys(keys: GgufKeys, say: Say) -> None:
     for name, value in keys.graph.fixed.items():
         say(name, value, f"llama.cpp's graph of {keys.architecture}")
     for name, field in FIELDS.items():
-        if field.gguf and name not in STANDARD and keys[field.gguf[0]] is not None:
-            say(name, keys[field.gguf[0]], f"GGUF {keys.architecture}.{field.gguf[0]}")
+        if field.gguf and name not in STANDARD and keys[name] is not None:
+            say(name, keys[name], f"GGUF {keys.architecture}.{field.gguf[0]}")
     for derive in (_window, _layer_pattern, _query_scale, _partial_rotation, _rope_scaling):
         derive(keys, say)
 
 
 def _window(keys: GgufKeys, say: Say) -> None:
-    stored = keys["attention.sliding_window"]
+    stored = keys[SLIDING_WINDOW]
     if stored is not None:
-        say("sliding_window", stored or None, f"GGUF {keys.architecture}.attention.sliding_window")
+        say("sliding_window", stored or None, f"GGUF {keys.architecture}.{SLIDING_WINDOW}")
     elif not keys.graph.windowed:
         say("sliding_window", None, f"llama.cpp's graph of {keys.architecture}")
         say("layer_types", None, f"llama.cpp's graph of {keys.architecture}")
@@ -105,13 +107,13 @@ def _window(keys: GgufKeys, say: Say) -> None:
 
 def _layer_pattern(keys: GgufKeys, say: Say) -> None:
     """Which layers attend to a window, and which do without rotation."""
-    layers = keys["block_count"]
+    layers = keys["num_hidden_layers"]
     if not isinstance(layers, int) or not 0 < layers <= len(keys.checkpoint.tensors):
         return
-    stored = keys["attention.sliding_window_pattern"]
+    stored = keys[_PATTERN]
     if isinstance(stored, list) and len(stored) == layers and all(isinstance(one, bool) for one in stored):
         kinds = ["sliding_attention" if one else "full_attention" for one in stored]
-        say("layer_types", kinds, f"GGUF {keys.architecture}.attention.sliding_window_pattern")
+        say("layer_types", kinds, f"GGUF {keys.architecture}.{_PATTERN}")
     elif keys.graph.full_attention_every:
         period = stored if isinstance(stored, int) and stored > 0 else keys.graph.full_attention_every
         kinds = partly_windowed(period, period - 1)(layers)
@@ -127,46 +129,47 @@ def _layer_pattern(keys: GgufKeys, say: Say) -> None:
 
 
 def _query_scale(keys: GgufKeys, say: Say) -> None:
-    large = keys.graph.layers_of_27b
-    hidden, heads = keys.number("embedding_length"), keys.number("attention.head_count")
-    head_dim = keys.number("attention.key_length")
+    large, layers = keys.graph.layers_of_27b, keys["num_hidden_layers"]
+    hidden, heads = keys.number("hidden_size"), keys.number("num_attention_heads")
+    head_dim = keys.number("head_dim")
     if large is None or not hidden or not heads or not head_dim:
         return
-    scale = hidden // heads if keys["block_count"] == large else head_dim
-    say("query_pre_attn_scalar", scale, f"llama.cpp's graph of {keys.architecture} with {keys['block_count']} layers")
+    scale = hidden // heads if layers == large else head_dim
+    say("query_pre_attn_scalar", scale, f"llama.cpp's graph of {keys.architecture} with {layers} layers")
 
 
 def _partial_rotation(keys: GgufKeys, say: Say) -> None:
-    rotated, head_dim = keys.number("rope.dimension_count"), keys.number("attention.key_length")
-    hidden, heads = keys.number("embedding_length"), keys.number("attention.head_count")
+    rotated, head_dim = keys.number(ROTATED_SIZE), keys.number("head_dim")
+    hidden, heads = keys.number("hidden_size"), keys.number("num_attention_heads")
     if head_dim is None and hidden and heads:
         head_dim = hidden // heads
     if rotated and head_dim:
-        say("partial_rotary_factor", rotated / head_dim, f"GGUF {keys.architecture}.rope.dimension_count")
+        say("partial_rotary_factor", rotated / head_dim, f"GGUF {keys.architecture}.{ROTATED_SIZE}")
 
 
 def _rope_scaling(keys: GgufKeys, say: Say) -> None:
     """Scaled rotation as keys state it; without keys there is none, except in Llama 3.1 without its factors."""
-    kind, original = keys["rope.scaling.type"], keys["rope.scaling.original_context_length"]
-    source = f"GGUF {keys.architecture}.rope.scaling"
+    kind, original = keys[rope.TYPE], keys[rope.ORIGINAL]
+    below = f"GGUF {keys.architecture}."
     if original is not None:
-        say("original_max_position_embeddings", original, f"{source}.original_context_length")
+        say("original_max_position_embeddings", original, f"{below}{rope.ORIGINAL}")
     if kind in ("linear", "yarn"):
-        scaling = {"rope_type": kind, "factor": keys.number("rope.scaling.factor")}
-        extras = {"original_max_position_embeddings": original, "beta_fast": keys["rope.scaling.yarn_beta_fast"],
-                  "beta_slow": keys["rope.scaling.yarn_beta_slow"]} if kind == "yarn" else {}  # fmt: skip
+        scaling: dict[str, Any] = {"rope_type": kind, "factor": keys.number(rope.FACTOR)}
+        yarn = {name: keys[key] for name, key in rope.YARN.items()}
+        extras = {"original_max_position_embeddings": original, **yarn} if kind == "yarn" else {}
         if scaling["factor"] is None:
-            raise ArchitectureError(f"RoPE scaling {kind} without a factor", where=f"{source}.factor")
-        say("rope_scaling", scaling | {name: value for name, value in extras.items() if value is not None}, source)
-    elif keys.number("rope.scale_linear") not in (None, 1.0):
-        scaling = {"rope_type": "linear", "factor": keys.number("rope.scale_linear")}
-        say("rope_scaling", scaling, f"GGUF {keys.architecture}.rope.scale_linear")
-    elif kind == "none" or (kind is None and keys["rope.freq_base"] not in (None, _LLAMA3_THETA)):
-        say("rope_scaling", None, f"{source}.type {kind or 'absent'}")
+            raise ArchitectureError(f"RoPE scaling {kind} without a factor", where=f"{below}{rope.FACTOR}")
+        scaling |= {name: value for name, value in extras.items() if value is not None}
+        say("rope_scaling", scaling, f"{below}rope.scaling")
+    elif keys.number(_LINEAR) not in (None, 1.0):
+        scaling = {"rope_type": "linear", "factor": keys.number(_LINEAR)}
+        say("rope_scaling", scaling, f"{below}{_LINEAR}")
+    elif kind == "none" or (kind is None and keys["rope_theta"] not in (None, _LLAMA3_THETA)):
+        say("rope_scaling", None, f"{below}{rope.TYPE} {kind or 'absent'}")
     elif kind not in (None, "longrope"):
         raise ArchitectureError(
             f"RoPE scaling {str(kind)[:40]!r} is not supported", expected="none, linear or yarn",
-            where=f"{source}.type", action="give the model's own config with --config config.json",
+            where=f"{below}{rope.TYPE}", action="give the model's own config with --config config.json",
         )  # fmt: skip
 
 
@@ -180,13 +183,13 @@ def _rope_factors(keys: GgufKeys, say: Say) -> None:
 
 def _longrope(keys: GgufKeys) -> dict[str, Any]:
     """Factors for short and long texts, and the scale of attention where it is not that of the usual formula."""
-    original = keys.number("rope.scaling.original_context_length")
+    original = keys.number(rope.ORIGINAL)
     scaling: dict[str, Any] = {"rope_type": "longrope"}
     for name, tensor in (("long_factor", rope.LONG), ("short_factor", rope.SHORT)):
         scaling[name] = [shortest(value) for value in keys.factors(tensor)]
     if original is not None:
         scaling["original_max_position_embeddings"] = original
-    stated, positions = keys.number("rope.scaling.attn_factor"), keys.number("context_length")
+    stated, positions = keys.number(rope.ATTENTION_FACTOR), keys.number("max_position_embeddings")
     usual = rope.longrope_attention_factor(positions, original) if positions and original and original > 1 else stated
     if stated and usual and abs(stated - usual) > 1e-5:
         scaling["attention_factor"] = stated
@@ -197,7 +200,7 @@ def _llama3(keys: GgufKeys) -> dict[str, Any]:
     """Llama 3.1's scaling, recovered from its factors, one per frequency; raises for other factors."""
     factors = keys.factors(rope.FREQS)
     scaling = {"rope_type": "llama3", "factor": float(factors.max(initial=1.0)), **rope.LLAMA3}
-    stated = keys.number("rope.freq_base") or keys.checkpoint.metadata.get("rope_theta")
+    stated = keys.number("rope_theta") or keys.checkpoint.metadata.get("rope_theta")
     theta = float(stated) if isinstance(stated, int | float) else 0.0
     if (
         theta <= 1

@@ -1,4 +1,4 @@
-"""The formulas of scaled rotation, and the tensors in which GGUF keeps factors for each frequency."""
+"""Scaled rotation: its formulas, its keys in GGUF, and the GGUF tensors with one factor for each frequency."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ import numpy as np
 FREQS = "rope_freqs.weight"
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 TENSORS = (FREQS, LONG, SHORT)
+TYPE, FACTOR, ORIGINAL = "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length"
+ATTENTION_FACTOR = "rope.scaling.attn_factor"
+YARN = {"beta_fast": "rope.scaling.yarn_beta_fast", "beta_slow": "rope.scaling.yarn_beta_slow"}
+"""Entry of `rope_scaling` → its GGUF key."""
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """What every published Llama 3.1 to 3.3 has; the tensor of factors is compared with it."""
 
