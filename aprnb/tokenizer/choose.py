@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aprnb.architecture.families import family_named
 from aprnb.errors import TokenizerError
 from aprnb.formats.huggingface.tokenizer_json import reassembled
 from aprnb.formats.json_files import MAX_TOKENIZER_VALUES
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     from aprnb.architecture import Architecture
     from aprnb.formats import Checkpoint
-
-_PUBLISHED_QWEN_END_OF_TEXT = 151643
 
 
 @dataclass(frozen=True)
@@ -138,19 +137,20 @@ def _byte_level(
     from aprnb.tokenizer.fast_tokenizer import byte_level_tokenizer
 
     name, source, assumed = choose_pre_tokenizer(metadata, architecture)
-    published_qwen = name == "qwen2" and facts.tokens.get(_PUBLISHED_QWEN_END_OF_TEXT) == "<|endoftext|>"
+    family = family_named(name)  # a pre-tokenizer of a family is called like it
+    published, token, number = (family and family.nfc_vocabulary) or ("", "", -1)
+    composed = bool(published) and facts.tokens.get(number) == token
     notes = []
     if assumed:
         notes.append(f"tokenizer: text is split as {name} does ({source}), unless a tokenizer.json is next to the file")
-    if published_qwen:
-        notes.append(
-            "tokenizer: text is normalised to NFC, as with every published Qwen vocabulary (<|endoftext|> = 151643)"
-        )
-    elif name == "qwen2":
-        notes.append("tokenizer: text is not normalised (not the published Qwen vocabulary, which uses NFC)")
+    if composed:
+        every = f"every published {published} vocabulary ({token} = {number})"
+        notes.append(f"tokenizer: text is normalised to NFC, as with {every}")
+    elif published:
+        notes.append(f"tokenizer: text is not normalised (not the published {published} vocabulary, which uses NFC)")
     elif facts.bos_id is not None and facts.add_bos is None:
         notes.append(f"tokenizer: no {facts.tokens[facts.bos_id]} is added before text; the file does not say")
-    return byte_level_tokenizer(facts, name, compose=published_qwen), tuple(notes), assumed
+    return byte_level_tokenizer(facts, name, compose=composed), tuple(notes), assumed
 
 
 def _sentencepiece(facts: TokenizerFacts) -> tuple[Tokenizer, tuple[str, ...], bool]:
@@ -219,11 +219,12 @@ def _same_vocabulary(tokenizer: CheckpointTokenizer, facts: TokenizerFacts) -> b
 
 
 def _take_special_tokens(tokenizer: CheckpointTokenizer, facts: TokenizerFacts, architecture: str) -> None:
-    """The ids that the file names; published Qwen models pad with <|endoftext|>, which no file states."""
+    """The ids that the file names, else the family's padding token."""
     named = tokenizer.special_tokens_map
     for name, number in (("bos_token", facts.bos_id), ("eos_token", facts.eos_id), ("pad_token", facts.pad_id)):
         if number is not None:
             named[name] = facts.tokens[number]
-    end = "<|endoftext|>"
-    if facts.pad_id is None and architecture in ("qwen2", "qwen3") and end in facts.tokens.values():
-        named["pad_token"] = end
+    family = family_named(architecture)
+    pad = family.pad_token if family else None
+    if facts.pad_id is None and pad is not None and pad in facts.tokens.values():
+        named["pad_token"] = pad

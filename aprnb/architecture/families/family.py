@@ -117,6 +117,10 @@ class Family:
     certain_chat_template: str | None = None
     pre_tokenizer: tuple[str, bool] | None = None
     """How its byte-level tokenizers split text, and whether that is an assumption (other models differ)."""
+    nfc_vocabulary: tuple[str, str, int] | None = None
+    """Its published vocabulary, whose text is normalised to NFC: a name, and one token with its id."""
+    pad_token: str | None = None
+    """What its published models pad with, which their metadata do not state."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """How `transformers` computes it exactly: caps on attention logits need `eager`."""
     window_switch: bool = False

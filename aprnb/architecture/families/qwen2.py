@@ -23,5 +23,7 @@ QWEN2 = Family(
     window_switch=True,
     certain_chat_template="chatml",
     pre_tokenizer=("qwen2", False),
+    nfc_vocabulary=("Qwen", "<|endoftext|>", 151643),
+    pad_token="<|endoftext|>",
     gguf=GgufGraph("qwen2", biases=True),
 )

@@ -21,5 +21,6 @@ QWEN3 = Family(
     window_switch=True,
     certain_chat_template="chatml",
     pre_tokenizer=("qwen2", False),
+    pad_token="<|endoftext|>",
     gguf=GgufGraph("qwen3"),
 )
