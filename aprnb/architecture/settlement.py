@@ -112,7 +112,7 @@ class Settlement:
     def architecture(self, path: Path) -> Architecture:
         extra = [name for name in self.family.fields if name not in STANDARD]
         if self.conflicts or self.open:
-            missing = f"the file does not state {' and '.join(self.open)}" if self.open else ""
+            missing = f"the file does not state {', '.join(self.open)}" if self.open else ""
             found = "; ".join([*self.conflicts, missing] if missing else self.conflicts)
             raise ArchitectureError(found, where=str(path), action=way_out(self.open, bool(self.conflicts)))
         standard = dict.fromkeys(STANDARD)

@@ -155,7 +155,7 @@ def _(folder: Path) -> bytes:
     return apr({"name": [chr(0x100 + at % 20_000) for at in range(560_000)]})  # where is it? once more in memory
 
 
-@attack("a megabyte where a tokenizer's type belongs", None, "does not settle")
+@attack("a megabyte where a tokenizer's type belongs", None, "does not define")
 def _(folder: Path) -> bytes:
     vocabulary = {"tokenizer.vocabulary": ["a", "b"], "tokenizer.merges": ["a b"]}
     return apr(vocabulary | {"tokenizer.model": [TAG * (4 << 20)]})

@@ -133,7 +133,7 @@ def _say_rope(
         ("partial_rotary_factor", "partial_rotary_factor", "full"),
         (_ORIGINAL, _ORIGINAL, "full"),
     ):
-        beside, where = config.get(field), "a key of its own"
+        beside, where = config.get(field), "the top-level key"
         if beside is None and field == _ORIGINAL:
             beside, where = derived.get(field), family.config_name
         inside = rope.get(kind, {}).get(key)

@@ -147,7 +147,7 @@ class Front:
         self.budget.texts_bytes -= size_bytes - own
         if self.budget.texts_bytes < 0:
             most = MAX_TEXTS_BYTES + self.source.size_bytes
-            raise self.error(f"its {what} up to {key} take too much memory", expected=f"at most {most:,} bytes")
+            raise self.error(f"{what} take too much memory (at {key})", expected=f"at most {most:,} bytes")
 
     def _walked(self, count: int, key: str, first: int) -> list[str]:
         """The next strings of a list, one by one; `first` is the number of the first of them."""
