@@ -42,7 +42,7 @@ class Architecture:
     assumptions: tuple[str, ...] = field(repr=False, compare=False, default=())
     warnings: tuple[str, ...] = field(repr=False, compare=False, default=())
     superseded: tuple[str, ...] = field(repr=False, compare=False, default=())
-    """Tensors of the file that are not weights: a copy of the embedding beside the true head, RoPE factors."""
+    """Tensors of the file that are not weights: a second, unused head, RoPE factors."""
 
     @property
     def family(self) -> Family:
@@ -76,7 +76,7 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedTensor:
-    """A tensor that the architecture calls for, under its Hugging Face name."""
+    """A tensor that the architecture requires, under its Hugging Face name."""
 
     name: str
     rule: TensorRule

@@ -66,7 +66,7 @@ class StoredWeight:
 def arrange(
     checkpoint: Checkpoint, architecture: Architecture, expected: Expected
 ) -> tuple[dict[str, StoredWeight], list[str]]:
-    """Model name → parts for every weight that the file has, and its tensors that are part of none."""
+    """Model name → parts for every weight that the file has, and its tensors that belong to no weight."""
     arrangement = _Arrangement(checkpoint, architecture, expected)
     stored = {name: weight for name, tensor in expected.items() if (weight := arrangement.find(tensor)) is not None}
     used = {part.tensor for weight in stored.values() for part in weight.parts}

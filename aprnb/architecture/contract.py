@@ -1,4 +1,4 @@
-"""The contract: the tensors a model must have, compared with those a file has. Needs no torch, reads no weights."""
+"""The contract: compares the tensors of a file with those that the model requires. No torch, no tensor data."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which tensor is the language-model head, and whether it is the embedding.
 
-Writers mark this in contradictory ways: a placeholder with a shape and no bytes, a true `tied_embeddings` flag beside
-a head of its own, a copy of the embedding named `lm_head.weight` beside the true `output.weight`. The bytes decide.
+Writers mark this in contradictory ways: a placeholder with a shape and no bytes, a true `tied_embeddings` flag with
+a separate head, a copy of the embedding named `lm_head.weight` with the real `output.weight`. The bytes decide.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def _compared(checkpoint: Checkpoint, head: str, embedding: str) -> Head:
         return Head(head, None, f"{head} has another dtype than the embedding", default=False)
     likeness = _likeness(checkpoint, head, embedding)
     if likeness == "different":
-        lie = ("metadata tied_embeddings is true, but the head's bytes differ: the flag is wrong",) if flag else ()
-        return Head(head, False, f"bytes of {head} differ from {embedding}", warnings=lie)
+        wrong = ("metadata tied_embeddings is true, but the head's bytes differ: the flag is wrong",) if flag else ()
+        return Head(head, False, f"bytes of {head} differ from {embedding}", warnings=wrong)
     if flag is True:
         return Head(head, True, f"metadata tied_embeddings, and {head} equals {embedding}")
     if likeness == "zero":

@@ -1,4 +1,4 @@
-"""Which family a checkpoint is of: the name that it states, compared with the names of its tensors."""
+"""Identifies the family of a checkpoint by the name that it states and the names of its tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aprnb.architecture.evidence.field_values import short
 from aprnb.architecture.families import FAMILIES, Family, family_named, family_of_gguf
 from aprnb.architecture.names import families_with, unknown_tensors
 from aprnb.architecture.orientation import is_training_state
-from aprnb.architecture.settlement import way_out
+from aprnb.architecture.settlement import advice
 from aprnb.architecture.unsupported import describe_kind, reject_adapters
 from aprnb.errors import ArchitectureError, UnsupportedFamily
 from aprnb.formats import Checkpoint
@@ -20,7 +20,7 @@ _NOT_A_NAME = ("", "auto", "unknown")
 
 
 def identify_family(checkpoint: Checkpoint, given: tuple[Any, str] | None) -> tuple[Family, str, list[str]]:
-    """The family, what names it, and warnings about other names; `given` is a person's name for it with its source.
+    """The family, what names it, and warnings about other names; `given` is the user's name for it with its source.
 
     Raises UnsupportedFamily for an unknown family, ArchitectureError where the tensors are those of another one.
     """
@@ -39,7 +39,7 @@ def identify_family(checkpoint: Checkpoint, given: tuple[Any, str] | None) -> tu
         if family_named(other) is not family:
             text = f"model_type is {family.model_type} according to {where}, {other[:60]} according to {other_where}"
             if not given:
-                raise ArchitectureError(text, where=str(checkpoint.path), action=way_out([], True))
+                raise ArchitectureError(text, where=str(checkpoint.path), action=advice([], True))
             warnings.append(text)
     _require_own_tensors(checkpoint, family, where)
     return family, where, warnings
@@ -58,12 +58,12 @@ def _require_own_tensors(checkpoint: Checkpoint, family: Family, where: str) -> 
             f"model_type is {family.model_type} according to {where}, "
             f"but tensor {unknown[0]} belongs to {' or '.join(sorted(possible))}",
             where=str(checkpoint.path),
-            action=way_out([], True),
+            action=advice([], True),
         )
 
 
 def _claims(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Every name of a family in the metadata, best first; `model_type` counts only where no other key names one."""
+    """Every name of a family in the metadata, best first; `model_type` is used only where no other key names one."""
     keys = ("hf_model_type", "architecture", "hf_architecture", "model.architecture")
     inner = metadata.get("hf_config")
     claims = (

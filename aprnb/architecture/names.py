@@ -38,7 +38,7 @@ def pattern_of(name: str) -> str:
 
 
 def canonical_pattern(name: str, family: Family) -> str:
-    """The pattern of the family's name for a tensor; of its own name where that is no other spelling."""
+    """The pattern of the family's name for a tensor; an unknown name's own pattern."""
     pattern = pattern_of(name)
     return _spellings(family.model_type).get(pattern, pattern)
 
@@ -55,7 +55,7 @@ def _spellings(model_type: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for rule in FAMILIES[model_type].tensors:
         own = rule.gguf if rule.per_expert else rule.name  # experts in GGUF are a stack, a part of its own
-        half_renamed = rule.gguf.replace("blk.", "model.layers.")  # what importers leave that know only some names
+        half_renamed = rule.gguf.replace("blk.", "model.layers.")  # left by importers that know only some names
         found |= dict.fromkeys((half_renamed, *rule.other, *(() if rule.per_expert else (rule.gguf,))), own)
         for name in (rule.name, rule.fused or "", *rule.parts):
             if name.startswith("model."):

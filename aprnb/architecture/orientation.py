@@ -15,7 +15,7 @@ _TRAINER = "entrenar-checkpoint"
 
 
 def has_reversed_shapes(checkpoint: Checkpoint) -> bool:
-    """Whether matrices under Hugging Face names carry GGUF's order of dimensions over row-major bytes.
+    """Whether matrices under Hugging Face names have GGUF's order of dimensions over row-major bytes.
 
     `apr convert --quantize q4k` writes that from a GGUF with K-quants. The final norm has the hidden size; the
     embedding has it as its last dimension, or in such files as its first.

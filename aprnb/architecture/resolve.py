@@ -1,4 +1,4 @@
-"""Settles the architecture of a checkpoint once, field by field, each with its source; what stays open is an error."""
+"""Resolves the architecture of a checkpoint, each field with its source; an undetermined field is an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aprnb.architecture.evidence.gguf_keys import from_gguf
 from aprnb.architecture.families import Family, family_named
 from aprnb.architecture.identify import identify_family
 from aprnb.architecture.orientation import is_training_state, odd_layout, oriented, training_state
-from aprnb.architecture.settlement import Settlement, way_out
+from aprnb.architecture.settlement import Settlement, advice
 from aprnb.errors import ArchitectureError, CheckpointError, UnsupportedFamily, UsageProblem
 from aprnb.formats import Checkpoint
 from aprnb.formats.contents import shown_name
@@ -31,34 +31,34 @@ def resolve(
     config: str | Path | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Architecture:
-    """The architecture of `checkpoint`; `config` and `overrides` are what a person states about it.
+    """The architecture of `checkpoint`; `config` and `overrides` come from the user.
 
-    Raises ArchitectureError that names every contradicted or unsettled field and what to do about it.
+    Raises ArchitectureError that names every contradicted or undetermined field and what to do about it.
     """
     overridden = from_overrides(overrides or {})
     given_config = read_config(config) if config is not None else None
     family, named_by, warnings = identify_family(checkpoint, _given_family(overridden, given_config))
     given = [overridden]
     if given_config is not None:
-        given.append(from_config(*given_config, given_by_person=True, family=family))
+        given.append(from_config(*given_config, given_by_user=True, family=family))
     tensors = {name: entry for name, entry in oriented(checkpoint).items() if not is_training_state(name)}
     proven, rows = from_shapes(tensors, family)
-    sibling, sibling_warnings = _sibling_config(checkpoint, proven, family) if given_config is None else ([], [])
+    sidecar, sidecar_warnings = _sidecar_config(checkpoint, proven, family) if given_config is None else ([], [])
     inner, inner_warnings = _inner_configs(checkpoint, family)
     gguf, factors = from_gguf(checkpoint, family)
     typed, typed_warnings = from_metadata(checkpoint.metadata, family)
-    settlement = Settlement(family, named_by, proven, [*given, *sibling, *inner, gguf, typed])
-    settlement.warnings += [*warnings, *sibling_warnings, *typed_warnings, *inner_warnings, *odd_layout(checkpoint)]
+    settlement = Settlement(family, named_by, proven, [*given, *sidecar, *inner, gguf, typed])
+    settlement.warnings += [*warnings, *sidecar_warnings, *typed_warnings, *inner_warnings, *odd_layout(checkpoint)]
     settlement.settle_head(checkpoint)
     settlement.superseded += (*factors, *training_state(checkpoint))
     settlement.settle_all(rows)
     _bound_size(settlement.values, checkpoint.path)
-    _require_sense(settlement.values, checkpoint.path)
+    _require_consistent(settlement.values, checkpoint.path)
     return settlement.architecture(checkpoint.path)
 
 
 def _given_family(overridden: Evidence, given_config: tuple[Mapping[str, Any], str] | None) -> tuple[str, str] | None:
-    """The model type that a person gives, with its source."""
+    """The model type given by the user, with its source."""
     if "model_type" in overridden.says:
         return overridden.says["model_type"]
     if given_config is None or not isinstance(given_config[0].get("model_type"), str):
@@ -89,7 +89,7 @@ def _inner_configs(checkpoint: Checkpoint, family: Family) -> tuple[list[Evidenc
 
 
 def _unknown(name: str, keys: list[str]) -> list[str]:
-    """A warning for each of the first ten keys that are not known, and one that counts the rest."""
+    """A warning for each of the first ten unknown keys, and one that counts the rest."""
     warnings = [
         f"{name} {shown_name(key)} is unknown and not used; the result is wrong if it changes the forward pass"
         for key in keys[:10]
@@ -99,7 +99,7 @@ def _unknown(name: str, keys: list[str]) -> list[str]:
 
 
 def _bound_size(values: Mapping[str, Any], path: Path) -> None:
-    """Raises for so many layers and experts that their list alone would fill the memory."""
+    """Raises for so many layers and experts that a list of their tensors would fill the memory."""
     blocks = values.get("num_hidden_layers", 1) * values.get("num_experts", 1)
     if blocks > MAX_BLOCKS:
         raise ArchitectureError(
@@ -107,8 +107,8 @@ def _bound_size(values: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _require_sense(values: Mapping[str, Any], path: Path) -> None:
-    """Raises for fields that are each well formed and cannot be true together."""
+def _require_consistent(values: Mapping[str, Any], path: Path) -> None:
+    """Raises for fields that are each valid but contradict each other."""
     experts, chosen = values.get("num_experts"), values.get("num_experts_per_tok")
     if experts is not None and chosen is not None and chosen > experts:
         raise ArchitectureError(f"num_experts_per_tok is {chosen} of {experts} experts", where=str(path))
@@ -121,7 +121,7 @@ def _require_sense(values: Mapping[str, Any], path: Path) -> None:
             raise ArchitectureError(found, expected=expected, where=str(path))
         if "sliding_window" in values and values["sliding_window"] is None:
             raise ArchitectureError("layer_types has windowed layers, but sliding_window is null",
-                                    where=str(path), action=way_out(["sliding_window"], False))  # fmt: skip
+                                    where=str(path), action=advice(["sliding_window"], False))  # fmt: skip
     rotated = values.get("no_rope_layers")
     if rotated is not None and layers is not None and len(rotated) != layers:
         raise ArchitectureError(
@@ -129,7 +129,7 @@ def _require_sense(values: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _sibling_config(checkpoint: Checkpoint, proven: Evidence, family: Family) -> tuple[list[Evidence], list[str]]:
+def _sidecar_config(checkpoint: Checkpoint, proven: Evidence, family: Family) -> tuple[list[Evidence], list[str]]:
     """A config next to the file, used only if every dimension it states fits the tensors.
 
     A Hugging Face folder's own config is part of its metadata; files outside the folder do not belong to it.

@@ -1,4 +1,4 @@
-"""Settles the fields of a family from evidence, in the order in which the sources are believed."""
+"""Settles the fields of a family from evidence, in the order of precedence of the sources."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ class Settlement:
             proven[name] = (k_rows // head_dim, f"{k_rows} rows of k_proj / head_dim {head_dim}")
 
     def _statements(self, name: str) -> list[tuple[Any, str, bool]]:
-        """The field's values, the most trusted first: each with its source and whether a person gave it."""
+        """The field's values, the most trusted first: each with its source and whether the user gave it."""
         proven = [(*self._proven[name], False)] if name in self._proven else []
-        return proven + [(*source.says[name], source.given_by_person) for source in self._others if name in source.says]
+        return proven + [(*source.says[name], source.given_by_user) for source in self._others if name in source.says]
 
     def _stated(self, name: str) -> Any:
         return next((value for value, _, _ in self._statements(name)), None)
@@ -82,9 +82,9 @@ class Settlement:
             self._settle_by_rule(name)
             return
         value, where, backed = statements[0]
-        for other, other_where, by_person in statements[1:]:
+        for other, other_where, by_user in statements[1:]:
             if other == value:
-                backed = backed or by_person
+                backed = backed or by_user
                 continue
             text = f"{name} is {value} according to {where}, {other} according to {other_where}"
             (self.warnings if backed else self.conflicts).append(text)
@@ -114,7 +114,7 @@ class Settlement:
         if self.conflicts or self.open:
             missing = f"the file does not state {', '.join(self.open)}" if self.open else ""
             found = "; ".join([*self.conflicts, missing] if missing else self.conflicts)
-            raise ArchitectureError(found, where=str(path), action=way_out(self.open, bool(self.conflicts)))
+            raise ArchitectureError(found, where=str(path), action=advice(self.open, bool(self.conflicts)))
         standard = dict.fromkeys(STANDARD)
         return Architecture(
             **{**standard, **{name: value for name, value in self.values.items() if name not in extra}},
@@ -126,8 +126,8 @@ class Settlement:
         )
 
 
-def way_out(unsettled: list[str], contradicted: bool) -> str:
-    """What a person can do about fields that are open, or stated in two ways."""
+def advice(unsettled: list[str], contradicted: bool) -> str:
+    """The action for fields that are undetermined or contradicted."""
     settings = " ".join(f"--set {name}=VALUE" for name in unsettled)
     if unsettled and not contradicted:
         return f"give the model's own config with --config config.json, or {settings}"

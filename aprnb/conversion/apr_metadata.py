@@ -1,4 +1,4 @@
-"""The metadata of an `.apr` that we write: what the source says, one spelling per fact, the settled architecture."""
+"""The metadata of a written `.apr`: those of the source, one spelling per key, and the resolved architecture."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OF_THE_SOURCE = (
     "architecture", "description", "hf_architecture", "hf_config", "hf_model_type", "model_type", "original_format",
     "source_metadata",
 )  # fmt: skip
-"""What a file says about the source of its tensors: not true of weights that are made anew."""
+"""What a file says about the source of its tensors; not true of weights that are computed anew."""
 _MIRRORS = "model."
 """GGUF's keys, which `apr import` copies: they describe GGUF's layout."""
 Shapes = Mapping[str, tuple[int, ...]]
@@ -36,7 +36,7 @@ def stored_metadata(checkpoint: Checkpoint, report: ContractReport, name: str, s
         kept["hf_config"] = _config(kept.get("hf_config"), report.architecture)
     found = _metadata(kept, report, name, shapes, INTERLEAVED if as_in_gguf else SPLIT_HALVES)
     if came_from_gguf(checkpoint):
-        found["model.rope_type"] = INTERLEAVED  # the mirror by which its origin is known
+        found["model.rope_type"] = INTERLEAVED  # the copy by which readers recognise its origin
     return found
 
 
@@ -51,7 +51,7 @@ def model_metadata(
     if tokenizer.chat_template:
         kept["chat_template"] = tokenizer.chat_template
         if "tokenizer.chat_template" in base:
-            # Where this key stands, `apr run` wraps every prompt in the template; a base without it is prompted as is.
+            # With this key, `apr run` wraps every prompt in the template; a base without it is prompted as is.
             kept["tokenizer.chat_template"] = tokenizer.chat_template
     kept |= {"original_format": "apr", "model_type": report.architecture.model_type}
     kept["hf_config"] = _config(base.get("hf_config"), report.architecture)
@@ -59,7 +59,7 @@ def model_metadata(
 
 
 def _states(checkpoint: Checkpoint, architecture: Architecture) -> bool:
-    """Whether the checkpoint alone states this architecture, without what a person gave."""
+    """Whether the checkpoint alone states this architecture, without the user's config and overrides."""
     try:
         return checkpoint.architecture.fields() == architecture.fields()
     except ArchitectureError:
@@ -67,7 +67,7 @@ def _states(checkpoint: Checkpoint, architecture: Architecture) -> bool:
 
 
 def _config(stated: Any, architecture: Architecture) -> dict[str, Any]:
-    """The settled architecture, with the special tokens of the source's config: there may be several end tokens."""
+    """The architecture as a config, with the special tokens of the source's config: there may be several end tokens."""
     source = stated if isinstance(stated, Mapping) else {}
     return {key: source[key] for key in SPECIAL_IDS if source.get(key) is not None} | architecture.as_config()
 
@@ -99,7 +99,7 @@ def _metadata(
 
 
 def _tokenizer(tokenizer: Any) -> dict[str, Any]:
-    """A tokenizer from a file beside the base, for a model that is complete in one file."""
+    """A tokenizer from a sidecar file of the base, so that the written file is complete."""
     parsed = json.loads(tokenizer.backend_tokenizer.to_str())
     named = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "padding": tokenizer.pad_token_id}
     ids = {f"tokenizer.{name}_token_id": number for name, number in named.items() if number is not None}

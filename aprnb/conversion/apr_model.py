@@ -1,4 +1,4 @@
-"""The writer of complete `.apr` models: a checkpoint's tensors as they lie, or its weights with some of them replaced.
+"""Writes complete `.apr` models: a checkpoint's tensors as stored, or its weights with some of them replaced.
 
 Tensors stream from source to target, one part of a tensor in memory at a time.
 """
@@ -76,24 +76,24 @@ def write_apr_model(
     else:
         metadata = model_metadata(checkpoint, report, path.stem, shapes, tokenizer)
     count = Counter(sum(tensor.size_bytes for tensor in tensors), progress)
-    with staged(path, force) as beside:
-        write_apr(beside, metadata, [_source(tensor, count) for tensor in tensors], force=True)
-        _require_same_model(check(beside).raise_for_violations().architecture, report.architecture)
+    with staged(path, force) as temporary:
+        write_apr(temporary, metadata, [_source(tensor, count) for tensor in tensors], force=True)
+        _require_same_model(check(temporary).raise_for_violations().architecture, report.architecture)
         if verify is not None:
-            verify(beside, frozenset(changed))
+            verify(temporary, frozenset(changed))
     return tuple(tensors)
 
 
-def _require_same_model(written: Architecture, settled: Architecture) -> None:
-    """Raises OutputError where the written file states another architecture than the one that was settled."""
+def _require_same_model(written: Architecture, expected: Architecture) -> None:
+    """Raises OutputError where the written file states another architecture than the source's."""
     found = written.fields()
     lost = [
         f"{name} {value} (read back as {found.get(name)})"
-        for name, value in settled.fields().items()
+        for name, value in expected.fields().items()
         if found.get(name) != value
     ]
     if lost:
-        raise OutputError(f"the metadata cannot express this {settled.model_type}: {'; '.join(lost)}")
+        raise OutputError(f"the metadata cannot express this {expected.model_type}: {'; '.join(lost)}")
 
 
 def _source(tensor: ModelTensor, count: Counter) -> TensorSource:
@@ -157,7 +157,7 @@ def _weight_bytes(
     """The weight in a float type, part by part; its name goes into `changed` where the bytes differ from the base's."""
     start = 0
     for base in weight_parts(checkpoint, report, name):
-        (values,) = checked((base if new is None else new(start, base),), name, dtype, _refused)
+        (values,) = checked((base if new is None else new(start, base),), name, dtype, _unstorable)
         start += base.size
         data = encode(values, dtype)
         if new is not None and name not in changed and data != encode(base, dtype):
@@ -173,7 +173,7 @@ def _columns(
     yield elements[..., number * width : (number + 1) * width].tobytes()
 
 
-def _refused(name: str, dtype: DType, peak: float) -> OutputError:
+def _unstorable(name: str, dtype: DType, peak: float) -> OutputError:
     if not peak < np.inf:
         return OutputError(f"{name} would contain NaN or infinity", action="the adapter or the base is damaged")
     wider = "BF16 or F32" if dtype.name == "F16" else "F32"

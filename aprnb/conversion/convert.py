@@ -1,4 +1,4 @@
-"""`convert`: opens the source, holds its contract, and hands it to the writer of the target's kind."""
+"""`convert`: opens the source, checks its contract, and passes it to the writer of the target's format."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def convert(
 
 
 def _require_apart(path: Path, kind: Kind, checkpoint: Checkpoint) -> None:
-    """The target is none of the files that are read, and no folder that holds one and would be replaced with it."""
+    """Raises where the target is a file that is read, or a folder to replace that contains one."""
     target = path.resolve()
     for read in (checkpoint.path, *(file.source.path for file in checkpoint.contents.files)):
         resolved = read.resolve()
@@ -68,7 +68,7 @@ def _require_apart(path: Path, kind: Kind, checkpoint: Checkpoint) -> None:
 
 
 def target_kind(path: Path) -> Kind:
-    """What a target's name asks for; raises UsageProblem for an ending that promises something else, or no name."""
+    """The format of a target's name; raises UsageProblem for an unsupported suffix or an invalid name."""
     try:
         path.resolve().exists()
     except (OSError, ValueError) as error:

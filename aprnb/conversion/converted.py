@@ -1,4 +1,4 @@
-"""What a conversion gives: the writers' account, and the result that people see."""
+"""The result of a conversion, and what its writer reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind = Literal["apr", "gguf", "safetensors", "huggingface"]
 
 @dataclass(frozen=True)
 class Written:
-    """What a writer made: how many tensors, and what it could not do as asked."""
+    """What a writer reports: the number of tensors, and warnings for what it could not do as requested."""
 
     tensors: int
     notes: tuple[str, ...] = ()
@@ -23,7 +23,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Converted(Displayed):
-    """The written checkpoint; `warnings` say what of the source was odd and what was not done as asked."""
+    """The written checkpoint; `warnings` are those of the source, and what could not be done as requested."""
 
     source: Path
     path: Path

@@ -17,7 +17,7 @@ from aprnb.formats.dtypes import BY_NAME, F16, F32, LARGEST, LARGEST_FLOAT32, DT
 from aprnb.formats.values import PART_ELEMENTS, value_parts
 
 Progress = Callable[[int, int], None]
-"""Told the bytes done and the bytes in all."""
+"""Called with the bytes done and the bytes in all."""
 
 TARGET_DTYPES: dict[str, DType] = {
     "f32": BY_NAME["F32"],
@@ -28,7 +28,7 @@ TARGET_DTYPES: dict[str, DType] = {
     "q4_k": BY_NAME["Q4_K"],
     "q6_k": BY_NAME["Q6_K"],
 }
-"""The words of `--dtype`."""
+"""The values of `--dtype`."""
 
 
 def target_dtype(name: str, stored: DType, shape: tuple[int, ...], wanted: DType) -> DType:
@@ -84,7 +84,7 @@ def _columns(checkpoint: Checkpoint, origin: Origin, entry: TensorEntry, dtype: 
 def weight_bytes(
     checkpoint: Checkpoint, report: ContractReport, name: str, dtype: DType
 ) -> Iterable[bytes | bytearray]:
-    """The model's weight `name` in `dtype`: a tensor of the file as it lies, or made of those that play its part."""
+    """The model's weight `name` in `dtype`: a tensor of the file as stored, or made of several."""
     if name not in report.readings:
         return tensor_bytes(checkpoint, Origin(report.weights[name]), dtype)
     return encode_parts(lambda: checked(weight_parts(checkpoint, report, name), name, dtype), dtype)
@@ -93,7 +93,7 @@ def weight_bytes(
 def weight_parts(checkpoint: Checkpoint, report: ContractReport, name: str) -> Iterator[Floats]:
     """The model's weight as flat float32 arrays in C order, at most PART_ELEMENTS long.
 
-    Of a tensor that lies in the file as it is, one part is read at a time.
+    Of a tensor that is stored as one whole, one part is read at a time.
     """
     if name not in report.readings:
         yield from value_parts(checkpoint, report.weights[name])
@@ -114,18 +114,18 @@ def not_stored(name: str, dtype: DType, peak: float) -> AprnbError:
 
 
 def checked(
-    parts: Iterable[Floats], name: str, dtype: DType, refused: Callable[[str, DType, float], AprnbError] = not_stored
+    parts: Iterable[Floats], name: str, dtype: DType, unstorable: Callable[[str, DType, float], AprnbError] = not_stored
 ) -> Iterator[Floats]:
-    """The parts; raises `refused(name, dtype, peak)` before one that holds a value `dtype` cannot store."""
+    """The parts; raises `unstorable(name, dtype, peak)` before one that holds a value `dtype` cannot store."""
     for part in parts:
         peak = float(max(part.max(initial=0), -part.min(initial=0)))  # without a copy; NaN comes through
         if not peak <= LARGEST.get(dtype.name, LARGEST_FLOAT32):
-            raise refused(name, dtype, peak)
+            raise unstorable(name, dtype, peak)
         yield part
 
 
 def silent(done: int, total: int) -> None:
-    """The progress that nobody asked for."""
+    """The default progress: does nothing."""
 
 
 class Counter:

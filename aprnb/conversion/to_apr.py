@@ -1,4 +1,4 @@
-"""Any checkpoint as an `.apr`: the tensors as they lie (or in another type), true metadata, a head with bytes."""
+"""Any checkpoint as an `.apr`: the tensors as stored (or in another type), corrected metadata, a head with bytes."""
 
 from __future__ import annotations
 

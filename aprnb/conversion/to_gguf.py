@@ -1,7 +1,7 @@
 """Any checkpoint to GGUF: llama.cpp's names, shapes, row order and keys; what GGUF cannot express is an error.
 
 What was written about the architecture is read back from a skeleton before a weight is copied, so that a field which
-GGUF cannot carry is an error and not a silent default.
+GGUF cannot express is an error and not a silent default.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K": 15, "Q6_K": 18,
 
 @dataclass(frozen=True, slots=True)
 class WrittenGguf:
-    """What was written: `warnings` name what the file could not take as asked."""
+    """What was written: `warnings` name what could not be written as requested."""
 
     path: Path
     tensors: int
@@ -53,9 +53,9 @@ def write_gguf(
 ) -> WrittenGguf:
     """Writes the model as GGUF.
 
-    `report` is the checkpoint's contract without violations; `metadata` carries name, tokenizer and chat template in
-    `.apr` words (the checkpoint's own where not given). `dtype` is one of DTYPES in any case, None keeps each matrix's
-    type where GGUF has it (else F16); vectors are F32, as llama.cpp wants them. Raises OutputError for what GGUF cannot
+    `report` is the checkpoint's contract without violations; `metadata` has name, tokenizer and chat template under
+    `.apr` keys (the checkpoint's own where not given). `dtype` is one of DTYPES in any case, None keeps each matrix's
+    type where GGUF has it (else F16); vectors are F32, as llama.cpp requires. Raises OutputError for what GGUF cannot
     express, TokenizerError, OutputExists; nothing is left at `path` unless it is complete.
     """
     report.raise_for_violations()
@@ -96,11 +96,11 @@ def _general(metadata: Mapping[str, Any], dtypes: list[DType], path: Path) -> di
 
 
 def _require_expressed(values: Mapping[str, GgufValue], tensors: list[GgufTensor], architecture: Architecture) -> None:
-    """Reads the architecture back from a file of holes with this front; raises for the fields that differ."""
-    told = {key: value for key, value in values.items() if not key.startswith("tokenizer.")}
+    """Reads the architecture back from a sparse file with this header; raises for the fields that differ."""
+    header = {key: value for key, value in values.items() if not key.startswith("tokenizer.")}
     with tempfile.TemporaryDirectory() as folder:
         skeleton = Path(folder) / "skeleton.gguf"
-        _write_skeleton(skeleton, told, tensors)
+        _write_skeleton(skeleton, header, tensors)
         with open_checkpoint(skeleton) as checkpoint:
             try:
                 found = resolve(checkpoint)
@@ -108,7 +108,7 @@ def _require_expressed(values: Mapping[str, GgufValue], tensors: list[GgufTensor
                 raise OutputError(f"GGUF cannot express this {architecture.model_type}: {error.found}") from error
     meant = _comparable(architecture.fields())
     read = _comparable(found.fields())
-    if architecture.family.gguf.slug == found.family.gguf.slug:  # Mistral is a llama there
+    if architecture.family.gguf.slug == found.family.gguf.slug:  # a Mistral model is a llama in GGUF
         read["model_type"] = architecture.model_type
     lost = [f"{name} {meant[name]} (read back as {read.get(name)})" for name in meant if read.get(name) != meant[name]]
     if lost:
@@ -149,15 +149,15 @@ def _warnings(plans: list[PlannedTensor], values: Mapping[str, GgufValue]) -> tu
     return tuple(warnings)
 
 
-_WORDS = {"q8": "q8_0", "q4": "q4_0"}
-"""`q8` and `q4` are `.apr` types; GGUF has its own of that size."""
+_OWN_NAMES = {"q8": "q8_0", "q4": "q4_0"}
+"""`q8` and `q4` are `.apr` types; GGUF has types of its own of that size."""
 
 
 def write(
     path: Path, checkpoint: Checkpoint, report: ContractReport, dtype: str | None, force: bool, progress: Progress
 ) -> Written:
     """What `convert` calls for a target that ends in .gguf."""
-    wanted = _WORDS.get(dtype, dtype) if dtype else None
+    wanted = _OWN_NAMES.get(dtype, dtype) if dtype else None
     try:
         written = write_gguf(path, checkpoint, report, dtype=wanted, force=force, progress=progress)
     except OSError as error:

@@ -1,6 +1,6 @@
 """Any checkpoint as a Hugging Face folder that `transformers` loads, or as one safetensors file.
 
-Tensors carry the model's Hugging Face names and row order. Block formats have no place there and are decoded.
+Tensors have the model's Hugging Face names and row order. Block formats are decoded: safetensors has none.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ def write_folder(
     weights = _Weights(checkpoint, report, dtype)
     if force:
         _require_model_folder(path)
-    with atomic_folder(path, force, _MODEL_FILES) as beside:
-        _write_weights(beside, weights, Counter(weights.size_bytes, progress))
-        notes, ids = _write_tokenizer(beside, checkpoint, report)
+    with atomic_folder(path, force, _MODEL_FILES) as temporary:
+        _write_weights(temporary, weights, Counter(weights.size_bytes, progress))
+        notes, ids = _write_tokenizer(temporary, checkpoint, report)
         kept = checkpoint.metadata.get("hf_config")
         config = _config(report, kept, _common_dtype(weights), ids)
-        write_json(beside / "config.json", config)
+        write_json(temporary / "config.json", config)
         special = {key: config[key] for key in SPECIAL_IDS if config.get(key) is not None}
-        write_json(beside / "generation_config.json", special)
+        write_json(temporary / "generation_config.json", special)
     return Written(len(weights.tensors), notes)
 
 
@@ -135,7 +135,7 @@ def _write_shard(path: Path, weights: _Weights, tensors: list[_Tensor], count: C
 
 
 def _common_dtype(weights: _Weights) -> str:
-    """The float type that holds most bytes: what `transformers` builds the model in unless told otherwise."""
+    """The float type that holds most bytes: the one in which `transformers` builds the model by default."""
     sizes: dict[str, int] = {}
     for tensor in weights.tensors:
         sizes[tensor.dtype.name] = sizes.get(tensor.dtype.name, 0) + tensor.size_bytes
@@ -144,7 +144,7 @@ def _common_dtype(weights: _Weights) -> str:
 
 
 def _config(report: ContractReport, kept: Any, dtype: str, ids: dict[str, Any]) -> dict[str, Any]:
-    """The settled architecture as its class writes it; what else the source's config says stays."""
+    """The architecture as its class writes it; the other keys of the source's config are kept."""
     from aprnb.model.build import model_config
 
     config = model_config(report.architecture).to_dict()
@@ -160,9 +160,9 @@ def _config(report: ContractReport, kept: Any, dtype: str, ids: dict[str, Any]) 
 def _write_tokenizer(
     folder: Path, checkpoint: Checkpoint, report: ContractReport
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
-    from aprnb.tokenizer.choose import carries_tokenizer, choose_tokenizer
+    from aprnb.tokenizer.choose import choose_tokenizer, defines_tokenizer
 
-    if not carries_tokenizer(checkpoint.metadata, checkpoint.path):
+    if not defines_tokenizer(checkpoint.metadata, checkpoint.path):
         return ("the source has no tokenizer: none is written",), {}
     choice = choose_tokenizer(checkpoint, report.architecture)
     tokenizer = choice.tokenizer
@@ -172,6 +172,6 @@ def _write_tokenizer(
 
 
 def _require_model_folder(path: Path) -> None:
-    """Raises OutputExists for a folder that holds something and no model."""
+    """Raises OutputExists for a folder that is neither empty nor a model."""
     if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
         raise OutputExists(f"{path} exists and is not a model folder; it is not replaced", action="choose another name")

@@ -1,6 +1,6 @@
-"""Files and folders that arrive whole or not at all: written beside their target, synced, renamed into place.
+"""Atomic files and folders: written to a temporary path in the same folder, synced, then renamed.
 
-What is replaced is only removed when its successor is in place, and comes back when anything fails before that.
+What is replaced is removed only after the rename, and restored when anything fails before that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 @contextmanager
 def atomic_file(path: Path, force: bool = False) -> Iterator[IO[bytes]]:
-    """A binary file that appears at `path` when the block ends well, and leaves nothing behind when it does not."""
+    """A binary file that is renamed to `path` when the block succeeds, and removed when it raises."""
     require_writable(path, force)
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=".aprnb-", suffix=".part", dir=path.parent)
@@ -46,24 +46,24 @@ def atomic_file(path: Path, force: bool = False) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def staged(path: Path, force: bool = False) -> Iterator[Path]:
-    """A path to write and check a file at, in a private folder; it takes its place when the block ends well."""
+    """A path in a private folder at which to write and check a file; it is renamed when the block succeeds."""
     require_writable(path, force)
     with _work_folder(path) as work:
-        beside = work / path.name
+        temporary = work / path.name
         try:
-            yield beside
+            yield temporary
             require_writable(path, force)
-            beside.replace(path)
+            temporary.replace(path)
         except OSError as error:
             raise failed_to_write(path, error) from error
         except OutputError as error:
-            found = error.found.replace(str(beside), str(path))
+            found = error.found.replace(str(temporary), str(path))
             raise OutputError(found, expected=error.expected, action=error.action) from error
 
 
 @contextmanager
 def atomic_folder(target: Path, force: bool = False, known: Collection[str] = ()) -> Iterator[Path]:
-    """An empty folder to fill; it becomes `target` when the block ends well and vanishes when it does not.
+    """An empty folder to fill; it is renamed to `target` when the block succeeds, and removed when it raises.
 
     Raises OutputExists where `require_replaceable` does, OutputError where writing fails.
     """
@@ -97,8 +97,8 @@ def remove_folder(folder: Path, known: Collection[str]) -> None:
 def _replace(target: Path, successor: Path | None, force: bool, known: Collection[str]) -> None:
     """Moves `successor` to `target`; with None, `target` is only removed.
 
-    A former folder is moved into a private one, where nobody adds to it by its name, and checked there again. It is
-    removed when its successor is in place, else it comes back.
+    A former folder is first moved into a private one, so that no file can be added to it, and checked again. It is
+    removed after the successor is in place; on failure it is moved back.
     """
     aside = Path(tempfile.mkdtemp(prefix=".aprnb-", suffix=".part", dir=target.absolute().parent))
     former = aside / "former"
@@ -129,7 +129,7 @@ def _move_back(former: Path, target: Path) -> None:
 
 @contextmanager
 def _work_folder(target: Path) -> Iterator[Path]:
-    """A new private folder beside `target`, removed at the end; its name is short, whatever the target's length."""
+    """A new private folder next to `target`, removed at the end; its name is short, whatever the target's length."""
     try:
         work = Path(tempfile.mkdtemp(prefix=".aprnb-", suffix=".part", dir=target.absolute().parent))
     except OSError as error:
@@ -150,7 +150,7 @@ def write_json(path: Path, document: Mapping[str, Any], force: bool = False) -> 
 
 
 def failed_to_write(path: Path, error: OSError) -> OutputError:
-    """The error for `path`, whatever the name of the file beside it that was being filled."""
+    """The error for `path`, whatever the name of the temporary file."""
     if error.errno in _NO_SPACE:
         return OutputError(f"no space left to write {path}", action="free some space or write to another disk")
     return OutputError(f"{path} could not be written: {error.strerror}")
@@ -164,7 +164,7 @@ def umask() -> int:
 
 
 def sync(path: Path) -> None:
-    """Brings a file or folder to the disk, where the system lets a folder be opened."""
+    """Syncs a file or folder to the disk; a folder only where the system can open one."""
     if os.name == "posix":
         descriptor = os.open(path, os.O_RDONLY)
         try:

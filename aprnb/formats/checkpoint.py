@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Checkpoint(Mapping[str, np.ndarray]):
     """A read-only mapping of tensor name to float32 array; each access reads and decodes that tensor anew.
 
-    `metadata` speaks the vocabulary of `.apr` for every format; `tensors` are the entries under the file's own names.
-    Raises CheckpointError from the constructor for what does not hold together; `strict` also refuses what would be a
+    `metadata` has the keys of `.apr` for every format; `tensors` are the entries under the file's own names.
+    The constructor raises CheckpointError for an invalid file; `strict` also raises for what would be a
     warning.
     """
 
@@ -41,7 +41,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     @cached_property
     def metadata(self) -> Mapping[str, Any]:
-        """What the file says, in the vocabulary of `.apr`; where a GGUF file names a graph, the family that has it."""
+        """The metadata under the keys of `.apr`; a GGUF file's graph is replaced by the family that has it."""
         described = dict(self.contents.metadata)
         if self.format == "gguf":
             from aprnb.architecture.identify import gguf_names
@@ -73,17 +73,17 @@ class Checkpoint(Mapping[str, np.ndarray]):
         return self.tensors[name]
 
     def raw(self, name: str) -> bytes:
-        """The tensor's bytes as they lie in the file."""
+        """The tensor's bytes as stored in the file."""
         entry = self.entry(name)
         return bytes(self.read_part(name, 0, entry.size_bytes))
 
     def raw_parts(self, name: str, part_bytes: int = 16 << 20) -> Iterator[bytearray]:
-        """The same in parts, so that a tensor of any size needs little memory."""
+        """The same in parts, which bounds the memory."""
         size = self.entry(name).size_bytes
         return (self.read_part(name, at, min(part_bytes, size - at)) for at in range(0, size, part_bytes))
 
     def read_part(self, name: str, start: int, size_bytes: int) -> bytearray:
-        """`size_bytes` of the tensor's bytes from `start`, for those who compare or copy without holding it whole."""
+        """`size_bytes` of the tensor's bytes from `start`, to compare or copy it without having all of it in memory."""
         entry = self.entry(name)
         if not 0 <= start <= start + size_bytes <= entry.size_bytes:
             raise ValueError(f"bytes {start}–{start + size_bytes} are outside {name} ({entry.size_bytes} bytes)")
@@ -97,7 +97,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         return data
 
     def is_hole(self, name: str, start: int, size_bytes: int) -> bool:
-        """Whether this part of the tensor is a hole of a sparse file: zeros that nobody wrote."""
+        """Whether this part of the tensor is a hole of a sparse file: zeros that were never written."""
         entry = self.entry(name)
         file = self.contents.files[entry.file]
         return file.source.is_hole(file.data_start + entry.offset + start, size_bytes)
@@ -115,7 +115,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         return {name: self._taken_hash(name) or self._hash(name) for name in names}
 
     def fingerprint(self) -> str:
-        """SHA-256 over metadata, index and all tensors' bytes: another one for every change. Reads the whole file."""
+        """SHA-256 over metadata, index and all tensors' bytes. Reads the whole file."""
         digest = hashlib.sha256(
             repr(sorted(self.metadata.items(), key=lambda item: item[0])).encode("utf-8", "replace")
         )

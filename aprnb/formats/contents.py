@@ -24,7 +24,7 @@ def shown_name(name: str) -> str:
 
 
 class ShardWarning(str):
-    """The warning that a file holds a part of a model only."""
+    """The warning that a file contains only a part of a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class TensorEntry:
 
     @property
     def is_tied_placeholder(self) -> bool:
-        """A head with its full shape and no bytes: the writer's sign for "the same as the embedding"."""
+        """A head with its full shape and no bytes: how writers mark a head that is tied to the embedding."""
         return self.name == HEAD_NAME and self.size_bytes == 0 and self.elements > 0
 
 
@@ -60,7 +60,7 @@ class DataFile:
 class Contents:
     """A file (or a folder of them), read and checked up to its tensor data.
 
-    `metadata` speaks the vocabulary of `.apr` whatever the format, so that one resolver serves them all. `warnings` are
+    `metadata` has the keys of `.apr` whatever the format, so that one resolver serves them all. `warnings` are
     what the file lacks or has wrong and could be read in one way only, each with its byte offset. `checksums` gives the
     state of each.
     """

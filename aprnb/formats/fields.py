@@ -20,7 +20,7 @@ SLIDING_WINDOW, ROTATED_SIZE = "attention.sliding_window", "rope.dimension_count
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field, named as in most Hugging Face configs. `nullable`: null is a value of it (there is none).
+    """A field, named as in most Hugging Face configs. `nullable`: null is a valid value and means that there is none.
 
     `apr` is its key in `.apr` metadata and `apr_aliases` are other spellings that writers have used. `gguf` are its
     keys in GGUF, below the architecture's name: all are written, the first is read. `config` are the keys of Hugging

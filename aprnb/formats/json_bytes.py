@@ -46,7 +46,7 @@ def _escape_places(letters: np.ndarray, first_escaped: bool) -> np.ndarray:
     if first_escaped and len(places) and places[0] == 0:
         places = places[1:]
     # In a run of backslashes the first escapes the second, the third the fourth: those at an even distance from the
-    # run's start count. The start is a backslash without one before it, carried forward to the others of its run.
+    # run's start count. The start is a backslash without one before it, repeated for the others of its run.
     runs = np.maximum.accumulate(np.where(np.diff(places, prepend=-2) != 1, places, 0))
     found: np.ndarray = places[(places - runs) & 1 == 0]
     return found
@@ -65,7 +65,7 @@ def has_half_a_pair(raw: bytes | bytearray) -> bool:
         return places[(after(places, 1) == ord("u")) & (after(places, 2) | 0x20 == ord("d"))]
 
     # A pair is `\udXXX\udYYY`, XXX from 800 and YYY from c00. Each first half must have a second one behind it; with
-    # as many second halves as first ones in the whole file, none of them stands alone.
+    # as many second halves as first ones in the whole file, none of them is unpaired.
     highs = lows = start = 0
     for part, escapes, _ in with_escapes(letters):
         places, start = surrogates(escapes + start), start + len(part)

@@ -18,7 +18,7 @@ MOST_VALUES = 1 << 21
 """Values that no file may exceed, since each takes time; the largest published tokenizer makes 1.6 million."""
 _VALUE_BYTES = 75
 _NUMBER_BYTES, _TEXT_BYTES, _KEY_BYTES, _OBJECT_BYTES = 41, 100, 190, 264
-"""Upper bounds of the memory of a number, of a list or a text without its letters, of a key beside its text (its pair,
+"""Upper bounds of the memory of a number, of a list or a text without its letters, of a key without its text (its pair,
 its place in the object and in the parser's memo), and of an object."""
 _MOST_PER_BYTE = 50
 """Bytes of memory for one of JSON: `{},` takes 88 for three, a key of its own 300 for seven."""
@@ -41,7 +41,7 @@ def bound_memory(raw: bytes | bytearray, values: int, size_bytes: int, what: str
 
 
 def _is_surely_small(raw: bytes | bytearray, allowed: int) -> bool:
-    """Whether no JSON of this length takes more than `allowed` bytes of memory, or long; the rest is counted."""
+    """Whether no JSON of this length exceeds `allowed` bytes of memory or takes long; others are counted."""
     if len(raw) > 4 * MOST_VALUES or _MOST_PER_BYTE * len(raw) > allowed:
         return False
     letters = np.frombuffer(raw, np.uint8)
@@ -54,7 +54,7 @@ def _bound_values(
 ) -> None:
     """Raises before parsing where the JSON holds more than `most` values, or takes more than `allowed` bytes of memory.
 
-    A comma or bracket stands before each value. By its time a key counts as three more, a list as one and an object
+    A comma or bracket precedes each value. Measured by time, a key counts as three more, a list as one and an object
     as five more.
     """
     found, keys = int(counts[[COMMA, LIST, OBJECT]].sum()), int(counts[COLON])
@@ -90,7 +90,7 @@ def _parsed_bytes(raw: bytes | bytearray, counts: np.ndarray) -> int:
     texts, text_bytes = _texts(raw)
     lists, objects, keys = (int(counts[sign]) for sign in (LIST, OBJECT, COLON))
     others = max(0, int(counts[COMMA]) + lists + objects + keys - texts)
-    # An integer has 4 bytes for each 9 digits beside its fixed part; 3/5 of a byte a digit is above that.
+    # An integer has 4 bytes for each 9 digits after its fixed part; 3/5 of a byte a digit is above that.
     digits = int(counts[ord("0") : ord("9") + 1].sum()) * 3 // 5
     containers = _TEXT_BYTES * lists + _OBJECT_BYTES * objects + _KEY_BYTES * keys
     return text_bytes + containers + _NUMBER_BYTES * others + digits
@@ -99,7 +99,7 @@ def _parsed_bytes(raw: bytes | bytearray, counts: np.ndarray) -> int:
 def _texts(raw: bytes | bytearray) -> tuple[int, int]:
     """How many texts a JSON holds, and the memory that they take.
 
-    Quotes cut each part into stretches, by turns outside and inside a text; a stretch may go on in the next part.
+    Quotes cut each part into stretches, alternately outside and inside a text; a stretch may continue in the next part.
     """
     letters = np.frombuffer(raw, np.uint8)
     count = total = 0

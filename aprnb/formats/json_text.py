@@ -29,7 +29,7 @@ def read_json(
 ) -> dict[str, Any]:
     """The JSON object that `read` gives; `what` says in errors what it is, and `offset` where it starts in its file.
 
-    `pairs` makes each object. Raises CheckpointError where the bytes are no object, or hold more values than `values`
+    `pairs` makes each object. Raises CheckpointError where the bytes are not an object, or more values than `values`
     and the file's `size_bytes` justify.
     """
     wide = halved = False
@@ -41,7 +41,7 @@ def read_json(
             raw = _narrowed(raw)
         text = raw.decode("utf-8")
         del raw
-        parsed = json.loads(text, object_pairs_hook=pairs, parse_constant=_refuse, parse_float=_finite)
+        parsed = json.loads(text, object_pairs_hook=pairs, parse_constant=_reject, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise _unreadable(what, "not UTF-8", offset + error.start) from None
     except json.JSONDecodeError as error:
@@ -67,7 +67,7 @@ class _BeyondJson(ValueError):
     """A number that Python's reader takes and JSON does not have."""
 
 
-def _refuse(constant: str) -> Any:
+def _reject(constant: str) -> Any:
     raise _BeyondJson(f"{constant} is not a JSON number")
 
 
@@ -84,7 +84,7 @@ def _unreadable(what: str, reason: str, at: int, expected: str | None = None) ->
 
 
 def _chunks(raw: bytes | bytearray) -> Iterator[str]:
-    """The text in parts; a UnicodeDecodeError tells the byte in the whole."""
+    """The text in parts; a UnicodeDecodeError has the position in the whole."""
     decode, view = codecs.getincrementaldecoder("utf-8")(), memoryview(raw)
     for start in range(0, len(raw), _CHUNK_BYTES):
         kept = len(decode.getstate()[0])
@@ -108,7 +108,7 @@ def _escaped(text: str) -> str:
 
 
 def _byte_of(raw: bytes | bytearray, position: int) -> int:
-    """The byte that stands at `position` of the escaped text."""
+    """The byte offset of `position` in the escaped text."""
     place = 0
     for chunk in _chunks(raw):
         size = len(_escaped(chunk))

@@ -20,8 +20,8 @@ def safe_path(folder: Path, name: str) -> Path:
     """The path of `name`, a file of `folder` itself.
 
     Raises CheckpointError for a name with a path in it and for a link that leads out of the folder. Allowed are the
-    links of the Hugging Face hub's cache, from `snapshots/REVISION` into the `blobs` beside `snapshots`. A hard link
-    is the file itself and cannot be told from it.
+    links of the Hugging Face hub's cache, from `snapshots/REVISION` into the `blobs` next to `snapshots`. A hard link
+    is the file itself and cannot be distinguished from it.
     """
     path = folder / name
     if name in ("", ".", "..") or "\0" in name or "/" in name or "\\" in name or path.name != name:

@@ -71,7 +71,7 @@ class ByteSource:
 def open_regular(path: Path) -> FileIO:
     """Opens a regular file for unbuffered reading; raises FileMissing or CheckpointError for anything else.
 
-    Links are followed: `path` is one that a person named, or one that `safe_path` checked.
+    Links are followed: `path` comes from the user, or was checked by `safe_path`.
     """
     _require_regular_file(path)
     try:
@@ -148,7 +148,7 @@ def _not_regular(path: Path) -> CheckpointError:
 
 
 def _nearby(path: Path) -> str:
-    """What to do next: the `.apr` files that lie where this one was looked for."""
+    """What to do next: the `.apr` files in the folder of the missing one."""
     try:
         names = sorted(entry.name for entry in path.parent.iterdir() if entry.suffix == ".apr")
     except OSError:

@@ -1,4 +1,4 @@
-"""What may be written where: names that a file can have, what exists there, folders whose files are all known."""
+"""Checks output paths: valid names, what exists there, folders that contain only known files."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def require_writable(path: Path, force: bool) -> None:
 
 
 def require_replaceable(folder: Path, force: bool, known: Collection[str]) -> None:
-    """Raises OutputExists unless `folder` is not there, is empty, or may be replaced.
+    """Raises OutputExists unless `folder` does not exist, is empty, or may be replaced.
 
-    It may with `force`, if it is no link and everything in it matches `known`: paths below it, `*` within a name.
+    It may with `force`, if it is not a link and everything in it matches `known`: paths below it, `*` within a name.
     """
     require_name(folder)
     if os.path.lexists(folder):

@@ -1,4 +1,4 @@
-"""A tensor's values part by part, so that work on one of any size needs little memory."""
+"""A tensor's values part by part, which bounds the memory."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Report(Displayed):
 
     @property
     def ok(self) -> bool:
-        """The architecture is settled, every tensor matches it, and no value that was read is NaN or infinite."""
+        """The architecture is known, every tensor matches it, and no value that was read is NaN or infinite."""
         values = self.statistics is None or self.statistics.ok
         return self.contract is not None and self.contract.ok and values
 
@@ -58,7 +58,7 @@ class Report(Displayed):
         return {"total": total, "unique": self.contract.parameters if self.contract else total}
 
     def layers(self) -> tuple[Share, ...]:
-        """What lies outside the layers, then layer by layer."""
+        """What is outside the layers, then layer by layer."""
         return shares_by_layer(self.checkpoint.tensors.values())
 
     def dtypes(self) -> tuple[Share, ...]:
@@ -134,7 +134,7 @@ class Report(Displayed):
 
 
 def _declared_quantization(checkpoint: Checkpoint) -> list[str]:
-    """A scheme that the metadata declares and no tensor has."""
+    """A quantization that the metadata declare and no tensor has."""
     declared = checkpoint.metadata.get("quantization")
     if not isinstance(declared, Mapping):
         return []

@@ -185,7 +185,7 @@ def _sums(values: Floats) -> _Sums:
 
 
 def _slice_sums(values: Floats, exact: bool) -> _Sums:
-    """`exact` sums in float64: the spread of a norm's weights, far from 0, is a difference of large sums."""
+    """`exact` sums in float64: the variance of a norm's weights, far from 0, is a difference of large sums."""
     wide = values.astype(np.float64) if exact else values
     squares = float(np.dot(wide, wide))  # NaN or infinite where any value is, or where squares overflow
     if math.isfinite(squares):

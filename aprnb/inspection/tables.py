@@ -33,7 +33,7 @@ class Share:
 
 
 def shares_by_layer(entries: Iterable[TensorEntry]) -> tuple[Share, ...]:
-    """What lies outside the layers, then layer by layer."""
+    """What is outside the layers, then layer by layer."""
     groups: dict[int | None, list[TensorEntry]] = {}
     for entry in entries:
         groups.setdefault(layer_of(entry.name), []).append(entry)

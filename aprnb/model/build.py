@@ -92,13 +92,13 @@ def model_config(architecture: Architecture) -> transformers.PretrainedConfig:
     if fields.get("layer_types", "") is None:
         del fields["layer_types"]
     keyed = {family.config_keys.get(name, name): value for name, value in fields.items()}
-    # The tokenizer knows these; the classes' defaults lie outside small vocabularies.
+    # The tokenizer has these; the classes' defaults are outside small vocabularies.
     special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     with _taken_by_the_class(architecture):
         config = getattr(transformers, family.config_name)(**keyed, **special, use_cache=True)
     for name in vars(config):
         if name.endswith(("dropout", "pdrop")):
-            setattr(config, name, 0.0)  # no file states it; what is trained has a dropout of its own (--lora-dropout)
+            setattr(config, name, 0.0)  # no file states it; training has its own dropout (--lora-dropout)
     return config
 
 
@@ -117,7 +117,7 @@ def _rope_parameters(fields: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _taken_by_the_class(architecture: Architecture) -> Iterator[None]:
-    """Turns any exception of the class, which each has its own for unknown values, into ArchitectureError."""
+    """Turns any exception of the class into ArchitectureError: each class raises others for unknown values."""
     try:
         yield
     except Exception as error:

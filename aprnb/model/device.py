@@ -1,4 +1,4 @@
-"""Where a model goes and in which precision; what is asked for and not there is refused by name."""
+"""The device and dtypes of a model; an unavailable device raises an error that names it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,5 @@ def _device(name: str) -> torch.device:
     except RuntimeError:
         raise UsageProblem(f"device {name!r} is not known", expected="auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageProblem(
-            f"device {name} is not available: torch finds no CUDA GPU", action="use --device cpu or auto"
-        )
+        raise UsageProblem(f"device {name} is unavailable: no CUDA GPU found", action="use --device cpu or auto")
     return device

@@ -50,14 +50,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Rendering:
-    """The text, or what the template said against the conversation."""
+    """The text, or the template's objection to the conversation."""
 
     text: str | None
     problem: str | None
 
 
 def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
-    """One conversation as text; raises ChatTemplateError with what the template said."""
+    """One conversation as text; raises ChatTemplateError with the template's message."""
     [rendering] = render_all(tokenizer, [Request(messages, add_generation_prompt)])
     if rendering.text is None:
         raise ChatTemplateError(f"the chat template rejects the conversation: {rendering.problem}")

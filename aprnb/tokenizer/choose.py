@@ -1,4 +1,4 @@
-"""Chooses the tokenizer of a checkpoint: from its metadata, else from the files beside it."""
+"""Chooses the tokenizer of a checkpoint: from its metadata, else from its sidecar files."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ class TokenizerChoice:
 def build_tokenizer(
     metadata: Mapping[str, Any],
     architecture_name: str,
-    beside: Path | None = None,
+    path: Path | None = None,
     chat_template: str | None = None,
 ) -> TokenizerChoice:
     """The tokenizer of a checkpoint with this metadata.
 
-    `beside` is the checkpoint's path (or its folder): the files next to it are used where the metadata has no
+    `path` is the checkpoint's path (or its folder): the files next to it are used where the metadata has no
     tokenizer, and in place of assumptions. `chat_template` is a name, a file or template text and overrides the others.
     Without any template `tokenizer.chat_template` is None and rendering a conversation raises ChatTemplateError.
 
     Raises TokenizerError where nothing determines the tokenizer, ChatTemplateError for a template that cannot be used.
     """
-    sidecars = find_tokenizer_files(beside)
+    sidecars = find_tokenizer_files(path)
     whole, doubts = embedded_tokenizer(metadata)
     if whole is not None:
         built = _from_whole(whole, metadata)
@@ -89,10 +89,10 @@ def choose_tokenizer(
     return replace(choice, vocabulary_note=note or "")
 
 
-def carries_tokenizer(metadata: Mapping[str, Any], beside: Path) -> bool:
-    """Whether the metadata or a file beside the checkpoint defines a tokenizer."""
+def defines_tokenizer(metadata: Mapping[str, Any], path: Path) -> bool:
+    """Whether the metadata or a sidecar file defines a tokenizer."""
     stated = reassembled(metadata) is not None or has_tokenizer(metadata)
-    return stated or find_tokenizer_files(beside).tokenizer is not None
+    return stated or find_tokenizer_files(path).tokenizer is not None
 
 
 def check_vocabulary(tokenizer: CheckpointTokenizer | PreTrainedTokenizerFast, vocab_size: int) -> str | None:
@@ -137,7 +137,7 @@ def _byte_level(
     from aprnb.tokenizer.fast_tokenizer import byte_level_tokenizer
 
     name, source, assumed = choose_pre_tokenizer(metadata, architecture)
-    family = family_named(name)  # a pre-tokenizer of a family is called like it
+    family = family_named(name)  # a family's own pre-tokenizer has its name
     published, token, number = (family and family.nfc_vocabulary) or ("", "", -1)
     composed = bool(published) and facts.tokens.get(number) == token
     notes = []

@@ -43,19 +43,19 @@ class FoundTemplate:
 
 
 def find_template(metadata: Mapping[str, Any], sidecars: TokenizerFiles) -> FoundTemplate | None:
-    """The template that counts; a second one that differs is a warning.
+    """The template that is used; a second one that differs is a warning.
 
-    Raises TokenizerError for a file beside the checkpoint that cannot be read, or is a link out of its folder.
+    Raises TokenizerError for a sidecar file that cannot be read, or is a link out of its folder.
     """
     found = [FoundTemplate(metadata[key], f"metadata {key}") for key in _KEYS if metadata.get(key)]
-    found = found or _beside(sidecars)
+    found = found or _from_sidecars(sidecars)
     if len(found) == 2 and found[0].value != found[1].value:
         note = f"two different chat templates: {found[0].source} is used, {found[1].source} is not"
         return FoundTemplate(found[0].value, found[0].source, (note,))
     return found[0] if found else None
 
 
-def _beside(sidecars: TokenizerFiles) -> list[FoundTemplate]:
+def _from_sidecars(sidecars: TokenizerFiles) -> list[FoundTemplate]:
     found = []
     if sidecars.template is not None:
         found.append(FoundTemplate(sidecar_text(sidecars.template), f"{sidecars.template.name} next to the file"))

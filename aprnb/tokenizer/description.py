@@ -19,7 +19,7 @@ def describe_tokenizer(
 ) -> dict[str, Any]:
     """The tokenizer as JSON for the inspection card; never raises: an error is under `problem`.
 
-    `sidecars` are the files beside the checkpoint, which are used where the metadata say nothing.
+    `sidecars` are used where the metadata have no tokenizer.
     """
     described: dict[str, Any] = {
         "kind": None, "vocab_size": None, "used": None, "added": None, "merges": None, "bos": None, "eos": None,
@@ -28,8 +28,8 @@ def describe_tokenizer(
     try:
         described |= _described_template(metadata, sidecars or TokenizerFiles())
         if not has_tokenizer(metadata):
-            beside = sidecars.tokenizer if sidecars else None
-            there = f"; {safe_path(beside.parent, beside.name).name} next to it is used" if beside else ""
+            sidecar = sidecars.tokenizer if sidecars else None
+            there = f"; {safe_path(sidecar.parent, sidecar.name).name} next to it is used" if sidecar else ""
             return {**described, "problem": f"the file has no tokenizer{there}"}
         whole, doubts = embedded_tokenizer(metadata)
         facts = read_facts(metadata)

@@ -48,11 +48,11 @@ class TokenizerFacts:
     add_bos: bool | None
     warnings: tuple[str, ...]
     add_space: bool | None = None
-    """Whether SentencePiece text gets a space in front; None where the file does not say."""
+    """Whether a space is added before SentencePiece text; None where the file does not state it."""
 
 
 def has_tokenizer(metadata: Mapping[str, Any]) -> bool:
-    """Whether the file carries a vocabulary of its own."""
+    """Whether the metadata contain a vocabulary."""
     return bool(metadata.get("tokenizer.vocabulary"))
 
 
@@ -119,7 +119,7 @@ def _are_ranks(scores: Any) -> bool:
         return False
     try:
         values = np.array(scores, np.float64)
-    except OverflowError:  # an integer beyond every floating-point number
+    except OverflowError:  # an integer that is too large for a floating-point number
         return False
     return bool((np.isfinite(values) & (values <= 0) & (values == np.floor(values))).all())
 

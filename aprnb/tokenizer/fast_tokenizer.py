@@ -46,7 +46,7 @@ def byte_level_tokenizer(facts: TokenizerFacts, pre_tokenizer: str, compose: boo
 
 
 def sentencepiece_tokenizer(facts: TokenizerFacts) -> Tokenizer:
-    """SentencePiece BPE like llama's: a space in front unless the file says no, spaces as ▁, unknown text as bytes."""
+    """SentencePiece BPE like llama's: a space before text unless the file says no, spaces as ▁, other text as bytes."""
     unknown = "<unk>" if "<unk>" in facts.tokens.values() else None
     tokenizer = _bpe(facts, byte_fallback=True, fuse_unk=True, unk_token=unknown)
     front = facts.add_space is not False

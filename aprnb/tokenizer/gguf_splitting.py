@@ -39,7 +39,7 @@ def settle_splitting(metadata: Mapping[str, Any], facts: TokenizerFacts, model_t
         return _found_by_trying(whole, facts, _order(metadata, model_type))
     byte_level = facts.kind == "byte-level BPE"
     pre = choose_pre_tokenizer(metadata, model_type)[0] if byte_level else None
-    # Where the file says nothing: what we do ourselves, since llama.cpp decides by the pre-tokenizer's name.
+    # Where the file does not state it: as in our own tokenizer, since llama.cpp decides by the pre-tokenizer's name.
     adds_bos = not byte_level if facts.add_bos is None else facts.add_bos
     return Splitting(pre, facts.add_space is not False, adds_bos and facts.bos_id is not None)
 

@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer in the keys of GGUF, so that llama.cpp (and we) get the same tokens from it."""
+"""A checkpoint's tokenizer in the keys of GGUF, so that llama.cpp produces the same tokens."""
 
 from __future__ import annotations
 

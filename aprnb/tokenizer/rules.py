@@ -1,4 +1,4 @@
-"""How byte-level vocabularies split text: what the metadata name, else the rule of the family."""
+"""How byte-level vocabularies split text: by the metadata, else by the rule of the family."""
 
 from __future__ import annotations
 

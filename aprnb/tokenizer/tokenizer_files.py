@@ -1,4 +1,4 @@
-"""The tokenizer files beside a checkpoint; what is wrong with a file is a TokenizerError."""
+"""The sidecar files of a checkpoint's tokenizer; an invalid file raises TokenizerError."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aprnb.formats.source import is_file, is_folder
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """Paths of the tokenizer files beside a checkpoint; None where there is none."""
+    """Paths of the sidecar files; None for a missing one."""
 
     tokenizer: Path | None = None
     settings: Path | None = None
@@ -25,7 +25,7 @@ class TokenizerFiles:
 
 
 def find_tokenizer_files(checkpoint: Path | None) -> TokenizerFiles:
-    """The tokenizer files beside `checkpoint`, a file or a folder; `STEM.tokenizer.json` goes before `tokenizer.json`.
+    """The tokenizer files of `checkpoint`, a file or a folder; `STEM.tokenizer.json` takes precedence.
 
     Links are not followed or checked here: the readers below do that.
     """
@@ -41,13 +41,13 @@ def find_tokenizer_files(checkpoint: Path | None) -> TokenizerFiles:
 
 
 def sidecar_text(path: Path) -> str:
-    """The UTF-8 text of a file beside a checkpoint, which no link may lead out of its folder."""
+    """The UTF-8 text of a sidecar file; a link must not lead out of the folder."""
     with as_tokenizer_error():
         return read_text(safe_path(path.parent, path.name))
 
 
 def sidecar_object(path: Path, most: int = MAX_VALUES) -> dict[str, Any]:
-    """The JSON object in a file beside a checkpoint, like `sidecar_text`; `most` bounds its values."""
+    """The JSON object in a sidecar file, like `sidecar_text`; `most` bounds its values."""
     with as_tokenizer_error():
         return read_object(safe_path(path.parent, path.name), most=most)
 

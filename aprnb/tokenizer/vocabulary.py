@@ -21,7 +21,7 @@ BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def byte_symbols() -> frozenset[str]:
-    """The 256 characters that stand for bytes in a byte-level vocabulary (GPT-2's mapping)."""
+    """The 256 characters that represent bytes in a byte-level vocabulary (GPT-2's mapping)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return frozenset(map(chr, [*printable, *range(256, 512 - len(printable))]))
 
@@ -103,7 +103,7 @@ def used_tokens(vocabulary: list[str], types: list[Any]) -> tuple[UsedTokens, di
     alphabet_at = next((at for at, text in enumerate(vocabulary) if len(text) == 1), len(vocabulary))
     padded = vocabulary.count("<unk>") > 1
     used = bytearray(kind != UNUSED for kind in types) if types else bytearray(b"\1") * len(vocabulary)
-    # importers fill holes with <unk> (one string at many ids) or [PAD<id>]; a real <unk> stands before the alphabet
+    # importers fill holes with <unk> (one string at many ids) or [PAD<id>]; a real <unk> precedes the alphabet
     for at in compress(count(), map(str.startswith, vocabulary, repeat(("<unk>", "[PAD")))):
         if vocabulary[at] == f"[PAD{at}]" or (vocabulary[at] == "<unk>" and padded and at > alphabet_at):
             used[at] = False

@@ -20,7 +20,7 @@ MAX_CONFIG_BYTES = 16 << 20
 _NULL_SAYS_NONE = frozenset(name for name, field in FIELDS.items() if field.nullable) - {"layer_types"}
 """A null for the kinds of layers states nothing: config classes then derive them from other keys."""
 _BOTH_WAYS = {"use_bidirectional_attention": True, "is_causal": False}
-"""Keys and values with which a class attends to what comes later: an encoder under a decoder's name."""
+"""Keys and values with which attention is bidirectional: an encoder under a decoder's name."""
 
 
 def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
@@ -40,11 +40,11 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, An
         raise UsageProblem(error.found, expected=error.expected, action="give the model's config.json") from None
 
 
-def from_config(config: Mapping[str, Any], name: str, given_by_person: bool, family: Family) -> Evidence:
+def from_config(config: Mapping[str, Any], name: str, given_by_user: bool, family: Family) -> Evidence:
     """A config's statements about the fields of the family, including what its class derives from other keys."""
     says: dict[str, tuple[Any, str]] = {}
     rope = _rope(config, name)
-    _require_honoured(config, rope, name, family)
+    _require_supported(config, rope, name, family)
 
     def say(field: str, value: Any, key: str) -> None:
         where = f"{name} {key}"
@@ -61,23 +61,21 @@ def from_config(config: Mapping[str, Any], name: str, given_by_person: bool, fam
     _say_rope(config, name, rope, derived, family, say, says)
     for field, value in derived.items():
         if field not in says or (field == "sliding_window" and value is None):
-            say(field, value, f"the rule of {family.config_name} for {field}")
+            say(field, value, f"(rule of {family.config_name} for {field})")
     kinds, window = says.get("layer_types", (None, ""))[0], says.get("sliding_window", ("unsaid", ""))[0]
     optional = any(rule.field == "layer_types" for rule in family.rules)
     if optional and window is None and kinds is not None and set(kinds) <= {"full_attention"}:
-        say("layer_types", None, "layer_types")  # spelled out by newer configs where there is no window
-    return Evidence(says, given_by_person)
+        say("layer_types", None, "layer_types")  # newer configs list it where there is no window
+    return Evidence(says, given_by_user)
 
 
-def _require_honoured(
+def _require_supported(
     config: Mapping[str, Any], rope: Mapping[str, Mapping[str, Any]], name: str, family: Family
 ) -> None:
     """Raises UnsupportedFamily for keys that change the forward pass and that no field of the family expresses."""
     for key, value in _BOTH_WAYS.items():
         if config.get(key) is value:
-            raise UnsupportedFamily(
-                f"{name} {key} is {value}: an encoder with bidirectional attention", expected="a decoder"
-            )
+            raise UnsupportedFamily(f"{name} {key} is {value}: an encoder (bidirectional)", expected="a decoder")
     share = config.get("partial_rotary_factor", rope["full"].get("partial_rotary_factor"))
     if "partial_rotary_factor" not in family.fields and share not in (None, 1):
         raise UnsupportedFamily(f"{name} partial_rotary_factor is {short(share)}",
@@ -123,7 +121,7 @@ def _say_rope(
     config: Mapping[str, Any], name: str, rope: Mapping[str, dict[str, Any]], derived: Mapping[str, Any],
     family: Family, say: Callable[[str, Any, str], None], says: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """The fields that the rotation's objects state; raises where a key of its own contradicts them.
+    """The fields that the rotation's objects state; raises where a top-level key contradicts them.
 
     For the earlier context length a class's own default counts as such a key (Phi3Config prefers it).
     """
@@ -133,12 +131,12 @@ def _say_rope(
         ("partial_rotary_factor", "partial_rotary_factor", "full"),
         (_ORIGINAL, _ORIGINAL, "full"),
     ):
-        beside, where = config.get(field), "the top-level key"
-        if beside is None and field == _ORIGINAL:
-            beside, where = derived.get(field), family.config_name
+        top_level, where = config.get(field), "the top-level key"
+        if top_level is None and field == _ORIGINAL:
+            top_level, where = derived.get(field), family.config_name
         inside = rope.get(kind, {}).get(key)
-        if beside is not None and inside is not None:
-            _require_one(field, beside, where, inside, "the RoPE parameters", name)
+        if top_level is not None and inside is not None:
+            _require_one(field, top_level, where, inside, "the RoPE parameters", name)
         if field in family.fields and field not in says and inside is not None:
             say(field, inside, f"rope_parameters.{key}")
     if "rope_scaling" in family.fields and ("rope_scaling" in config or "rope_parameters" in config):
@@ -152,13 +150,11 @@ def _require_one(fact: str, first: Any, first_where: str, second: Any, second_wh
     if first != second:
         raise ArchitectureError(
             f"{fact} is {short(first)} according to {first_where}, {short(second)} according to {second_where}",
-            expected="one value",
-            where=name,
-            action="state only the one that the weights were trained with",
-        )
+            expected="one value", where=name, action="state only the one that the weights were trained with",
+        )  # fmt: skip
 
 
 def unknown_keys(config: Mapping[str, Any], family: Family) -> list[str]:
-    """Keys with a value that are not known: each may change the forward pass."""
+    """Unknown keys that have a value: each may change the forward pass."""
     known = {*known_fields(), *family.config_keys.values(), "model_type"} | WITHOUT_EFFECT
     return sorted(key for key, value in config.items() if key not in known and value not in (None, False, [], {}))

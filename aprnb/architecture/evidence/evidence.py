@@ -1,6 +1,6 @@
 """What each source states about the architecture's fields.
 
-The order in which they are believed: tensor shapes, `--set`, a config that a person gives or one next to the file whose
+Their order of precedence: tensor shapes, `--set`, a config given by the user or a sidecar config whose
 dimensions fit, the config inside the metadata, the typed metadata. The rules of the family come last.
 """
 
@@ -26,7 +26,7 @@ class Evidence:
     """One source's statements: field → (value, where exactly it is stated)."""
 
     says: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
-    given_by_person: bool = False
+    given_by_user: bool = False
 
 
 def from_overrides(overrides: Mapping[str, Any]) -> Evidence:
@@ -38,7 +38,7 @@ def from_overrides(overrides: Mapping[str, Any]) -> Evidence:
             raise UsageProblem(f"--set {name}: no such field{closest(name, known)}", expected=", ".join(known))
         where = f"--set {name}"
         says[name] = (checked(name, _parsed(value) if isinstance(value, str) else value, where), where)
-    return Evidence(says, given_by_person=True)
+    return Evidence(says, given_by_user=True)
 
 
 def _parsed(text: str) -> Any:
@@ -66,7 +66,7 @@ def from_metadata(metadata: Mapping[str, Any], family: Family) -> tuple[Evidence
 
 
 def _why_guessed(metadata: Mapping[str, Any]) -> str | None:
-    """Two writers put guesses or constants in place of the source's figures (`apr convert` without a config)."""
+    """Two writers store guesses or constants instead of the source's values (`apr convert` without a config)."""
     if metadata.get("description") == "Q4K quantized from SafeTensors":
         return "its writer stores the same values for every model"
     dims = lookup(metadata, "num_heads") or lookup(metadata, "hidden_size")

@@ -1,4 +1,4 @@
-"""Checks the values of fields; lists the keys of configs that change no logit."""
+"""Checks the values of fields; lists the config keys that do not change the logits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WITHOUT_EFFECT = frozenset(
     " mlp_type norm_type original_num_hidden_layers embd_layer_norm quantization_config num_nextn_predict_layers"
     " use_bidirectional_attention is_causal vocab_size_per_layer_input text_config vision_config".split()
 )
-"""Keys of published configs that change nothing of inference, or that only lead to fields that stand on their own."""
+"""Keys of published configs that do not change inference, or that only determine fields with rows of their own."""
 
 
 def known_fields() -> tuple[str, ...]:
@@ -85,7 +85,7 @@ def _list(kind: type, value: Any, where: str) -> list[Any]:
 
 
 def scaling(rope: Any) -> dict[str, Any] | None:
-    """RoPE scaling in one form: None where frequencies are as they are, else the object with its `rope_type`."""
+    """RoPE scaling in one form: None for unscaled frequencies, else the object with its `rope_type`."""
     if not isinstance(rope, Mapping):
         raise ArchitectureError(f"rope_scaling is {short(rope)}", expected="an object or null")
     kept = {key: value for key, value in rope.items() if key not in ("rope_theta", "type", "partial_rotary_factor")}

@@ -1,4 +1,4 @@
-"""What the keys of a GGUF file state about the architecture, in the words of a Hugging Face config.
+"""What the keys of a GGUF file state about the architecture, as a Hugging Face config.
 
 `{arch}.…` keys are those of the GGUF specification; where llama.cpp's graph of an architecture fixes a field without a
 key (layer patterns, the scale of gemma's queries) the file means what that graph computes, and the source names it.
@@ -52,7 +52,7 @@ class GgufKeys:
         return value if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
 
     def factors(self, tensor: str) -> np.ndarray:
-        """The values of a tensor of RoPE factors; raises where it cannot be one."""
+        """The values of a tensor of RoPE factors; raises for one with another dtype or too many elements."""
         entry = self.checkpoint.tensors[tensor]
         if not entry.dtype.is_float or entry.elements > MAX_FACTORS:
             raise ArchitectureError(
@@ -117,11 +117,8 @@ def _layer_pattern(keys: GgufKeys, say: Say) -> None:
     elif keys.graph.full_attention_every:
         period = stored if isinstance(stored, int) and stored > 0 else keys.graph.full_attention_every
         kinds = partly_windowed(period, period - 1)(layers)
-        say(
-            "layer_types",
-            kinds,
-            f"llama.cpp's graph of {keys.architecture}: every {period}th layer attends to all positions",
-        )
+        why = f"llama.cpp's graph of {keys.architecture}: every {period}th layer attends to all positions"
+        say("layer_types", kinds, why)
     if interval := keys.graph.unrotated_every:
         rotated = [int((layer + 1) % interval != 0) for layer in range(layers)]
         why = f"llama.cpp's graph of {keys.architecture}: every {interval}th layer is not rotated"
@@ -174,7 +171,7 @@ def _rope_scaling(keys: GgufKeys, say: Say) -> None:
 
 
 def _rope_factors(keys: GgufKeys, say: Say) -> None:
-    """Scaled rotation as tensors of one factor per frequency, which go before the keys."""
+    """Scaled rotation as tensors of one factor per frequency, which take precedence over the keys."""
     if rope.FREQS in keys.checkpoint.tensors:
         say("rope_scaling", _llama3(keys), f"{rope.FREQS} (llama3's factors)")
     elif rope.LONG in keys.checkpoint.tensors and rope.SHORT in keys.checkpoint.tensors:
@@ -182,7 +179,7 @@ def _rope_factors(keys: GgufKeys, say: Say) -> None:
 
 
 def _longrope(keys: GgufKeys) -> dict[str, Any]:
-    """Factors for short and long texts, and the scale of attention where it is not that of the usual formula."""
+    """Factors for short and long texts, and the attention factor where it differs from the usual formula."""
     original = keys.number(rope.ORIGINAL)
     scaling: dict[str, Any] = {"rope_type": "longrope"}
     for name, tensor in (("long_factor", rope.LONG), ("short_factor", rope.SHORT)):

@@ -50,7 +50,7 @@ def router(name: str, layers: Callable[[Any, int], bool] | None = None) -> Tenso
 
 
 def expert(name: str, gguf: str, rows: str, columns: str, layers: Callable[[Any, int], bool] | None) -> TensorRule:
-    """A matrix of each expert; `{expert}` stands in `name`."""
+    """A matrix of each expert; `name` contains `{expert}`."""
     return TensorRule(f"{_LAYER}{name}.weight", f"{_BLOCK}{gguf}.weight", (rows, columns), "expert", layers=layers)
 
 
@@ -92,20 +92,13 @@ SILU = FieldRule("hidden_act", "silu", "assumed", "every published checkpoint us
 NO_ATTENTION_BIAS = FieldRule("attention_bias", False, "certain", "the class has no attention bias")
 NO_MLP_BIAS = FieldRule("mlp_bias", False, "certain", "the class has no MLP bias")
 POSITIONS = FieldRule(
-    "max_position_embeddings",
-    4096,
-    "assumed",
-    "the file states no limit; without RoPE scaling it does not change the logits",
+    "max_position_embeddings", 4096, "assumed", "the file states no limit; it has no effect without RoPE scaling"
 )
 NO_SLIDING_WINDOW = FieldRule("sliding_window", None, "assumed", "every published checkpoint attends to all positions")
 FULL_ATTENTION = FieldRule("sliding_window", None, "certain", "the class attends to all positions")
 NO_ROPE_SCALING = FieldRule("rope_scaling", None, "assumed", "every published checkpoint is stored unscaled")
 NO_LAYER_TYPES = FieldRule(
-    "layer_types",
-    None,
-    "certain",
-    "without a window all layers are the same",
-    lambda s: s.get("sliding_window") is None,
+    "layer_types", None, "certain", "without a window all layers are equal", lambda s: s.get("sliding_window") is None
 )
 HEAD_DIM = FieldRule(
     "head_dim",

@@ -18,7 +18,7 @@ def fields(without: str = "", more: str = "") -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class TensorRule:
-    """A tensor of the family; `{layer}` in a name stands for the layer's number, `{expert}` for the expert's.
+    """A tensor of the family; `{layer}` in a name is the layer's number, `{expert}` the expert's.
 
     `shape` holds one symbolic dimension per axis: a field name, or several joined by `*` (or a number). `when` names
     the boolean field that must be true for the tensor to exist, `layers` says in which layers it does. `rotated_heads`
@@ -67,7 +67,7 @@ class FieldRule:
 
 @dataclass(frozen=True, slots=True)
 class GgufGraph:
-    """The graph with which llama.cpp computes the family: what its GGUF files can state, and what they mean unstated.
+    """The graph with which llama.cpp computes the family: what its GGUF files can state, and its defaults.
 
     A tensor that the graph does not have makes llama.cpp reject the file, a key that it does not read is ignored.
     """
@@ -124,7 +124,7 @@ class Family:
     attention: Literal["sdpa", "eager"] = "sdpa"
     """How `transformers` computes it exactly: caps on attention logits need `eager`."""
     window_switch: bool = False
-    """Its config class looks at `use_sliding_window`, without which there is no window; others know no such key."""
+    """Its config class looks at `use_sliding_window`, without which there is no window; others do not have that key."""
     gguf: GgufGraph = GgufGraph()
 
     @property

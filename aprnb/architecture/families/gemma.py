@@ -1,6 +1,6 @@
 """Gemma: embeddings scaled by √hidden, norms that add 1 to their weight (both in the class), GeGLU.
 
-Hugging Face files hold the norms' weight w, GGUF files w + 1: the names tell the origin.
+Hugging Face files hold the norms' weight w, GGUF files w + 1; the tensor names show the origin.
 """
 
 from aprnb.architecture.families import decoder

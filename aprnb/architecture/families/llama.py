@@ -1,7 +1,7 @@
 """Llama 1 to 3 (dense). GGUF files hold its q and k rows permuted for interleaved rotation.
 
-Llama 3.1 and later scale RoPE, which no `.apr` metadata carries: more than 8,192 positions without a word on scaling
-is unsettled.
+Llama 3.1 and later scale RoPE, which `.apr` metadata cannot state: with more than 8,192 positions the scaling must
+be given.
 """
 
 from aprnb.architecture.families.decoder import ATTENTION_BIASES, COMMON, MLP_BIASES, POSITIONS, SILU

@@ -11,7 +11,7 @@ from aprnb.architecture.families.family import Family, GgufGraph, fields
 
 
 def _from_class(_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Phi3Config rotates whole heads and takes 4,096 for the earlier context length where a config is silent."""
+    """Phi3Config rotates whole heads and assumes 4,096 original positions where a config does not state them."""
     return {"partial_rotary_factor": 1.0, "original_max_position_embeddings": 4096}
 
 

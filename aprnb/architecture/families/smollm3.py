@@ -1,4 +1,4 @@
-"""SmolLM3: Llama in which some layers do without rotation; which ones is in no `.apr` metadata and must be given."""
+"""SmolLM3: Llama with some layers without rotation; which ones is in no `.apr` metadata and must be given."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -13,9 +13,9 @@ from aprnb.formats.apr.header import HEADER_BYTES, LZ4, Header
 from aprnb.formats.source import ByteSource
 
 MAX_IMAGE_BYTES = 0x7E000000
-"""The most that one LZ4 block can hold, by LZ4's own definition; for Zstandard the same is asked."""
+"""The largest content of one LZ4 block, by LZ4's definition; the same limit is used for Zstandard."""
 SLACK_BYTES = 48 << 20
-"""How much larger than the file its image may be: image and file lie in memory together (weights hardly shrink)."""
+"""How much larger than the file its image may be: both are in memory at once, and weights hardly compress."""
 _MAX_WINDOW_BYTES = 8 << 20
 _CHUNK_BYTES = 1 << 20
 

@@ -71,7 +71,7 @@ _EARLY_CONVERTER: dict[int, tuple[DType, ...]] = {8: (Q4_K, Q5_K), 9: (Q6_K,), 1
 def settle_dtype(
     code: int, shape: tuple[int, ...], size_bytes: int, model_type: str | None
 ) -> tuple[DType, str | None]:
-    """The element type that `code` means for a tensor of this shape and size, and what was odd about it.
+    """The element type that `code` means for a tensor of this shape and size, and a warning or "".
 
     `model_type` is the metadata's. Raises ValueError for a code that no writer uses, and for a size that fits two
     readings. Where no reading fits, the code's own meaning comes back for the caller to compare.
@@ -83,7 +83,7 @@ def settle_dtype(
     if size_bytes == 0:
         fits = fits[:1]
     if code == 8 and model_type is not None:
-        # Any other writer means AprQ4, which takes as many bytes as Q4_K; without a model_type nothing tells them.
+        # Any other writer means AprQ4, which takes as many bytes as Q4_K; model_type alone distinguishes them.
         fits = fits[:1]
     if len(fits) > 1:
         names = " or ".join(dtype.name for dtype in fits)
@@ -91,7 +91,7 @@ def settle_dtype(
             f"a tensor of {size_bytes:,} bytes with dtype code {code} and shape {list(shape)} can be {names}"
         )
     dtype = fits[0] if fits else own
-    _refuse_two_layouts(dtype, shape, size_bytes)
+    _require_one_layout(dtype, shape, size_bytes)
     odd = bool(fits) and dtype.name != _OWN.get(code)
     return dtype, f"dtype code {code} is read as {dtype.name}, by its size" if odd else None
 
@@ -100,7 +100,7 @@ def readings(code: int, shape: tuple[int, ...], size_bytes: int, model_type: str
     """The element types that `code` may mean for a tensor of this shape and size, the likeliest first.
 
     Empty where no meaning fits. Several fit where their sizes agree: AprQ4 and Q4_K take the same bytes for multiples
-    of 256 elements, and only the file's producer tells them apart.
+    of 256 elements, and only the file's producer distinguishes them.
     """
     early = _EARLY_CONVERTER.get(code, ()) if model_type == Q4K_CONVERTER else ()
     fitting = [
@@ -118,8 +118,8 @@ def _is_likely(dtype: DType, code: int, shape: tuple[int, ...]) -> bool:
     return dtype.name == _OWN.get(code) or (bool(shape) and shape[-1] % dtype.block_elements == 0)
 
 
-def _refuse_two_layouts(dtype: DType, shape: tuple[int, ...], size_bytes: int) -> None:
-    """Rows padded to whole blocks, or one run through the matrix: where both take as many bytes nothing tells them."""
+def _require_one_layout(dtype: DType, shape: tuple[int, ...], size_bytes: int) -> None:
+    """Raises where rows padded to whole blocks and one run of blocks through the matrix take equally many bytes."""
     if dtype.padded_rows and len(shape) == 2 and shape[0] > 1 and shape[1] % dtype.block_elements:
         padded, flat = dtype.sizes_bytes(shape)
         if padded == flat == size_bytes:

@@ -1,4 +1,4 @@
-"""Where the tensors of an index lie in the file: inside it, apart from each other, and how well packed."""
+"""Checks where the tensors of an index are in the file: inside it, without overlap, aligned and without gaps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aprnb.formats.contents import TensorEntry, shown_name
 def check_extents(
     entries: Iterable[TensorEntry], data_offset: int, path: object, size_bytes: int
 ) -> tuple[int, list[str]]:
-    """The byte where the last tensor's padding ends, and what is odd, each with its byte.
+    """The byte where the last tensor's padding ends, and warnings, each with its byte.
 
     Raises TruncatedFile that names the first missing byte, CheckpointError for two tensors in one place.
     """

@@ -150,7 +150,7 @@ def _check_version_and_flags(header: Header, path: object) -> None:
 
 
 def _facts(header: Header) -> dict[str, str]:
-    """The header for people, of a file that is not read any further."""
+    """The header's values as text, for a file that is not read any further."""
     return {
         "version": ".".join(map(str, header.version)),
         "flags": ", ".join(header.flag_names),
@@ -162,7 +162,7 @@ def _facts(header: Header) -> dict[str, str]:
 
 
 def header_warnings(header: Header) -> list[str]:
-    """What the header lacks or has out of the ordinary, each with its byte, where one reading is certain."""
+    """Warnings, each with its byte, for values that are missing or unusual but have only one meaning."""
     known_flags = sum(FLAG_NAMES)
     found = (
         (header.magic != MAGIC, f"magic is {header.magic.decode()} (byte 0): an early draft of the same layout"),

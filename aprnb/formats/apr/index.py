@@ -1,4 +1,4 @@
-"""The tensor index: one entry per tensor, checked whole before any tensor is handed out.
+"""The tensor index: one entry per tensor, all checked before any tensor is returned.
 
 An entry is u16 name length, name (UTF-8), u8 dtype code, u8 number of dims, dims as u64 (outermost first), u64 offset
 relative to the data section, u64 size in bytes.
@@ -23,7 +23,7 @@ _LENGTH = struct.Struct("<H")
 _FIXED = tuple(struct.Struct(f"<{dims + 2}Q") for dims in range(MAX_DIMS + 1))
 """Dims, offset and size of an entry, by its number of dims."""
 _PLAIN = {0: (4, F32), 1: (2, F16), 30: (2, BF16)}
-"""Codes that can mean one type only for a tensor of so many bytes per element, whoever wrote it."""
+"""Codes that mean one type only where the tensor has this number of bytes per element."""
 _LONGEST_BLOCK = 256
 
 
@@ -36,7 +36,7 @@ def pack_entry(entry: TensorEntry, codes: Mapping[str, int] = CODES) -> bytes:
 def read_index(
     raw: bytes, header: Header, path: object, model_type: str | None = None
 ) -> tuple[dict[str, TensorEntry], list[str]]:
-    """Name → entry in index order, and what was odd, each with its byte; raises where the index lies about itself.
+    """Name → entry in index order, and warnings, each with its byte; raises CheckpointError for an invalid index.
 
     `model_type` is the metadata's, which settles a dtype code that two writers used differently.
     """
@@ -75,7 +75,7 @@ def read_index(
 
 
 class _Oddities:
-    """Counts what is odd in many entries, and remembers where each was seen first."""
+    """Counts what is unusual in many entries, with the first place of each."""
 
     def __init__(self) -> None:
         self._first: dict[str, tuple[str, int]] = {}
@@ -116,7 +116,7 @@ def _read_entry(raw: bytes, position: int, model_type: str | None) -> tuple[Tens
     if size_bytes and width * elements == size_bytes:
         return TensorEntry(name, plain, shape, offset, size_bytes), None, name_end + 2 + 8 * (dims + 2)
     alike = shape if elements or size_bytes else (0, shape[-1] % _LONGEST_BLOCK)  # empty shapes that mean the same
-    dtype, odd, fits = _settled(code, alike, size_bytes, model_type)
+    dtype, odd, fits = _dtype_of(code, alike, size_bytes, model_type)
     entry = TensorEntry(name, dtype, shape, offset, size_bytes)
     if not fits and not entry.is_tied_placeholder:
         raise ValueError(
@@ -127,9 +127,9 @@ def _read_entry(raw: bytes, position: int, model_type: str | None) -> tuple[Tens
 
 
 @lru_cache(maxsize=4096)
-def _settled(
+def _dtype_of(
     code: int, shape: tuple[int, ...], size_bytes: int, model_type: str | None
 ) -> tuple[DType, str | None, bool]:
-    """The type, what is odd about it, and whether it takes these bytes; the errors are those of `settle_dtype`."""
+    """The type, a warning about it, and whether it takes these bytes; the errors are those of `settle_dtype`."""
     dtype, odd = settle_dtype(code, shape, size_bytes, model_type)
     return dtype, odd, odd is not None or size_bytes in dtype.sizes_bytes(shape)

@@ -1,4 +1,4 @@
-"""What metadata state twice, and in the wrong JSON type: one reading is a warning, two readings are refused."""
+"""Checks metadata for repeated keys, aliases and JSON types: an error where the values disagree, else a warning."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DEPTHS[list(b"[{")], _DEPTHS[list(b"]}")] = 1, -1
 
 
 class _Places:
-    """Where some keys of the outermost object stand, found only when somebody asks."""
+    """The bytes where some keys of the outermost object are, found on demand."""
 
     def __init__(self, read: Read, offset: int, keys: Iterable[str]) -> None:
         self._read, self._offset, self._keys = read, offset, frozenset(keys)
@@ -84,7 +84,7 @@ def check_metadata(
     path: object,
     offset: int,
 ) -> list[str]:
-    """Warnings with their bytes; raises CheckpointError for a fact that is stated twice and differently."""
+    """Warnings with their bytes; raises CheckpointError for a key that is stated twice with different values."""
     keys = list(dict.fromkeys(key for key, _ in repeated))
     disagreeing = next((key for key, disagree in repeated if disagree), None)
     spellings = (spelling for canonical, aliases in ALIASES.items() for spelling in (canonical, *aliases))

@@ -1,4 +1,4 @@
-"""Metadata as the text that writers of the format put into a file, to the byte."""
+"""Encodes metadata byte for byte as the format's own writers do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Order = Literal["typed", "given"]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The JSON type of a typed key, in words and as a test."""
+    """The JSON type of a typed key: its name for messages, and a test."""
 
     name: str
     accepts: Callable[[Any], bool]
@@ -49,7 +49,7 @@ KINDS: dict[str, Kind] = {
     "rms_norm_eps": _NUMBER,
     **dict.fromkeys("head_dim num_experts num_experts_per_tok moe_intermediate_size".split(), _INTEGER),
 }
-"""The typed keys in the order in which the format writes them; a value of another type makes its reader refuse."""
+"""The typed keys in the order in which the format writes them; its reader rejects a value of another type."""
 
 ALWAYS_WRITTEN: dict[str, Any] = {
     "model_type": "",
@@ -59,7 +59,7 @@ ALWAYS_WRITTEN: dict[str, Any] = {
     "total_size": 0,
     "param_count": 0,
 }
-"""Typed keys that are never left out, with the value of one that nobody gave."""
+"""Typed keys that are always written, with their default values."""
 
 _SINGLE = ("rope_theta", "rms_norm_eps")
 
@@ -67,7 +67,7 @@ _SINGLE = ("rope_theta", "rms_norm_eps")
 def encode_metadata(metadata: Mapping[str, Any], order: Order = "typed") -> bytes:
     """Compact UTF-8 JSON: typed keys in the format's order, then the others by name; or all keys in the order given.
 
-    Raises OutputError for what the format's reader refuses: a typed key of another type, a fact in two spellings, a
+    Raises OutputError for what the format's reader rejects: a typed key of another type, a key and its alias, a
     number that is not finite.
     """
     _require_writable(metadata)

@@ -1,4 +1,4 @@
-"""Reads the front of an `.apr` file: header, metadata and tensor index, checked whole before a tensor is handed out."""
+"""Reads header, metadata and tensor index of an `.apr` file, all checked before any tensor is returned."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FOOTER_CHUNK_BYTES = 4 << 20
 def read_apr(source: ByteSource, verify: bool) -> Contents:
     """The file's contents; `verify` also checks the footer checksum over all of it.
 
-    Raises CheckpointError for a header, metadata or index that do not hold together.
+    Raises CheckpointError for an invalid header, metadata or index.
     """
     head = bytes(source.read(0, min(HEADER_BYTES, source.size_bytes), "the header"))
     header = read_header(head, source.path)
@@ -54,7 +54,7 @@ def read_apr(source: ByteSource, verify: bool) -> Contents:
 
 
 def _is_plain(source: ByteSource, header: Header) -> bool:
-    """Whether the metadata stand where the header says, whatever the flag says about compression."""
+    """Whether the metadata start where the header says, whatever the flag says about compression."""
     end = header.metadata_offset + header.metadata_size
     if header.metadata_size < 2 or end > source.size_bytes:
         return False
@@ -80,7 +80,7 @@ def _model_type(metadata: Mapping[str, Any]) -> str | None:
 
 
 def _require_binary_index(index: bytes, header: Header, path: object) -> None:
-    """One early converter wrote an index in JSON over one tensor that is JSON too: a whole transformer as text."""
+    """Rejects files of an early converter, whose index and only tensor are JSON: a transformer as text."""
     if header.tensor_count == 1 and index.startswith(b"[{") and b'"json"' in index:
         raise UnsupportedFormat(
             f"{path} is a transformer written as JSON text (one tensor `weights`, index in JSON)",
@@ -107,7 +107,7 @@ def _shard(metadata: Mapping[str, Any], header: Header) -> list[str]:
 
 
 def _read_end(source: ByteSource, end: int, verify: bool) -> tuple[Checksum, list[str]]:
-    """State of the footer, which stands where the data end, and what is odd there; raises for a wrong checksum."""
+    """State of the footer after the data, and warnings about it; raises for a wrong checksum."""
     left = source.size_bytes - end
     if left < _FOOTER_BYTES:
         warnings = [f"the footer checksum is missing (byte {end:,}): the file cannot be checked for completeness"]

@@ -1,4 +1,4 @@
-"""A shard manifest: a JSON file that names several complete `.apr` files which hold one model between them.
+"""A shard manifest: a JSON file that lists the `.apr` files over which one model is distributed.
 
 {"version": "2.0", "shard_count": N, "total_size": …, "tensor_count": …,
  "shards": [{"filename": …, "index": 0, "size": …, "tensors": [names]}, …],
@@ -44,7 +44,7 @@ def is_manifest(source: ByteSource) -> bool:
 def read_manifest(source: ByteSource, verify: bool) -> Contents:
     """The shards' contents as one; the manifest's own source is closed.
 
-    Raises CheckpointError where the manifest and its files disagree, FileMissing for a shard that is not there.
+    Raises CheckpointError where the manifest and its files disagree, FileMissing for a missing shard.
     """
     shards = _read_shards(source)
     read: list[Contents] = []

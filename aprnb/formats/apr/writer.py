@@ -20,7 +20,7 @@ from aprnb.formats.targets import require_writable
 
 @dataclass(frozen=True, slots=True)
 class TensorSource:
-    """A tensor to write; `load` gives its bytes when their turn comes, whole or in parts.
+    """A tensor to write; `load` gives its bytes, whole or in parts, when they are written.
 
     One tensor is in memory at a time, of one given in parts only a part. `stored_bytes` is given where the dtype has
     several layouts for the shape and the first is not meant, or none is (a tied head without bytes).
@@ -63,7 +63,7 @@ def write_apr(
     """Writes the tensors sorted by name (bytewise), each on a multiple of 64.
 
     Raises OutputExists, FileMissing for a missing folder, OutputError for a full disk, for a tensor of the wrong size,
-    and for whatever readers of the format refuse; nothing is left at `path` unless it is complete.
+    and for what readers of the format reject; nothing is left at `path` unless it is complete.
     """
     layout = layout or Layout()
     given = list(tensors)
@@ -86,7 +86,7 @@ def write_apr(
 
 
 def _require_readable(tensors: Sequence[TensorSource], metadata: bytes, layout: Layout) -> None:
-    """Raises OutputError for what a reader of the format would refuse, cut or take for something else."""
+    """Raises OutputError for what readers of the format reject, truncate or misread."""
     if not tensors:
         raise OutputError("there is no tensor to write", expected="at least one: readers reject an empty index")
     if len(metadata) > MAX_METADATA_BYTES:

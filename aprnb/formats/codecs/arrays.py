@@ -28,9 +28,9 @@ def parts(count: int, elements_each: int) -> Iterator[slice]:
 
 
 def in_parts(work: Callable[[slice], None], count: int, elements_each: int) -> None:
-    """Calls `work` for every part; large arrays on two threads, since numpy lets go of the interpreter's lock.
+    """Calls `work` for every part; large arrays on two threads, since numpy releases the interpreter's lock.
 
-    NaN and infinite scales are the file's own: statistics and loading name them, numpy need not remark on them.
+    NaN and infinite scales come from the file: statistics and loading report them, so numpy's warnings are off.
     """
 
     waiting = iter(list(parts(count, elements_each)))

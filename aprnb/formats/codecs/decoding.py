@@ -20,7 +20,7 @@ PLAIN = {
     "F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8",
     "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "BOOL": "u1",
 }  # fmt: skip
-"""Types that numpy knows; every other one has a decoder."""
+"""Types that numpy has; every other one has a decoder."""
 
 _BLOCKS: dict[str, Decoder] = {
     "AprQ4": small_blocks.apr_q4,

@@ -25,7 +25,7 @@ _NIBBLES, _PAIRS = np.uint64(0x0F0F_0F0F_0F0F_0F0F), np.uint64(0x0303_0303_0303_
 def encode(values: Floats, dtype: DType) -> bytes:
     """The bytes of a tensor; matrices in K-quants take whole blocks per row, padded with zeros.
 
-    Float types round to nearest even. Raises OutputError for a type that nothing here writes.
+    Float types round to nearest even. Raises OutputError for a type without an encoder.
     """
     values = np.ascontiguousarray(values, np.float32)
     if dtype.name == "BF16":
@@ -92,9 +92,9 @@ def _clear_unused_nibbles(block: Bytes, used: int) -> None:
 
 
 def _codes(values: Floats, low: int, high: int) -> NDArray[np.int8]:
-    """To whole numbers, halves away from zero, within bounds; uses `values` up.
+    """To whole numbers, halves away from zero, within bounds; overwrites `values`.
 
-    Adds the largest float below 1/2 with the value's sign and cuts off: 1/2 itself would carry 0.49999997 to 1.
+    Adds the largest float below 1/2 with the value's sign and truncates: with 1/2 itself 0.49999997 would become 1.
     """
     np.clip(values, np.float32(low), np.float32(high), out=values)
     half = values.view(np.uint32) & _SIGN

@@ -1,7 +1,7 @@
 """GGML's K-quants: super-blocks of 256 elements in sub-blocks of 16 or 32 with small scales of their own.
 
 Each decoder takes blocks [n, block bytes] and fills float32 [n, 256]. Layouts: ggml-quants of llama.cpp. Codes are cut
-out of words of eight bytes, since numpy shifts those many at a time and bytes one by one.
+from 64-bit words, since numpy vectorises their shifts and not those of bytes.
 """
 
 from __future__ import annotations

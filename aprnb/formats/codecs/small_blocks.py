@@ -46,7 +46,7 @@ def q8_0(blocks: Bytes, out: Floats) -> None:
 
 
 def _scaled(out: Floats, codes: np.ndarray, scale: Floats) -> None:
-    np.copyto(out, codes)  # both let go of the interpreter's lock; np.repeat of the scales would not
+    np.copyto(out, codes)  # both release the interpreter's lock; np.repeat of the scales would not
     out *= scale
 
 

@@ -21,7 +21,7 @@ MAX_FRONT_BYTES = 256 << 20
 MAX_KEY_BYTES = 65_535
 MAX_TENSORS = MAX_KEYS = 1 << 16
 MAX_TEXTS_BYTES = 40 << 20
-"""Memory for all texts and numbers together, beside as much as the file takes (the largest published vocabulary needs
+"""Memory for all texts and numbers together, beyond the size of the file (the largest published vocabulary needs
 78 MiB)."""
 
 _FIRST_READ_BYTES, _AHEAD_BYTES = 64 << 10, 4 << 20
@@ -76,7 +76,7 @@ class Front:
         return self.numbers(code, what)[0]
 
     def numbers(self, codes: str, what: str) -> tuple[Any, ...]:
-        """Several of them at once."""
+        """Several such numbers."""
         form = _form(codes)
         start = self.position
         if start + form.size > len(self._buffer):

@@ -52,7 +52,7 @@ class _Part:
 def read_gguf(source: ByteSource) -> Contents:
     """The file's contents, those of its further parts included.
 
-    Raises CheckpointError with the byte offset for every length, count, offset or name that does not hold, FileMissing
+    Raises CheckpointError with the byte offset for every invalid length, count, offset or name, FileMissing
     for a part that is not there.
     """
     budget = Budget()
@@ -128,7 +128,7 @@ def _read_header(front: Front) -> tuple[int, int]:
 
 
 def _spend(front: Front, count: int, left: int, limit: int, what: str, at: int) -> int:
-    """What is left of `limit` after `count` more; raises where that is less than nothing."""
+    """What is left of `limit` after `count` more; raises where that is negative."""
     if count > left:
         parts = "" if left == limit else f" after those of the parts before ({limit:,} in all)"
         raise front.error(f"{what} is {count:,}", expected=f"at most {left:,}{parts}", at=at)
@@ -170,7 +170,7 @@ def _alignment(front: Front, values: Mapping[str, GgufValue]) -> int:
 
 
 def _check_extents(front: Front, infos: Mapping[str, tuple[TensorEntry, int]], alignment: int, data_start: int) -> None:
-    """Every tensor lies on its alignment, inside the file, apart from the others; errors name the info's byte."""
+    """Checks that every tensor is aligned, inside the file and without overlap; errors name the info's byte."""
     room, reached, before = front.source.size_bytes - data_start, 0, ""
     for entry, at in sorted(infos.values(), key=lambda info: (info[0].offset, info[0].size_bytes)):
         if entry.offset % alignment:

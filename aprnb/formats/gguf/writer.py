@@ -41,7 +41,7 @@ class GgufTensor:
 
 
 def gguf_front(values: Mapping[str, GgufValue], tensors: Sequence[GgufTensor]) -> bytes:
-    """Everything before the tensor data, padded to where it starts; tensors lie in the order given."""
+    """Everything before the tensor data, padded to where it starts; tensors keep the given order."""
     parts = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(values))]
     parts += [_text(key) + _typed(key, value) for key, value in values.items()]
     offset = 0

@@ -43,13 +43,13 @@ def read_folder(folder: Path) -> Contents:
 
 
 def read_single(source: ByteSource, named: Format = "safetensors") -> Contents:
-    """One `.safetensors` file with what stands beside it."""
+    """One `.safetensors` file with its sidecar files."""
     shard = read_shard(source)
     return _contents(named, source.path, {source.path.name: shard}, shard.tensors, shard.about)
 
 
 def read_index(path: Path, named: Format = "safetensors") -> Contents:
-    """All files of an index; each tensor lies in the file that the index names, and no other is there."""
+    """All files of an index; each tensor is in the file that the index names, and there are no others."""
     wanted = _weight_map(path)
     shards: dict[str, Shard] = {}
     sources: list[ByteSource] = []
@@ -73,9 +73,9 @@ def _weight_map(path: Path) -> dict[str, str]:
     names = set(found.values())
     if len(names) > MAX_SHARDS:
         raise CheckpointError(f"{path} names {len(names):,} files", expected=f"at most {MAX_SHARDS:,}")
-    strange = next((name for name in sorted(names) if not name.endswith(".safetensors")), None)
-    if strange is not None:
-        raise CheckpointError(f"{path} names the file {strange[:80]!r}", expected="names that end in .safetensors")
+    unexpected = next((name for name in sorted(names) if not name.endswith(".safetensors")), None)
+    if unexpected is not None:
+        raise CheckpointError(f"{path} names the file {unexpected[:80]!r}", expected="names that end in .safetensors")
     missing = sorted(name for name in names if not is_file(safe_path(path.parent, name)))
     if missing:
         raise FileMissing(

@@ -61,7 +61,7 @@ def _dimensions(config: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, row in TYPED.items():
         value = next((config[name] for name in row.config or (row.name,) if config.get(name) is not None), None)
-        # of rope_theta see below: newer configs state it in an object
+        # rope_theta is set below: newer configs state it in an object
         if row.name != "rope_theta" and isinstance(value, int | float) and not isinstance(value, bool):
             found[key] = value
     if "num_kv_heads" not in found and "num_heads" in found:
@@ -87,7 +87,7 @@ def _tokenizer(folder: Path, config: Mapping[str, Any], warnings: list[str]) -> 
 
 
 def _optional(folder: Path, name: str, most: int = MAX_VALUES) -> dict[str, Any]:
-    """The object in a file of the folder; empty where there is no such file."""
+    """The JSON object in a file of the folder; empty where the file is missing."""
     path = find_sidecar(folder, name)
     return {} if path is None else read_object(path, most=most)
 
@@ -105,7 +105,7 @@ def _template(folder: Path, settings: Mapping[str, Any], warnings: list[str]) ->
 
 
 def _default_template(found: Any) -> str | None:
-    """The text; of several, each with a name, the one called default."""
+    """The text; of several named ones, the one called default."""
     if isinstance(found, list):
         named = [each for each in found if isinstance(each, Mapping) and each.get("name") == "default"]
         found = named[-1].get("template") if named else None

@@ -46,7 +46,7 @@ def is_safetensors(head: bytes) -> bool:
 def read_shard(source: ByteSource, number: int = 0) -> Shard:
     """The file's tensors as entries of file `number`.
 
-    Raises CheckpointError with the byte offset for a header that does not hold, TruncatedFile with the first missing
+    Raises CheckpointError with the byte offset for an invalid header, TruncatedFile with the first missing
     tensor.
     """
     length = int.from_bytes(source.read(0, LENGTH_BYTES, "the length of the header"), "little")
@@ -142,7 +142,7 @@ class _Header:
     def _error(
         self, found: str, *, at: int | None = None, name: str | None = None, expected: str | None = None
     ) -> CheckpointError:
-        """The error at byte `at`, or where the header speaks of `name`."""
+        """The error at byte `at`, or where `name` is in the header."""
         if at is None:
             place = self.read().rfind(json.dumps(name or "", ensure_ascii=False).encode("utf-8", "surrogatepass"))
             at = LENGTH_BYTES + max(0, place)
