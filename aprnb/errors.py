@@ -120,7 +120,8 @@ class UnsupportedFormat(CheckpointError):
 
 
 class TruncatedFile(CheckpointError):
-    pass
+    def __init__(self, found: str, *, expected: str | None = None, where: str | None = None) -> None:
+        super().__init__(found, expected=expected, where=where, action="copy or download the file again")
 
 
 class ArchitectureError(AprnbError):

@@ -136,11 +136,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         entry = self.entry(name)
-        if entry.is_tied_placeholder:
-            raise CheckpointError(
-                f"{name} has a shape and no bytes: the head is tied to the embedding",
-                action="read the embedding instead",
-            )
+        entry.require_bytes()
         return decode(self.read_part(name, 0, entry.size_bytes), entry.dtype, entry.shape)
 
     def __iter__(self) -> Iterator[str]:

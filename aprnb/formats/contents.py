@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
 
+from aprnb.errors import CheckpointError
 from aprnb.formats.dtypes import DType
 from aprnb.formats.source import ByteSource
 
@@ -46,6 +47,12 @@ class TensorEntry:
     def is_tied_placeholder(self) -> bool:
         """A head with its full shape and no bytes: how writers mark a head that is tied to the embedding."""
         return self.name == HEAD_NAME and self.size_bytes == 0 and self.elements > 0
+
+    def require_bytes(self) -> None:
+        """Raises CheckpointError for such a head."""
+        if self.is_tied_placeholder:
+            found = f"{self.name} has a shape and no bytes: the head is tied to the embedding"
+            raise CheckpointError(found, action="read the embedding instead")
 
 
 @dataclass(frozen=True, slots=True)

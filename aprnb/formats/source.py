@@ -37,7 +37,6 @@ class ByteSource:
             raise TruncatedFile(
                 f"{self.path} ends at byte {self.size_bytes:,}, inside {what}",
                 expected=f"bytes {offset:,} to {offset + size_bytes:,}",
-                action="copy or download the file again",
             )
         buffer = bytearray(size_bytes)
         view, read = memoryview(buffer), 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from aprnb.errors import CheckpointError
 from aprnb.formats.codecs import decode
 from aprnb.formats.codecs.arrays import Floats
 
@@ -32,8 +31,7 @@ def encoded_parts(
     """The same parts before they are decoded, each with the shape that `decode` takes; `elements` whole blocks long."""
     entry = checkpoint.entry(name)
     dtype, shape = entry.dtype, entry.shape
-    if entry.is_tied_placeholder:
-        raise CheckpointError(f"{name} has a shape and no bytes: the head is tied to the embedding")
+    entry.require_bytes()
     if dtype.padded_rows and len(shape) == 2 and entry.size_bytes != dtype.flat_size_bytes(entry.elements):
         row_bytes = entry.size_bytes // shape[0]
         step = max(1, elements // shape[1])

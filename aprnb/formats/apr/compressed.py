@@ -34,7 +34,6 @@ class ImageSource(ByteSource):
             raise TruncatedFile(
                 f"the unpacked {self.path} ends at byte {self.size_bytes:,}, inside {what}",
                 expected=f"bytes {offset:,} to {offset + size_bytes:,}",
-                action="copy or download the file again",
             )
         return part
 

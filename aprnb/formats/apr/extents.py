@@ -56,5 +56,4 @@ def _torn(entry: TensorEntry, data_offset: int, path: object, size_bytes: int) -
         f"{path} ends at byte {size_bytes:,}: byte {max(start, size_bytes):,} is the first one missing "
         f"of {part}{shown_name(entry.name)}",
         expected=f"bytes {start:,} to {start + align(entry.size_bytes):,}",
-        action="copy or download the file again",
     )

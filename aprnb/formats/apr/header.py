@@ -78,7 +78,6 @@ class Header:
             raise TruncatedFile(
                 f"{path} ends at byte {size_bytes:,}, inside {inside}",
                 expected=f"tensor data from byte {self.data_offset:,}",
-                action="copy or download the file again",
             )
 
 
@@ -103,11 +102,7 @@ def read_header(raw: bytes, path: object) -> Header:
     """The header in `raw`, the file's first 64 bytes (fewer where it is shorter), checked in itself."""
     require_magic(raw, path)
     if len(raw) < HEADER_BYTES:
-        raise TruncatedFile(
-            f"{path} ends at byte {len(raw)}, inside the header",
-            expected="64 header bytes",
-            action="copy or download the file again",
-        )
+        raise TruncatedFile(f"{path} ends at byte {len(raw)}, inside the header", expected="64 header bytes")
     magic, major, minor, *fields = _LAYOUT.unpack(raw)
     header = Header((major, minor), *(*fields, magic))
     _check_checksum(header, raw, path)

@@ -64,7 +64,6 @@ class Front:
             raise TruncatedFile(
                 f"{self.source.path} ends at byte {self.source.size_bytes:,}, inside {what}",
                 expected=f"bytes {self.position:,} to {self.position + size_bytes:,}",
-                action="copy or download the file again",
             )
         if have + missing > MAX_FRONT_BYTES:
             raise self.error(f"{what} reaches beyond byte {MAX_FRONT_BYTES:,}", expected="metadata that ends before it")

@@ -185,7 +185,6 @@ def _check_extents(front: Front, infos: Mapping[str, tuple[TensorEntry, int]], a
                 f"{front.source.path} ends at byte {front.source.size_bytes:,}, inside tensor {entry.name!r}",
                 expected=f"bytes {start:,} to {start + entry.size_bytes:,}",
                 where=f"byte {at:,}",
-                action="copy or download the file again",
             )
         reached, before = max(reached, entry.offset + entry.size_bytes), entry.name
 

@@ -133,7 +133,6 @@ class _Header:
                     f"{self.source.path} ends at byte {self.source.size_bytes:,}, inside tensor {entry.name!r}",
                     expected=f"bytes {start + entry.offset:,} to {start + reached:,}",
                     where=f"byte {self.source.size_bytes:,}",
-                    action="copy or download the file again",
                 )
         if start + reached != self.source.size_bytes:
             extra = self.source.size_bytes - start - reached
