@@ -1,6 +1,6 @@
-"""aprnb opens `.apr` model checkpoints, tells the truth about them, and fine-tunes them.
+"""aprnb opens, checks, converts and fine-tunes `.apr` model checkpoints in Jupyter.
 
-The names below are imported on first use, so that `import aprnb` costs nothing and inspection works without torch.
+The names below are imported on first use, so that `import aprnb` is fast and inspection works without torch.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def option_choices(command: str, flag: str) -> tuple[str, ...]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse prints and leaves the process; this raises."""
+    """argparse prints and exits; this raises."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageProblem(f"{self.prog}: {message}", action=f"see {self.prog} --help")
@@ -124,7 +124,7 @@ def _help_line(option: Option) -> str:
 
 
 def _placeholders(tokens: Sequence[object]) -> tuple[list[str], dict[str, object]]:
-    """argparse reads text only: an object is replaced by a text with NUL, which cannot be typed."""
+    """argparse reads text only: an object is replaced by a text with NUL, which a command line cannot contain."""
     texts: list[str] = []
     objects: dict[str, object] = {}
     for number, token in enumerate(tokens):
@@ -142,6 +142,6 @@ def _restored(value: Any, objects: Mapping[str, object]) -> Any:
 
 def _unknown(prog: str, token: object, flags: Sequence[str]) -> UsageProblem:
     if not isinstance(token, str):
-        return UsageProblem(f"{prog}: a {type(token).__name__} stands where no value is taken")
+        return UsageProblem(f"{prog}: unexpected value of type {type(token).__name__}")
     kind, near = ("option", closest(token.split("=")[0], flags)) if token.startswith("-") else ("argument", "")
     return UsageProblem(f"{prog}: unknown {kind} {token}{near}", action=f"see {prog} --help")

@@ -30,12 +30,12 @@ _CLOSED_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
     with redirect_stdout(Terminal(sys.stdout)), redirect_stderr(Terminal(sys.stderr)):
         try:
-            return _verdict(words, as_json="--json" in words, verbose="--verbose" in words)
+            return _verdict(arguments, as_json="--json" in arguments, verbose="--verbose" in arguments)
         except OutputLost as lost:
             return _without_output(lost)
 
@@ -49,9 +49,9 @@ def _terminate(_number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
-def _verdict(words: Sequence[str], *, as_json: bool, verbose: bool) -> int:
+def _verdict(arguments: Sequence[str], *, as_json: bool, verbose: bool) -> int:
     try:
-        return _run(words, as_json)
+        return _run(arguments, as_json)
     except AprnbError as error:
         return _report(error, as_json)
     except KeyboardInterrupt:
@@ -64,19 +64,19 @@ def _verdict(words: Sequence[str], *, as_json: bool, verbose: bool) -> int:
         return _report(InternalError(error), as_json)
 
 
-def _run(words: Sequence[str], as_json: bool) -> int:
-    if not words or words[0] in ("-h", "--help"):
+def _run(arguments: Sequence[str], as_json: bool) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
         _say(_overview())
-        return 0 if words else 2
-    if words[0] == "--version":
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
         from aprnb import __version__
 
         _say(__version__)
         return 0
-    command, prog = command_named(words[0]), f"aprnb {words[0]}"
-    given = parse(words[0], words[1:], prog=prog, surface="shell")
+    command, prog = command_named(arguments[0]), f"aprnb {arguments[0]}"
+    given = parse(arguments[0], arguments[1:], prog=prog, surface="shell")
     if given.get("help"):
-        _say(help_text(words[0], prog=prog, surface="shell"))
+        _say(help_text(arguments[0], prog=prog, surface="shell"))
         return 0
     options = with_recipe(given)
     view = TerminalView(every_step=bool(options.get("verbose")))
@@ -113,6 +113,7 @@ def _overview() -> str:
     commands = "\n".join(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items())
     codes = "0 good, 1 failed, 2 usage, 3 file missing, 4 not a readable checkpoint, 5 contract or validation failed,"
     return (
-        f"usage: aprnb COMMAND ...\n\n{commands}\n\naprnb COMMAND --help shows its options; each takes --json.\n"
+        f"usage: aprnb COMMAND ...\n\n{commands}\n\n"
+        "aprnb COMMAND --help shows the options of a command; every command takes --json.\n"
         f"exit codes: {codes}\n130 interrupted with the state saved"
     )

@@ -116,7 +116,7 @@ _COMMON = _options("as", "json", "help")
 _ANY_MODEL = (*_options("config", "overrides"), replace(OPTIONS["verbose"], only="shell"), *_COMMON)
 """What every command but training adds; a notebook shows tracebacks by itself."""
 _SOURCE = replace(OPTIONS["checkpoint"], place="SOURCE")
-_OUTPUT = replace(OPTIONS["output"], required=True)
+_OUTPUT = replace(OPTIONS["output"], required=True, help="the model to write, NAME.apr")
 _GROUPS = ("what to train on", "method", "schedule", "output", "model", "device and memory", "run")
 _TRAINING = (
     replace(OPTIONS["checkpoint"], required=False),
@@ -132,11 +132,13 @@ _ASK = ("prompt", "raw", "max_new_tokens", "load_dtype", "device", "chat_templat
 _GENERATE = (*_options("checkpoint", *_ASK), *_ANY_MODEL)
 
 COMMANDS: Mapping[str, Command] = {
-    "inspect": Command("Show what a checkpoint holds.", _inspect, _INSPECT, ("line",)),
-    "check": Command("Compare every tensor with the architecture that the file names.", _check, _CHECK, ("line",)),
-    "plan": Command("Show what fine-tuning would do, before any weight is loaded.", _plan, _PLANNING),
-    "finetune": Command("Fine-tune an .apr checkpoint.", _finetune, _TRAINING, ("line", "cell")),
-    "convert": Command("Write a checkpoint in another format or element type.", _convert, _CONVERT, ("line",)),
+    "inspect": Command("Show what a checkpoint contains.", _inspect, _INSPECT, ("line",)),
+    "check": Command("Check every tensor against the architecture of the file.", _check, _CHECK, ("line",)),
+    "plan": Command("Show what fine-tuning would do; no weights are loaded.", _plan, _PLANNING),
+    "finetune": Command(
+        "Fine-tune a checkpoint; the tuned model is an .apr file.", _finetune, _TRAINING, ("line", "cell")
+    ),
+    "convert": Command("Convert a checkpoint to another format or dtype.", _convert, _CONVERT, ("line",)),
     "merge": Command("Merge a PEFT adapter into its base.", _merge, _MERGE),
-    "generate": Command("Answer one prompt.", _generate, _GENERATE),
+    "generate": Command("Generate an answer to one prompt.", _generate, _GENERATE),
 }

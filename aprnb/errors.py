@@ -76,7 +76,7 @@ class InternalError(AprnbError):
         super().__init__(
             ": ".join([type(error).__name__, *lines[:1]]),
             where=f"{last.filename}, line {last.lineno}" if last else None,
-            action="this is a fault of aprnb; please report it with the traceback that --verbose shows",
+            action="this is a bug in aprnb; please report it with the traceback that --verbose shows",
         )
 
 
@@ -164,7 +164,7 @@ class Interrupted(AprnbError):
     exit_code = 130
 
 
-def closest(word: str, choices: Iterable[str]) -> str:
-    """` (did you mean X?)` for the choice nearest to `word`, or an empty string where none is near."""
-    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+def closest(name: str, choices: Iterable[str]) -> str:
+    """` (did you mean X?)` for the choice closest to `name`, or an empty string."""
+    near = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
     return f" (did you mean {near[0]}?)" if near else ""

@@ -1,4 +1,4 @@
-"""How a given value, text or object, becomes the checked value of an option."""
+"""Converts a given value, text or object, into the checked value of an option."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_value(known: Option, value: Any, where: str | None = None) -> Any:
     too_low = known.low is not None and isinstance(found, (int, float)) and found < known.low
     too_high = known.high is not None and isinstance(found, (int, float)) and found > known.high
     if too_low or too_high:
-        raise _refused(known, value, _range_text(known), where)
+        raise _invalid(known, value, _range_text(known), where)
     return found
 
 
@@ -38,7 +38,7 @@ def _choice(known: Option, value: Any, where: str | None) -> str:
             return choice
     # Of a dtype, a near name is another one.
     near = closest(written, known.choices) if known.kind == "choice" else ""
-    raise _refused(known, value, f"one of {', '.join(known.shown_choices)}{near}", where)
+    raise _invalid(known, value, f"one of {', '.join(known.shown_choices)}{near}", where)
 
 
 def _range_text(known: Option) -> str:
@@ -52,13 +52,13 @@ def _number_text(number: float | None) -> str:
     return f"{number:,}" if isinstance(number, int) else f"{number:g}"
 
 
-def _refused(known: Option, value: Any, expected: str, where: str | None) -> UsageProblem:
+def _invalid(known: Option, value: Any, expected: str, where: str | None) -> UsageProblem:
     return UsageProblem(f"{known.flag} {value!r}", expected=expected, where=where)
 
 
 def _text(known: Option, value: Any, where: str | None) -> str:
     if isinstance(value, bool) or value == "":
-        raise _refused(known, value, "a value", where)
+        raise _invalid(known, value, "a value", where)
     return str(value)
 
 
@@ -67,7 +67,7 @@ def _flag(known: Option, value: Any, where: str | None) -> bool:
         return value
     if str(value).lower() in _TRUE + _FALSE:
         return str(value).lower() in _TRUE
-    raise _refused(known, value, "true or false", where)
+    raise _invalid(known, value, "true or false", where)
 
 
 def _integer(known: Option, value: Any, where: str | None) -> int:
@@ -76,7 +76,7 @@ def _integer(known: Option, value: Any, where: str | None) -> int:
             raise ValueError
         return int(value) if _is_exact(value) else int(float(value))
     except (TypeError, ValueError, OverflowError):
-        raise _refused(known, value, "a whole number", where) from None
+        raise _invalid(known, value, "a whole number", where) from None
 
 
 def _is_exact(value: Any) -> bool:
@@ -90,7 +90,7 @@ def _number(known: Option, value: Any, where: str | None) -> float:
     except (TypeError, ValueError, OverflowError):  # OverflowError: an integer beyond every float
         found = math.nan
     if isinstance(value, bool) or not math.isfinite(found):
-        raise _refused(known, value, "a number", where)
+        raise _invalid(known, value, "a number", where)
     return found
 
 
@@ -98,7 +98,7 @@ def _modules(known: Option, value: Any, where: str | None) -> str | tuple[str, .
     given = value.split(",") if isinstance(value, str) else value
     names = [name.strip() for name in given if isinstance(name, str)] if isinstance(given, _SEVERAL) else []
     if not names or not all(names) or len(names) != len(given):
-        raise _refused(known, value, "all-linear, or module names with commas between them", where)
+        raise _invalid(known, value, "all-linear, or module names separated by commas", where)
     return "all-linear" if names == ["all-linear"] else tuple(sorted(set(names)))
 
 
@@ -108,5 +108,5 @@ def _pairs(known: Option, value: Any, where: str | None) -> dict[str, Any]:
     texts = [value] if isinstance(value, str) else value
     pairs = [str(text).partition("=") for text in texts] if isinstance(texts, _SEVERAL) else [("", "", "")]
     if not all(name and equals for name, equals, _ in pairs):
-        raise _refused(known, value, "field=value", where)
+        raise _invalid(known, value, "field=value", where)
     return {name.strip(): text.strip() for name, _, text in pairs}

@@ -107,7 +107,7 @@ def test_a_bug_without_json_is_two_lines_that_say_how_to_see_the_traceback(comma
     assert (run.returncode, run.stdout) == (1, "")
     first, second = run.stderr.removeprefix("printed by a library\n").splitlines()
     assert first == "InternalError: ZeroDivisionError: division by zero (<string>, line 7)"
-    assert "fault of aprnb" in second
+    assert "bug in aprnb" in second
     assert "--verbose" in second
 
 

@@ -1,7 +1,7 @@
 """A document as HTML without scripts, style sheets and a kernel.
 
 It passes the sanitisers of GitHub and of untrusted notebooks: semantic elements, inline colours, and a sign or word
-wherever colour has a meaning. `escaped` is the only function that turns text into HTML.
+wherever a colour is used. `escaped` is the only function that turns text into HTML.
 """
 
 from __future__ import annotations

@@ -82,12 +82,12 @@ def atomic_folder(target: Path, force: bool = False, known: Collection[str] = ()
             raise failed_to_write(target, error) from error
 
 
-def remove_folder(folder: Path, known: Collection[str]) -> None:
-    """Removes `folder`, which holds nothing but `known`; raises OutputExists where it does, OutputError where it fails.
+def remove_folder(folder: Path, known: Collection[str], force: bool = True) -> None:
+    """Removes `folder` if it exists; raises OutputExists where `require_replaceable` does, OutputError where it fails.
 
     The folder is moved aside first, so that nothing can be added between the check and the removal.
     """
-    require_replaceable(folder, True, known)
+    require_replaceable(folder, force, known)
     try:
         _replace(folder, None, True, known)
     except OSError as error:

@@ -64,7 +64,7 @@ def split(line: str) -> list[Token]:
 def expand(tokens: list[Token], names: Mapping[str, Any]) -> list[object]:
     """The tokens with `$name` and `{expression}` replaced by their values in `names`.
 
-    A token (or the value of `--option=`) that is one placeholder passes the Python object itself, so that `--data $df`
+    A token (or the value of `--option=`) that is one placeholder is replaced by the Python object, so that `--data $df`
     takes a DataFrame. Raises UsageProblem for a name that does not exist and an expression that fails.
     """
     return [value for token in tokens for value in _expanded(token, names)]
@@ -95,12 +95,12 @@ def _value(place: re.Match[str], names: Mapping[str, Any]) -> Any:
     name, expression = place.group("name"), place.group("expression")
     if name is not None:
         if name not in names:
-            raise UsageProblem(f"no variable is called {name}{closest(name, names)}", where=place.group())
+            raise UsageProblem(f"there is no variable {name}{closest(name, names)}", where=place.group())
         return names[name]
     try:
         return eval(expression, {}, dict(names))
     except Exception as problem:
         raise UsageProblem(
             f"{{{expression}}} cannot be evaluated: {type(problem).__name__}: {problem}",
-            action="put the text in single quotes if the braces are meant literally",
+            action="put the text in single quotes if the braces are literal",
         ) from None

@@ -128,7 +128,7 @@ def _typed(rest: str, following: str, behind_magic: bool) -> _Typed:
 
 
 def _takes_python(rest: str, typed: _Typed) -> bool:
-    """Whether a Python name may stand at the cursor: after `$` and `{`, but not in quotes."""
+    """Whether the cursor is at a Python name: after `$` or `{`, but not in quotes."""
     return not typed.quote and bool(_PLACEHOLDER.search(rest)) and not _QUOTES_OF_PYTHON.search(rest)
 
 

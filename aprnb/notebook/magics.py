@@ -26,7 +26,7 @@ _CELL = "the cell's body"
 _EXAMPLES: Mapping[str, str] = {
     "inspect": """
         %apr_inspect model.apr
-        report = %apr_inspect "folder with blanks/model.apr"
+        report = %apr_inspect "folder with spaces/model.apr"
         %apr_inspect model.apr --set rope_theta=1000000 --as report""",
     "check": """
         %apr_check model.apr
@@ -40,7 +40,7 @@ _EXAMPLES: Mapping[str, str] = {
         %apr_finetune model.apr --data $df --plan
 
         %%apr_finetune model.apr --output tuned.apr
-        method = "qlora"            # a recipe in TOML; options on the line win
+        method = "qlora"            # a recipe in TOML; options on the line override it
         data = "rows.jsonl"
         learning_rate = 1e-4
 
@@ -126,7 +126,7 @@ class Magic:
 
         examples = cleandoc(_EXAMPLES[self.command]).replace("\n", "\n    ")
         text = help_text(self.command, prog=f"%{self.name}", surface="notebook")
-        return f"{text}\nexamples:\n    {examples}\n\n$name and {{expression}} stand for Python values.\n"
+        return f"{text}\nexamples:\n    {examples}\n\n$name and {{expression}} are replaced by Python values.\n"
 
 
 def magics_of(session: Session) -> tuple[Magic, ...]:
@@ -164,4 +164,4 @@ def _show_text(text: str) -> None:
 def _variable_name(name: Any) -> str | None:
     if name is None or (isinstance(name, str) and name.isidentifier()):
         return name
-    raise UsageProblem(f"--as {name!r}", expected="a name that Python takes for a variable")
+    raise UsageProblem(f"--as {name!r}", expected="the name of a Python variable")

@@ -79,7 +79,7 @@ class Progress:
         ]
 
     def live_html(self) -> str:
-        """The numbers as tiles under a bar."""
+        """The numbers as tiles under a progress bar."""
         done, total = (self.last.step, self.last.total_steps) if self.last else (0, 1)
         tiles = "".join(
             f'<span class="aprnb-number" style="{_TILE}"><span style="{_NAME}">{escaped(name)}</span>'

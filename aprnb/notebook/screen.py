@@ -1,4 +1,4 @@
-"""The outputs of one shell: whether a live view is possible, and what was already shown."""
+"""The outputs of one shell: whether a live view is possible, and which result was already shown."""
 
 from __future__ import annotations
 

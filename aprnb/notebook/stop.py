@@ -14,7 +14,7 @@ from aprnb.display.html import escaped
 _PRESSED = """
 const button = this, say = text => { button.nextElementSibling.textContent = text; };
 const config = document.getElementById('jupyter-config-data');
-if (!config) { say('press the interrupt button of the editor'); return; }
+if (!config) { say('use the interrupt button of the editor'); return; }
 const page = JSON.parse(config.textContent);
 const headers = { 'X-XSRFToken': (document.cookie.match(/(?:^|; )_xsrf=([^;]*)/) || ['', ''])[1] };
 if (page.token) headers.Authorization = 'token ' + page.token;
@@ -22,13 +22,13 @@ button.disabled = true;
 say('stopping: the state is being saved …');
 fetch(page.baseUrl + 'api/kernels/' + %s + '/interrupt', { method: 'POST', credentials: 'same-origin', headers })
   .then(answer => { if (!answer.ok) throw new Error('the server answered ' + answer.status); })
-  .catch(problem => { button.disabled = false; say(problem.message + '; press the interrupt button of the toolbar'); });
+  .catch(problem => { button.disabled = false; say(problem.message + '; use the interrupt button of the toolbar'); });
 """
 _STYLE = "padding: 4px 14px; border: 1px solid #d64545; border-radius: 4px; background: none; color: inherit"
 
 
 def stop_button(kernel_id: str | None) -> str:
-    """HTML of the button; without a known kernel, a sentence that says what to press instead."""
+    """HTML of the button; without a known kernel, a sentence that says how to stop."""
     if kernel_id is None:
         return '<span role="status">To stop and save: interrupt the kernel.</span>'
     script = escaped(" ".join((_PRESSED % json.dumps(kernel_id)).split()))

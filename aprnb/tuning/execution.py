@@ -56,14 +56,14 @@ def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Li
         if run.status == "finished":
             _write_artefacts(run, preparation, module, content, tell)
     except KeyboardInterrupt:
-        kept = f"the state of step {saved_step} is kept: the same command with --resume goes on from there"
+        kept = f"the state of step {saved_step} is saved: continue with the same command and --resume"
         raise Interrupted(
-            "stopped at once", action=kept if saved_step else "no step was saved yet: start again with --force"
+            "stopped at once", action=kept if saved_step else "no state was saved: start again with --force"
         ) from None
 
 
 def _module(preparation: Preparation) -> tuple[Any, BaseContent]:
-    """The module to train, and what its base held when it was loaded."""
+    """The module to train, and the content of its base when it was loaded."""
     checkpoint, report, recipe = preparation.checkpoint, preparation.report, preparation.recipe
     checkpoint.keep_hashes()
     model = build_model(checkpoint, report, preparation.placement)
@@ -76,7 +76,7 @@ def _module(preparation: Preparation) -> tuple[Any, BaseContent]:
 def _require_same_base(
     where: Places, state: RunState, identity: Identity, content: BaseContent, preparation: Preparation
 ) -> None:
-    """Raises UsageProblem that says what differs where the state was saved over another base."""
+    """Raises UsageProblem with the difference where the state was saved with another base."""
     if state.identity.base == content.digest:
         return
     found, action = "the base checkpoint changed since the state was saved", "start a new run (without --resume)"
@@ -172,7 +172,7 @@ def _merged_and_compared(preparation: Preparation, module: Any, where: Places) -
 
 
 def _read_back(module: Any, preparation: Preparation) -> dict[str, Any]:
-    """What the module really uses, for comparison with the plan."""
+    """The settings of the module that was trained, for comparison with the plan."""
     parameters = list(module.parameters())
     base = module.get_base_model() if hasattr(module, "get_base_model") else module
     return {

@@ -209,7 +209,7 @@ def finetune(
 
 
 def _free_places(base: str | os.PathLike[str], recipe: Recipe, options: RunOptions) -> Places:
-    """Where the run's files will stand, with nothing in the way."""
+    """The paths of the run's files; raises OutputExists where one exists and may not be replaced."""
     where = artefacts.places(options.output, Path(base))
     artefacts.require_free(
         where,

@@ -27,7 +27,7 @@ from aprnb.tuning.planning.settle import settle
 
 @dataclass(frozen=True)
 class Preparation:
-    """A run that could start."""
+    """A run that is ready to start."""
 
     checkpoint: Checkpoint
     report: ContractReport
@@ -54,20 +54,20 @@ def require_named(model: str | os.PathLike[str] | None, model_size: str | None) 
         return model
     if model_size:
         raise size_without_file(model_size)
-    raise UsageProblem("no checkpoint is named", action="name one: %%apr_finetune model.apr")
+    raise UsageProblem("no checkpoint is given", action="give its path: %%apr_finetune model.apr")
 
 
 def prepare(model: str | os.PathLike[str], recipe: Recipe, options: RunOptions) -> Preparation:
     """Everything up to the plan; nothing is written and no weight is read.
 
-    Raises the error of whichever part does not hold: the file, its architecture, its contract, its tokenizer, the rows.
+    Raises the error of the first part that fails: the file, its architecture, its contract, its tokenizer, the rows.
     """
     checkpoint = open_checkpoint(model)
     report = check_contract(checkpoint, resolve(checkpoint, config=options.config, overrides=options.overrides))
     report.raise_for_violations()
     _check_size(options.model_size, report)
     if options.data is None:
-        raise UsageProblem("no training rows are named", action="give --data FILE.jsonl, or rows as the cell's body")
+        raise UsageProblem("no training rows are given", action="give --data FILE.jsonl, or rows as the cell's body")
     placement = place(options.device, recipe.dtype)
     facts = device_facts(placement)
     settled, notes = settle(recipe, options.gradient_checkpointing, report.architecture, facts)
@@ -107,13 +107,13 @@ def _read(recipe: SettledRecipe, options: RunOptions) -> tuple[list[RowSet], tup
 
 
 def _not_among(held_out: tuple[Row, ...], train: tuple[Row, ...]) -> tuple[Row, ...]:
-    """The rows to evaluate on; raises DataError where one is a training row as well."""
+    """The rows to evaluate on; raises DataError where one is also a training row."""
     trained = {row.messages for row in train}
     shared = [row.origin for row in held_out if row.messages in trained]
     if shared:
         raise DataError(
-            f"{len(shared)} of {len(held_out)} evaluation rows are training rows as well, first {shared[0]}",
-            action="take them out of --eval-data, or leave it out: --val-split holds rows out",
+            f"{len(shared)} of {len(held_out)} evaluation rows are also training rows, first {shared[0]}",
+            action="remove them from --eval-data, or use --val-split in its place",
         )
     return held_out
 

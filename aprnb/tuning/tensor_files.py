@@ -25,7 +25,7 @@ _TORCH_NAMES = {
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """A safetensors file of copies on the CPU (the format refuses tensors that share memory); raises OSError."""
+    """Writes a safetensors file of copies on the CPU (the format has no tensors that share memory); raises OSError."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -39,13 +39,13 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def read_tensors(path: Path, most_bytes: int) -> dict[str, Tensor]:
-    """The tensors of a safetensors file of at most `most_bytes`, each in memory of its own: the file may change.
+    """The tensors of a safetensors file of at most `most_bytes`, each copied: the file may change.
 
     Raises FileMissing, or CheckpointError for a file that is too large or malformed.
     """
     with closing(ByteSource(path)) as source:
         if source.size_bytes > most_bytes:
-            raise CheckpointError(f"{path} takes {source.size_bytes:,} bytes", expected=f"at most {most_bytes:,}")
+            raise CheckpointError(f"{path} has {source.size_bytes:,} bytes", expected=f"at most {most_bytes:,}")
         shard = read_shard(source)
         return {name: _read_tensor(source, shard.data_start, entry) for name, entry in shard.tensors.items()}
 
@@ -55,7 +55,7 @@ def _read_tensor(source: ByteSource, data_start: int, entry: TensorEntry) -> Ten
 
     name = _TORCH_NAMES.get(entry.dtype.name)
     if name is None:
-        raise CheckpointError(f"{source.path} holds {entry.name} as {entry.dtype.name}", expected="a type of torch")
+        raise CheckpointError(f"{source.path} holds {entry.name} as {entry.dtype.name}", expected="a dtype of torch")
     if not entry.size_bytes:
         return torch.empty(entry.shape, dtype=getattr(torch, name))
     raw = source.read(data_start + entry.offset, entry.size_bytes, f"tensor {entry.name}")

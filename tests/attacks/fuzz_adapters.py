@@ -112,7 +112,7 @@ def _hold_loaded(model: object, folder: Path) -> None:
 
 
 def _removed(case: Case, folder: Path) -> str:
-    """Writes the adapter anew with --force: removes the folder, if everything in it is known to be ours."""
+    """Writes the adapter again with --force: removes the folder, if everything in it is known to be ours."""
     if folder.is_symlink() or not folder.is_dir():
         return ""
     before, listed = listing(folder), listed_in(folder / RECORD)

@@ -174,7 +174,7 @@ def _add_own_file(rng: random.Random, run: Path, outside: Path) -> None:
 
 
 def _removed(case: Case, run: Path) -> str:
-    """Starts anew with --force: removes the run's folder, if everything in it is known to be ours."""
+    """Starts again with --force: removes the run's folder, if everything in it is known to be ours."""
     before, listed = listing(run), listed_in(run / "files.json")
     try:
         require_free(

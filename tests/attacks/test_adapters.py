@@ -307,7 +307,10 @@ def test_only_linear_layers_of_the_base_take_an_adapter(base, tmp_path, tensors)
 @pytest.mark.parametrize("tensors", NAMES.values(), ids=NAMES.keys())
 def test_only_pairs_of_a_and_b_are_taken(base, tmp_path, tensors):
     refused(
-        base, adapter(tmp_path / "a", PLAIN, tensors), UsageProblem, r"holds (other tensors than pairs|the tensor )"
+        base,
+        adapter(tmp_path / "a", PLAIN, tensors),
+        UsageProblem,
+        r"contains (tensors that are not pairs|the tensor )",
     )
 
 
@@ -358,7 +361,9 @@ MALFORMED: dict[str, tuple[str, bytes]] = {
 def test_malformed_files_are_named(base, tmp_path, name, data):
     made = adapter(tmp_path / "a")
     (made / name).write_bytes(data)
-    refused(base, made, (CheckpointError, UsageProblem), "adapter_" if name == CONFIG else "adapter_|holds the tensor")
+    refused(
+        base, made, (CheckpointError, UsageProblem), "adapter_" if name == CONFIG else "adapter_|contains the tensor"
+    )
 
 
 @way("an adapter folder with malformed files")

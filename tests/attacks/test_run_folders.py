@@ -294,7 +294,7 @@ def test_a_planted_state_ends_a_resumed_run_in_one_error_and_an_untouched_one_is
     before, tensors = state.read_bytes(), load_file(state)
     planted = {name: torch.full((1, 1), 7.0) if name.startswith("model/") else one for name, one in tensors.items()}
     save_file(planted, state)
-    with pytest.raises(AprnbError, match=r"the saved state holds .* as torch\.float32 \[1, 1\]"):
+    with pytest.raises(AprnbError, match=r"the saved state has .* as torch\.float32 \[1, 1\]"):
         aprnb.finetune(output=str(output), resume=True, **base)
     assert not output.exists()
     state.write_bytes(before)

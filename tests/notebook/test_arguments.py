@@ -74,7 +74,7 @@ def test_a_dollar_without_a_name_is_a_dollar():
 
 
 def test_an_unknown_name_is_an_error_with_the_nearest_one():
-    with pytest.raises(UsageProblem, match=r"no variable is called crpus \(did you mean corpus\?\)"):
+    with pytest.raises(UsageProblem, match=r"there is no variable crpus \(did you mean corpus\?\)"):
         expand(split("$crpus"), {"corpus": 1})
 
 

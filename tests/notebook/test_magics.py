@@ -91,7 +91,7 @@ def test_set_reaches_the_architecture(shell, pocket_qwen3):
         ("%apr_convert a.apr", "TARGET"),
         ("%apr_convert a.apr b.apr --dtype q5", r"--dtype.*q5.*expected.*q4_k"),
         ("%apr_inspect a.apr b.apr", "unknown argument b.apr"),
-        ("%apr_inspect a.apr --as 2x", "a name that Python takes"),
+        ("%apr_inspect a.apr --as 2x", "the name of a Python variable"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_in_words(shell, cell, message):

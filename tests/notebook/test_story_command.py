@@ -67,7 +67,7 @@ def test_another_size_is_an_error_that_shows_both_counts(folder):
 def test_a_size_without_a_file_says_what_to_do(folder):
     done = command_line(folder, "plan", "--model-size", "8B", "--data", "data/instruct-corpus.jsonl")
     assert done.returncode == 2
-    assert "name the checkpoint" in done.stderr
+    assert "give the path of a checkpoint" in done.stderr
 
 
 @pytest.mark.parametrize(

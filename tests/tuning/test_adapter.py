@@ -111,7 +111,7 @@ def test_an_adapter_with_a_tensor_too_few_is_refused(tmp_path: Path) -> None:
     tensors = load_file(folder / "adapter_model.safetensors")
     tensors.pop(sorted(tensors)[0])
     save_file(tensors, folder / "adapter_model.safetensors")
-    with pytest.raises(UsageProblem, match=r"holds other tensors than pairs; expected lora_A"):
+    with pytest.raises(UsageProblem, match=r"contains tensors that are not pairs; expected lora_A"):
         load_adapter(tiny_model(), folder)
 
 

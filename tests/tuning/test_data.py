@@ -71,7 +71,7 @@ def test_a_frame_may_hold_messages():
     frame = pd.DataFrame({"messages": [np.array(talk("a", "b")["messages"])], "score": [1.5]})
     found = read_rows(frame)
     assert found.rows[0].messages == (Message("user", "a"), Message("assistant", "b"))
-    assert found.warnings == ("data: keys that are not used: 'score'",)
+    assert found.warnings == ("data: unused keys: 'score'",)
 
 
 def test_a_file_s_hash_is_that_of_its_bytes(tmp_path):
@@ -83,7 +83,7 @@ def test_a_file_s_hash_is_that_of_its_bytes(tmp_path):
 
 def test_keys_that_are_not_used_are_listed_once():
     row = {"instruction": "a", "response": "b", "id": 1, "metadata": {}}
-    assert read_rows([row, row]).warnings == ("data: keys that are not used: 'id', 'metadata'",)
+    assert read_rows([row, row]).warnings == ("data: unused keys: 'id', 'metadata'",)
 
 
 def test_line_separators_inside_strings_do_not_cut_a_row():
@@ -93,10 +93,10 @@ def test_line_separators_inside_strings_do_not_cut_a_row():
 
 BAD_ROWS = {
     '{"instruction": "a"': "not JSON",
-    "[1, 2]": "a JSON array; one object per line is wanted",
+    "[1, 2]": "a JSON array, not one object per line",
     '"text"': "a JSON string, not an object",
     '{"instruction": "a"}': "no response",
-    '{"instruction": "a", "responses": "b"}': "no response (is 'responses' meant?)",
+    '{"instruction": "a", "responses": "b"}': "no response, but a key 'responses'",
     '{"instruction": "a", "response": ""}': "empty response",
     '{"instruction": " ", "response": "b"}': "empty instruction",
     '{"instruction": 7, "response": "b"}': "instruction is number, not text",
@@ -110,7 +110,7 @@ BAD_ROWS = {
     '{"messages": [{"role": "user"}]}': "content of message 1 is null, not text",
     '{"messages": [{"role": "assistant", "content": " "}]}': "message 1 is an empty answer",
     '{"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]}': "calls tools",
-    '{"messages": [{"role": "user", "content": "x"}], "response": "b"}': "has messages and response",
+    '{"messages": [{"role": "user", "content": "x"}], "response": "b"}': "has both messages and response",
     "[" * 100_000: "nested too deeply",
 }
 
@@ -128,7 +128,7 @@ def test_a_bad_row_is_named_with_its_line_and_reason(line, reason, tmp_path):
 
 def test_the_first_bad_row_is_shown_and_the_others_are_counted():
     good, bad = {"instruction": "a", "response": "b"}, {"instruction": "a"}
-    with pytest.raises(DataError, match=r"^data row 2: no response; 1 more of 4 rows cannot be used"):
+    with pytest.raises(DataError, match=r"^data row 2: no response; and 1 more of 4 rows cannot be used"):
         read_rows([good, bad, good, bad])
 
 
@@ -261,7 +261,9 @@ def test_where_earlier_answers_are_rewritten_only_the_last_is_learned_and_that_i
 
 def test_a_generation_prompt_that_no_answer_begins_with_is_refused(tokenizer):
     tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n'", "assistant\n<think>\n'")
-    with pytest.raises(DataError, match=r"data row 1: the chat template opens an answer with .*<think>"):
+    with pytest.raises(
+        DataError, match=r"data row 1: the start of the answer is unknown: the chat template writes .*<think>"
+    ):
         encode([talk("a", "b")], tokenizer)
 
 
@@ -270,7 +272,7 @@ def test_a_conversation_that_the_template_refuses_is_named(tokenizer):
         tokenizer.chat_template
     )
     rows = [talk("a", "b"), {"system": "s", "instruction": "a", "response": "b"}]
-    with pytest.raises(DataError, match=r"^data row 2: the chat template refuses this conversation: no system"):
+    with pytest.raises(DataError, match=r"^data row 2: the chat template rejects this conversation: no system"):
         encode(rows, tokenizer)
 
 
@@ -300,7 +302,7 @@ def test_an_end_token_at_which_generation_does_not_stop_is_reported(metadata):
     other_end = {**metadata, "tokenizer.eos_token_id": 824}
     found = encode([talk("a", "b")], build_tokenizer(other_end, "qwen3").tokenizer)
     assert found.warnings == (
-        "answers end with '<|im_end|>', generation stops at '<|endoftext|>': a tuned model may not stop there",
+        "answers end with '<|im_end|>', generation stops at '<|endoftext|>': the model may not stop",
     )
 
 
@@ -320,8 +322,8 @@ def test_long_rows_are_cut_at_the_end_and_counted(tokenizer):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (talk("only a question"), "1 without an answer, 0 whose answer lies behind"),
-        (talk("word " * 100, "b"), "0 without an answer, 1 whose answer lies behind --max-seq-len 40"),
+        (talk("only a question"), "1 without an answer, 0 whose answer begins after"),
+        (talk("word " * 100, "b"), "0 without an answer, 1 whose answer begins after --max-seq-len 40"),
         (talk("a", "word " * 100), "every answer is cut off at --max-seq-len 40"),
     ],
 )

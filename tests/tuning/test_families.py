@@ -95,7 +95,7 @@ def test_two_steps_change_what_the_plan_names_and_merge_to_w_plus_ba(family, bas
         np.testing.assert_array_equal(new, old + (change.T if tensor.rule.role == "conv1d" else change), name)
     said = " ".join(run.plan.warnings)
     assert ("experts and routers get no adapter" in said) == (family in EXPERTS)
-    assert ("NF4 takes the attention alone" in said) == (family in EXPERTS and method == "qlora")
+    assert ("NF4 applies to attention only" in said) == (family in EXPERTS and method == "qlora")
 
 
 def test_full_training_writes_every_weight_back_under_its_own_name(family, base, repository):

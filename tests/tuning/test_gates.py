@@ -57,7 +57,7 @@ def test_answers_less_likely_than_chance_are_training_and_prompts_too_are_a_brok
 
 def test_a_base_hardly_better_than_guessing_gets_a_warning() -> None:
     # ln 96 = 4.564; 0.8 of it is 3.651.
-    assert "does not look trained" in (gates.check_base_loss(3.7, 3.7, 96) or "")
+    assert "the checkpoint is not trained" in (gates.check_base_loss(3.7, 3.7, 96) or "")
     assert gates.check_base_loss(3.6, 3.6, 96) is None
     assert any(isinstance(event, Notice) and event.kind == "warning" for event in tiny_run().events())
 

@@ -168,7 +168,7 @@ def test_a_settled_recipe_leaves_nothing_open() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"max_seq_len": 4096}, "at most 128, the model's positions"),
+        ({"max_seq_len": 4096}, "at most 128, the model's max_position_embeddings"),
         ({"optimizer": "paged_adamw8bit"}, "a CUDA device, or adamw"),
         ({"target_modules": ("qproj",)}, "did you mean q_proj?"),
     ],
@@ -181,7 +181,7 @@ def test_what_model_or_device_cannot_do_is_refused(options: dict[str, Any], word
 
 def test_too_little_memory_is_a_warning() -> None:
     plan = plan_of(Recipe(method="full"), dataclasses.replace(LAPTOP, available_bytes=1000))
-    assert any("are free" in warning for warning in plan.warnings)
+    assert any("is free" in warning for warning in plan.warnings)
 
 
 def test_rows_that_are_cut_or_left_out_are_warnings() -> None:
@@ -191,7 +191,7 @@ def test_rows_that_are_cut_or_left_out_are_warnings() -> None:
     plan = make_plan(report, recipe, RunOptions(), examples, None, schedule_of(examples, ((0,),)), LAPTOP)
     text = " ".join(plan.warnings)
     assert "2 rows are cut at 128 tokens" in text
-    assert "3 rows have no answer left" in text
+    assert "3 rows have no answer to train on" in text
     assert "no rows are held out" in text
 
 

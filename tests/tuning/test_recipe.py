@@ -85,7 +85,7 @@ def test_options_that_exclude_each_other_are_refused(options: dict[str, object])
 
 
 def test_a_task_other_than_instruct_is_refused_by_name() -> None:
-    with pytest.raises(UsageProblem, match="--task classify is not offered; expected instruct"):
+    with pytest.raises(UsageProblem, match="--task classify is not supported; expected instruct"):
         read_options({"task": "classify"})
 
 
@@ -205,7 +205,7 @@ def test_a_size_is_accepted_with_or_without_the_tied_head() -> None:
 
 
 def test_a_size_without_a_file_says_what_to_do() -> None:
-    assert "name the checkpoint" in str(size_without_file("8B"))
+    assert "give the path of a checkpoint" in str(size_without_file("8B"))
 
 
 def test_a_size_that_is_no_count_is_refused() -> None:

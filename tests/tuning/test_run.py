@@ -144,13 +144,13 @@ def test_existing_output_is_refused_before_work_and_kept(pocket_qwen3, cow, tmp_
 @pytest.mark.parametrize(
     ("options", "message", "exit_code"),
     [
-        ({"model_size": "0.6B"}, r"names 600,000,000 \(600.00 M\) parameters; the file holds 869,632", 5),
+        ({"model_size": "0.6B"}, r"means 600,000,000 \(600.00 M\) parameters; the file has 869,632", 5),
         ({"output": "nowhere/out.apr"}, "no folder nowhere", 3),
         ({"output": "out.bin"}, "ends in .apr", 2),
         ({"data": "missing.jsonl"}, "missing.jsonl", 3),
         ({"data": []}, "no rows", 5),
         ({"data": [{"instruction": "x"}]}, "response", 5),
-        ({"method": "full", "quantize_nf4": True}, "4-bit weights carry adapters", 2),
+        ({"method": "full", "quantize_nf4": True}, "4-bit weights cannot be trained", 2),
         ({"task": "classify"}, "classify", 2),
         ({"target_modules": ["q_porj"]}, "did you mean q_proj", 2),
     ],
@@ -264,7 +264,7 @@ def test_a_broken_base_is_refused_before_the_first_step(pocket_qwen3, cow, tmp_p
 
 
 def test_evaluation_rows_that_are_trained_on_are_refused(pocket_qwen3, cow):
-    with pytest.raises(aprnb.AprnbError, match="96 of 96 evaluation rows are training rows as well"):
+    with pytest.raises(aprnb.AprnbError, match="96 of 96 evaluation rows are also training rows"):
         plan(pocket_qwen3, data=cow, eval_data=cow)
 
 
@@ -281,7 +281,7 @@ def test_a_second_press_while_the_results_are_written_keeps_the_state(pocket_qwe
             os.kill(os.getpid(), signal.SIGINT)
 
     options = {"data": cow, "output": str(tmp_path / "out.apr"), "max_steps": 3}
-    with pytest.raises(aprnb.errors.Interrupted, match=r"stopped at once\n.*state of step 3 is kept"):
+    with pytest.raises(aprnb.errors.Interrupted, match=r"stopped at once\n.*state of step 3 is saved"):
         finetune(pocket_qwen3, listener=press, **options)
     assert not (tmp_path / "out.apr").exists()
     assert finetune(pocket_qwen3, resume=True, **options).status == "finished"
@@ -324,5 +324,5 @@ def test_a_step_that_trains_other_labels_than_planned_is_refused(pocket_qwen3, c
 
 def test_a_result_that_is_worse_than_the_base_says_so(pocket_qwen3, cow, tmp_path):
     run = finetune(pocket_qwen3, data=cow, output=str(tmp_path / "out.apr"), max_steps=6, learning_rate=5.0)
-    assert "the base was better" in str(run)
+    assert "the base model was better" in str(run)
     assert run.document().status == "warning"

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprnb.errors import DataError
+from aprnb.printable import and_more
 from aprnb.tuning.data.labels import Answer, Span, Turn, find_answers, shared_length
 from aprnb.tuning.data.rows import Row
 
@@ -36,7 +37,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """What can be trained on, and what was left out; `tokens` and `labelled_tokens` are those of the examples."""
+    """The rows to train on, and counts of those left out; `tokens` and `labelled_tokens` are those of the examples."""
 
     examples: tuple[Example, ...]
     rows: int
@@ -140,7 +141,7 @@ def _requests(row: Row) -> list[Request]:
 def _texts(row: Row, renderings: Sequence[Rendering], counts: _Counts) -> list[str] | None:
     problem = next((rendering.problem for rendering in renderings if rendering.text is None), None)
     if problem is not None:
-        counts.rejected.append(f"{row.origin}: the chat template refuses this conversation: {problem}")
+        counts.rejected.append(f"{row.origin}: the chat template rejects this conversation: {problem}")
         return None
     return [rendering.text for rendering in renderings if rendering.text is not None]
 
@@ -161,7 +162,7 @@ def _labelled(
     if not answers:
         differing = _disagreement(turns[-1].prompt, texts[0])
         counts.rejected.append(
-            f"{row.origin}: the chat template opens an answer with {differing}, so where it begins cannot be told"
+            f"{row.origin}: the start of the answer is unknown: the chat template writes {differing}"
         )
         return None
     counts.last_turn_only += not complete
@@ -197,7 +198,7 @@ def _cut(example: Example, ends: Sequence[int], max_seq_len: int, counts: _Count
 def _disagreement(prompt: str, text: str) -> str:
     same = shared_length(prompt, text)
     return (
-        f"{prompt[max(0, same - 20) :][:60]!r} for generation, with {text[max(0, same - 20) :][:60]!r} before an answer"
+        f"{prompt[max(0, same - 20) :][:60]!r} for generation, but {text[max(0, same - 20) :][:60]!r} before an answer"
     )
 
 
@@ -208,43 +209,41 @@ def _control_pattern(tokenizer: Any) -> re.Pattern[str]:
 
 def _require_usable(counts: _Counts, usable: int, max_seq_len: int) -> None:
     if counts.rejected:
-        more = f"; {len(counts.rejected) - 1:,} more rows likewise" if len(counts.rejected) > 1 else ""
-        raise DataError(counts.rejected[0] + more, action="change the rows, or name a template with --chat-template")
+        more = f" ({and_more(len(counts.rejected) - 1)})" if len(counts.rejected) > 1 else ""
+        raise DataError(counts.rejected[0] + more, action="change the rows, or give a template with --chat-template")
     if not usable:
         raise DataError(
-            f"no row has anything to learn: {counts.without_answer:,} without an answer,"
-            f" {counts.cut_before_answer:,} whose answer lies behind --max-seq-len {max_seq_len},"
+            f"no row has tokens to train on: {counts.without_answer:,} without an answer,"
+            f" {counts.cut_before_answer:,} whose answer begins after --max-seq-len {max_seq_len},"
             f" {counts.straddling:,} whose answer shares a token with the prompt",
-            action="rows need an assistant turn; a larger --max-seq-len keeps more of each",
+            action="give rows with an assistant turn, or a larger --max-seq-len",
         )
     if counts.end_tokens:
         return
     if counts.cut_end_tokens:
         raise DataError(
             f"every answer is cut off at --max-seq-len {max_seq_len}, so the model would never learn to stop",
-            action="a larger --max-seq-len",
+            action="give a larger --max-seq-len",
         )
     raise DataError(
         "no end-of-turn token is labelled, so the model would never learn to stop",
         expected="a chat template that ends answers with one of the tokenizer's added tokens",
-        action="name a template with --chat-template",
+        action="give a template with --chat-template",
     )
 
 
 def _warnings(counts: _Counts, tokenizer: Any) -> Iterator[str]:
     if counts.last_turn_only:
         yield (
-            f"{counts.last_turn_only:,} conversation(s): the chat template rewrites earlier answers,"
-            " so that only the last one is learned"
+            f"{counts.last_turn_only:,} conversation(s): the chat template rewrites earlier answers;"
+            " only the last one is trained on"
         )
     if counts.control_text:
-        yield f"{counts.control_text:,} row(s) hold control tokens in their text, which the model sees as such"
+        yield f"{counts.control_text:,} row(s) contain control tokens as text, which the model reads as such"
     if counts.straddling:
-        yield f"{counts.straddling:,} row(s): the answer's first characters share a token with the prompt; not learned"
+        yield f"{counts.straddling:,} row(s): the answer's first characters share a token with the prompt; not trained"
     if counts.cut_end_tokens:
         yield f"{counts.cut_end_tokens:,} answer(s) are cut off before their end-of-turn token"
     if tokenizer.eos_token_id is None or tokenizer.eos_token_id not in counts.end_tokens:
         ends = ", ".join(repr(tokenizer.convert_ids_to_tokens(number)) for number in sorted(counts.end_tokens))
-        yield (
-            f"answers end with {ends}, generation stops at {tokenizer.eos_token!r}: a tuned model may not stop there"
-        )
+        yield (f"answers end with {ends}, generation stops at {tokenizer.eos_token!r}: the model may not stop")

@@ -17,11 +17,11 @@ ROW_FORMS = '{"instruction", "response", ["system"], ["input"]} or {"messages": 
 
 
 class BadRow(Exception):
-    """Carries the reason from a row to the one place that names rows."""
+    """Why a row cannot be used; `read_rows` adds which row it is."""
 
 
 def numbered_rows(source: Any, name: str | None) -> tuple[str, Iterator[tuple[str, Any]], bytes | None]:
-    """What the source is called, its rows with their origin, and the bytes of a file."""
+    """The name of the source, its rows with their origin, and the bytes of a file."""
     if isinstance(source, str) and source.lstrip().startswith("{"):
         name = name or "cell"
         return name, _lines(source, name), None
@@ -41,7 +41,7 @@ def _expanded(source: str | PathLike[str]) -> Path:
     try:
         return Path(source).expanduser()
     except RuntimeError:
-        raise FileMissing(f"{source}: there is no such home folder", action="check --data") from None
+        raise FileMissing(f"{source}: the home folder does not exist", action="check --data") from None
 
 
 def _file_text(path: Path) -> tuple[str, bytes]:
@@ -87,7 +87,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise BadRow(f"the key {twice[:60]!r} stands twice in one object")
+        raise BadRow(f"the key {twice[:60]!r} appears twice in one object")
     return found
 
 
@@ -99,7 +99,8 @@ def _objects(source: Any) -> Iterable[Any]:
         return list(map(_without_missing, source.to_dict("records")))
     if isinstance(source, (Mapping, bytes)) or not isinstance(source, Iterable):
         raise DataError(
-            f"data is {type(source).__name__}", expected="a path, a list of rows, a DataFrame, or JSON Lines text"
+            f"data is of type {type(source).__name__}",
+            expected="a path, a list of rows, a DataFrame, or JSON Lines text",
         )
     return source
 

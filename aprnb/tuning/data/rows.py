@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aprnb.errors import DataError, closest
-from aprnb.printable import first_names
+from aprnb.printable import and_more, first_names
 from aprnb.tuning.data.row_sources import ROW_FORMS, BadRow, numbered_rows
 
 ROLES = ("system", "user", "assistant")
@@ -26,7 +26,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Row:
-    """One conversation; `origin` says where it stood, for errors."""
+    """One conversation; `origin` is its place in the source, for errors."""
 
     messages: tuple[Message, ...]
     origin: str
@@ -64,10 +64,10 @@ def read_rows(source: Any, origin_name: str | None = None) -> RowSet:
         except BadRow as reason:
             first_bad, bad = first_bad or f"{origin}: {reason}", bad + 1
     if bad:
-        more = f"; {bad - 1:,} more of {bad + len(rows):,} rows cannot be used" if bad > 1 else ""
+        more = f"; {and_more(bad - 1)} of {bad + len(rows):,} rows cannot be used" if bad > 1 else ""
         raise DataError(first_bad + more, action=f"a row is {ROW_FORMS}")
     if not rows:
-        raise DataError(f"{name} holds no rows", action=f"a row is {ROW_FORMS}")
+        raise DataError(f"{name} contains no rows", action=f"a row is {ROW_FORMS}")
     return RowSet(tuple(rows), _ignored_warning(name, ignored), hashlib.sha256(raw or _canonical(rows)).hexdigest())
 
 
@@ -108,12 +108,12 @@ def _canonical(rows: Iterable[Row]) -> bytes:
 
 def _conversation(value: Any, ignored: dict[str, None]) -> tuple[Message, ...]:
     if not isinstance(value, Mapping):
-        wanted = "; one object per line is wanted, not one array" if isinstance(value, list) else ""
-        raise BadRow(f"a JSON {_json_type(value)}{wanted or ', not an object'}")
+        wanted = "one object per line" if isinstance(value, list) else "an object"
+        raise BadRow(f"a JSON {_json_type(value)}, not {wanted}")
     if "messages" in value:
         both = [key for key in _INSTRUCTION_KEYS if value.get(key) is not None]
         if both:
-            raise BadRow(f"has messages and {both[0]}: one form or the other")
+            raise BadRow(f"has both messages and {both[0]}: use one of the two forms")
         _note_keys(value, ("messages",), "", ignored)
         return _from_messages(value["messages"], ignored)
     _note_keys(value, _INSTRUCTION_KEYS, "", ignored)
@@ -124,7 +124,7 @@ def _from_instruction(value: Mapping[str, Any]) -> tuple[Message, ...]:
     for key in ("instruction", "response"):
         if value.get(key) is None:
             near = next((closest(str(each), [key]) and str(each) for each in value if closest(str(each), [key])), None)
-            raise BadRow(f"no {key}" + (f" (is {near!r} meant?)" if near else ""))
+            raise BadRow(f"no {key}" + (f", but a key {near!r}" if near else ""))
     instruction, response = _text(value["instruction"], "instruction"), _text(value["response"], "response")
     if not instruction.strip() or not response.strip():
         raise BadRow("empty instruction" if not instruction.strip() else "empty response")
@@ -136,7 +136,7 @@ def _from_instruction(value: Mapping[str, Any]) -> tuple[Message, ...]:
 
 
 def _from_messages(value: Any, ignored: dict[str, None]) -> tuple[Message, ...]:
-    turns = value.tolist() if hasattr(value, "tolist") else value  # data frames hand out arrays
+    turns = value.tolist() if hasattr(value, "tolist") else value  # data frames contain arrays
     if not isinstance(turns, (list, tuple)) or not turns:
         raise BadRow("messages is empty" if turns in ([], ()) else f"messages is {_json_type(turns)}, not a list")
     return tuple(_message(turn, at, ignored) for at, turn in enumerate(turns, 1))
@@ -164,7 +164,7 @@ def _text(value: Any, what: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise BadRow(f"{what} holds half a surrogate pair, which is no character") from None
+        raise BadRow(f"{what} contains half a surrogate pair, which is not a character") from None
     return value
 
 
@@ -182,4 +182,4 @@ def _note_keys(value: Mapping[Any, Any], known: Sequence[str], prefix: str, igno
 def _ignored_warning(name: str, ignored: Mapping[str, None]) -> tuple[str, ...]:
     if not ignored:
         return ()
-    return (f"{name}: keys that are not used: {first_names([repr(key[:60]) for key in ignored], 8)}",)
+    return (f"{name}: unused keys: {first_names([repr(key[:60]) for key in ignored], 8)}",)

@@ -1,4 +1,4 @@
-"""What a device has, and how much of it a run holds (torch inside functions only)."""
+"""The memory of a device, and how much of it a run uses (torch inside functions only)."""
 
 from __future__ import annotations
 

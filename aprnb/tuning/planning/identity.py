@@ -14,7 +14,7 @@ from aprnb.errors import UsageProblem
 class Identity:
     """The recipe's numbers, and hashes of data and base.
 
-    An empty `base` means that it is compared later: its content is only known once it was loaded.
+    An empty `base` is compared later: the content is known only after loading.
     """
 
     recipe: Mapping[str, Any]
@@ -23,7 +23,7 @@ class Identity:
 
 
 def check_identity(saved: Identity, present: Identity, where: str) -> None:
-    """Raises UsageProblem that names what differs."""
+    """Raises UsageProblem with the first difference."""
     wanted = json.loads(json.dumps(dict(present.recipe)))
     for name in sorted(saved.recipe.keys() | wanted.keys()):
         if name not in saved.recipe or name not in wanted or saved.recipe[name] != wanted[name]:

@@ -31,7 +31,7 @@ def make_plan(
     warnings: Sequence[str] = (),
     tokenizer: tuple[str, str] = ("", ""),
 ) -> Plan:
-    """The plan of a settled recipe over encoded rows; `warnings` come from file and data and are added to."""
+    """The plan of a settled recipe over encoded rows; `warnings` are those of file and data."""
     architecture = report.architecture
     largest = _largest_micro_batch(examples, schedule)
     plan = Plan(
@@ -56,7 +56,7 @@ def make_plan(
         warnings=(),
         tokenizer=tokenizer,
     )
-    return replace(plan, warnings=(*warnings, *_beside_experts(recipe, architecture), *_warnings(plan)))
+    return replace(plan, warnings=(*warnings, *_expert_warnings(recipe, architecture), *_warnings(plan)))
 
 
 def _largest_micro_batch(examples: Examples, schedule: Schedule) -> int:
@@ -65,15 +65,15 @@ def _largest_micro_batch(examples: Examples, schedule: Schedule) -> int:
     return max(sum(lengths[index] for index in part) for step in schedule.steps for part in step.micro_batches)
 
 
-def _beside_experts(recipe: SettledRecipe, architecture: Architecture) -> list[str]:
-    """What LoRA and NF4 leave as it is in a model whose experts are stacked in one tensor."""
+def _expert_warnings(recipe: SettledRecipe, architecture: Architecture) -> list[str]:
+    """What LoRA and NF4 do not change in a model whose experts are stacked in one tensor."""
     experts = expert_parameters(architecture)
     if not experts or not recipe.trains_adapter:
         return []
     left = f"{experts:,} of {parameter_count(architecture):,} parameters"
-    found = [f"experts and routers get no adapter: {left} stay as they are; {', '.join(ATTENTION_MODULES)} are tuned"]
+    found = [f"experts and routers get no adapter: {left} are not trained, {', '.join(ATTENTION_MODULES)} are"]
     if recipe.method == "qlora":
-        found.append(f"NF4 takes the attention alone: the experts, {left}, stay in {recipe.dtype}")
+        found.append(f"NF4 applies to attention only: the experts, {left}, stay in {recipe.dtype}")
     return found
 
 
@@ -82,13 +82,13 @@ def _warnings(plan: Plan) -> list[str]:
     if plan.rows_truncated:
         found.append(f"{plan.rows_truncated} rows are cut at {plan.recipe.max_seq_len} tokens (--max-seq-len)")
     if plan.rows_without_labels:
-        found.append(f"{plan.rows_without_labels} rows have no answer left to learn and are left out")
+        found.append(f"{plan.rows_without_labels} rows have no answer to train on and are not used")
     if not plan.held_out_rows:
-        found.append("no rows are held out: nothing will show whether the model learns or memorises")
+        found.append("no rows are held out, so overfitting will not be visible")
     if plan.memory.total > plan.facts.available_bytes:
         needed, free = bytes_text(plan.memory.total), bytes_text(plan.facts.available_bytes)
-        way_out = "try --quantize-nf4 or a smaller --micro-batch-tokens"
-        found.append(f"the run needs about {needed}, {free} are free: {way_out}")
+        action = "try --quantize-nf4 or a smaller --micro-batch-tokens"
+        found.append(f"the run needs about {needed} of memory, {free} is free: {action}")
     limit = plan.recipe.micro_batch_tokens
     if plan.largest_micro_batch > limit:
         found.append(f"a row of {plan.largest_micro_batch} tokens exceeds --micro-batch-tokens {limit} and runs alone")

@@ -1,6 +1,6 @@
 """What a run needs in memory, term by term (no torch).
 
-The terms follow from what has to be alive at the peak of one optimizer step; each function says its formula. They
+The terms follow from what has to be in memory at the peak of one optimizer step; each function says its formula. They
 hold for the families of this package, trained by its loop (packed rows, loss over labelled positions in chunks).
 Weights, adapters, gradients and optimizer are exact up to the allocator; activations count the tensors that autograd
 keeps for the backward pass of transformers' layers.
@@ -14,7 +14,7 @@ from math import prod
 from aprnb.architecture import Architecture, expected_tensors
 from aprnb.errors import UsageProblem, closest
 
-# One chunk of float32 logits: small beside any model, large enough that the head runs at full speed.
+# One chunk of float32 logits: small compared with any model, large enough that the head runs at full speed.
 LOGIT_CHUNK_BYTES = 128 * 2**20
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -55,7 +55,7 @@ def linear_shapes(architecture: Architecture) -> Matrices:
 
 
 def adapted_shapes(architecture: Architecture, target_modules: str | tuple[str, ...] = "all-linear") -> Matrices:
-    """The linear modules that get an adapter; beside experts, which are stacked in one tensor, those of the attention.
+    """The linear modules that get an adapter: all, or those of attention where experts are stacked in one tensor.
 
     Raises UsageProblem for a module that the layers do not have, or that takes no adapter.
     """

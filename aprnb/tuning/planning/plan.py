@@ -25,13 +25,13 @@ _TERMS = {
     "optimizer": "AdamW's two moments",
     "activations": "of the largest micro-batch",
     "logits": "one chunk of labelled positions",
-    "total": "beside Python and its libraries",
+    "total": "without Python and its libraries",
 }
 
 
 @dataclass(frozen=True)
 class Plan(Displayed):
-    """Everything that is known before the run; nothing in `recipe` is open any more."""
+    """Everything that is known before the run; `recipe` has no open choices."""
 
     base: Path
     architecture: Architecture
@@ -53,7 +53,7 @@ class Plan(Displayed):
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
     tokenizer: tuple[str, str] = ("", "")
-    """Where it comes from, and how it compares with the embedding."""
+    """Its source, and how its size compares with the embedding."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -137,12 +137,12 @@ def _training_rows(plan: Plan) -> tuple[tuple[str, Cell, str], ...]:
 
 
 def _extent(plan: Plan) -> str:
-    """`3 epochs`, or how much of one a limit leaves."""
+    """`3 epochs`, or the limit and the number of steps without it."""
     whole = plan.recipe.epochs * -(-plan.rows // plan.recipe.batch_size)
     return (
         f"{plan.recipe.epochs} epochs"
         if plan.total_steps >= whole
-        else f"--max-steps, of {whole} in {plan.recipe.epochs} epochs"
+        else f"--max-steps; {plan.recipe.epochs} epochs have {whole}"
     )
 
 

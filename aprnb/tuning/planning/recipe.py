@@ -1,4 +1,4 @@
-"""Options of fine-tuning: what decides the numbers of a training, what belongs to one call, both settled (no torch).
+"""Options of fine-tuning: what determines the result, what belongs to one call, and the settled recipe (no torch).
 
 `Recipe` and `RunOptions` hold what was given; `None` and "auto" are open choices. `settle.settle` closes them.
 """
@@ -19,7 +19,7 @@ Switch = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What decides the numbers of a training. `None` means "settled later": by method, model, device or memory."""
+    """What determines the result of training. None means "chosen later", by method, model, device or memory."""
 
     method: str = option("method")
     rank: int | None = option("rank")
@@ -101,7 +101,7 @@ class SettledRecipe:
         return {**vars(self), "target_modules": targets if isinstance(targets, str) else list(targets)}
 
     def identity(self) -> dict[str, Any]:
-        """What decides which numbers come out: a saved state may only be resumed with an equal one."""
+        """What determines the result: a saved state may only be resumed with an equal identity."""
         return {name: value for name, value in self.to_json().items() if name != "gradient_checkpointing"}
 
 
@@ -111,7 +111,7 @@ _ORDER = """
     optimizer gradient_checkpointing output output_dtype adapter_only force resume plan verbose device dtype config
     overrides chat_template
 """.split()
-"""In which help texts and documents list the options."""
+"""The order of the options in documents."""
 _ALL = options_of(Recipe, RunOptions)
 OPTIONS: Mapping[str, Option] = {name: _ALL[name] for name in _ORDER}
 
@@ -131,7 +131,7 @@ def recipe_document(recipe: SettledRecipe, options: RunOptions) -> dict[str, Any
 
 
 def describe_source(value: Any) -> Any:
-    """Where rows come from, in words that fit into a recipe file."""
+    """The source of rows as text for a document."""
     if value is None or isinstance(value, PathLike):
         return None if value is None else fspath(value)
     if isinstance(value, str):

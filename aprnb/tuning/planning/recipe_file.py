@@ -1,8 +1,8 @@
-"""Recipe files: TOML that may come from somebody else, together with data or a checkpoint (no torch).
+"""Recipe files: TOML, untrusted, since it may be downloaded together with data or a checkpoint (no torch).
 
-A recipe file says how to train. Where results go and what may be overwritten is said on the command line, in the cell
-or in Python only, and the files that a recipe names lie below the working directory: a downloaded recipe can neither
-delete nor overwrite nor read anything elsewhere.
+A recipe file contains training options. The outputs and what may be overwritten are given on the command line, in the
+cell or in Python only, and the files that a recipe names are below the working directory: a downloaded recipe cannot
+read, overwrite or delete anything elsewhere.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _PATHS = ("data", "eval_data", "config", "chat_template")
 def read_recipe_file(path: Path) -> dict[str, Any]:
     """The options in the TOML file at `path`, by name.
 
-    Raises FileMissing for a recipe that is not there, UsageProblem for one that cannot be read, that sets one of
+    Raises FileMissing for a recipe that does not exist, UsageProblem for one that cannot be read, that sets one of
     `NOT_FROM_FILES`, or that names a file outside the working directory.
     """
     try:
         text = read_text(path, MAX_RECIPE_BYTES)
     except FileMissing:
-        raise FileMissing(f"no recipe at {path}") from None
+        raise FileMissing(f"there is no recipe at {path}") from None
     except CheckpointError as error:
         raise UsageProblem(f"the recipe cannot be read: {error.found}", expected=error.expected) from None
     if max(line.count(".") for line in text.split("\n")) > _MOST_DOTS:
@@ -41,7 +41,7 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     for name in NOT_FROM_FILES:
         if name in options:
             raise UsageProblem(
-                f"the recipe {path} sets {name}", expected="how to train, not what to write",
+                f"the recipe {path} sets {name}", expected="training options, none about outputs",
                 action=_move_out(name),
             )  # fmt: skip
     for name in _PATHS:
@@ -53,7 +53,7 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
 def _require_below_here(name: str, value: str, recipe: Path) -> None:
     """Raises UsageProblem for a path that leads out of the working directory; rows and templates as text are not paths.
 
-    `~` counts both ways, as a home folder and as a folder of that name: options differ in whether they expand it.
+    `~` is read both as a home folder and as a folder of that name: only some options expand it.
     """
     here = Path.cwd().resolve()
     readings = [Path(value)]
@@ -67,10 +67,10 @@ def _require_below_here(name: str, value: str, recipe: Path) -> None:
         if not target.is_relative_to(here):
             leads = f", which leads to {target}" if not path.is_absolute() else ""
             raise UsageProblem(
-                f"the recipe {recipe} names {name} {value}{leads}", expected=f"a path below {here}",
+                f"the recipe {recipe} sets {name} to {value}{leads}", expected=f"a path below {here}",
                 action=_move_out(name),
             )  # fmt: skip
 
 
 def _move_out(name: str) -> str:
-    return f"take {name} out of the recipe file and give {OPTIONS[name].flag} yourself"
+    return f"remove {name} from the recipe file and give {OPTIONS[name].flag} as an option"

@@ -1,4 +1,4 @@
-"""Options as they are given, in Python, on the command line or in TOML, into a checked recipe (no torch)."""
+"""Reads options from Python, the command line or TOML into a checked recipe (no torch)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_options(mapping: Mapping[str, Any], where: str = "options") -> tuple[Re
         known = known_option(written, where)
         if value is not None:
             given[known.name] = read_value(known, value, where)
-    _refuse_contradictions(given, where)
+    _reject_contradictions(given, where)
     if given.get("quantize_nf4"):
         given["method"] = "qlora"
     recipe, options = (
@@ -51,24 +51,24 @@ def read_toml(text: str, where: str = "recipe") -> dict[str, Any]:
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as problem:
-        action = "a recipe has lines such as rank = 8; training rows in a cell begin with { in its first line"
+        action = "write lines such as rank = 8; a cell with training rows begins with {"
         raise UsageProblem(f"the recipe is not TOML: {problem}", where=where, action=action) from None
     except (RecursionError, ValueError):  # ValueError: an integer with more digits than Python reads
-        raise UsageProblem("the recipe is nested too deeply, or holds a huge number", where=where) from None
+        raise UsageProblem("the recipe is nested too deeply, or contains a huge number", where=where) from None
     options: dict[str, Any] = {}
     for written, value in found.items():
         line = _line_of(written, text, where)
         known = known_option(written, line)
         if known.name in options:
-            raise UsageProblem(f"the recipe sets {known.name} twice, as {written!r} too", where=line)
+            raise UsageProblem(f"the recipe sets {known.name} twice, also as {written!r}", where=line)
         if not _fits_toml(value):
-            raise UsageProblem(f"{written} holds an integer of more than 64 bits", where=line)
+            raise UsageProblem(f"{written} is or contains an integer of more than 64 bits", where=line)
         options[known.name] = read_value(known, value, line)
     return options
 
 
 def _fits_toml(value: Any) -> bool:
-    """Whether every integer in `value` has 64 bits, as TOML's have: Python writes no text of one with 5,000 digits."""
+    """Whether every integer in `value` has 64 bits, as TOML's have: Python cannot print one with 5,000 digits."""
     if isinstance(value, dict | list):
         return all(map(_fits_toml, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, int) or -(1 << 63) <= value < 1 << 63
@@ -80,20 +80,20 @@ def _line_of(key: str, text: str, where: str) -> str:
     return f"{where}, line {lines[0]}" if lines else where
 
 
-def _refuse_contradictions(given: Mapping[str, Any], where: str) -> None:
-    def refuse(found: str, expected: str) -> None:
+def _reject_contradictions(given: Mapping[str, Any], where: str) -> None:
+    def reject(found: str, expected: str) -> None:
         raise UsageProblem(found, expected=expected, where=where)
 
     full = given.get("method") == "full"
     if full and given.get("quantize_nf4"):
-        refuse("--method full with --quantize-nf4", "one of them: 4-bit weights carry adapters, they are not trained")
+        reject("--method full with --quantize-nf4", "one of them: 4-bit weights cannot be trained")
     useless = [OPTIONS[name].flag for name in _ADAPTER_OPTIONS if given.get(name) not in (None, False)]
     if full and useless:
-        refuse(f"--method full with {', '.join(useless)}", "these only with lora or qlora")
+        reject(f"--method full with {', '.join(useless)}", "these options only with lora or qlora")
     if given.get("val_split") and given.get("eval_data") is not None:
-        refuse("--eval-data with --val-split", "one of them")
+        reject("--eval-data with --val-split", "one of them")
     if given.get("adapter_only") and given.get("output_dtype"):
-        refuse("--output-dtype with --adapter-only", "one of them: no model is written")
+        reject("--output-dtype with --adapter-only", "one of them: --adapter-only writes no model")
     task = given.get("task", "instruct")
     if task != "instruct":
-        refuse(f"--task {task} is not offered", "instruct")
+        reject(f"--task {task} is not supported", "instruct")

@@ -1,4 +1,4 @@
-"""Closing the open choices of a recipe: by model, device and memory, each with a note (no torch)."""
+"""Makes the open choices of a recipe: by model, device and memory, each with a note (no torch)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from aprnb.tuning.planning.memory import MemoryPlan, adapter_parameters, plan_me
 from aprnb.tuning.planning.recipe import Recipe, SettledRecipe, Switch
 from aprnb.units import bytes_text
 
-# Attention over a packed row is dense: long rows cost a CPU more than the calls they save, a GPU wants much at once.
+# Attention over a packed row is dense: on a CPU long rows cost more than the calls they save, a GPU needs large ones.
 MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 LEARNING_RATES = {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5}
 _RANK, _DROPOUT, _TARGETS, _VAL_SPLIT = 16, 0.0, "all-linear", 0.1
 _LONGEST = 1024
-# The estimate leaves out the allocator's gaps and what other programs take meanwhile.
+# The estimate does not include the allocator's gaps and the memory of other programs.
 _USABLE = 0.9
 
 
 def settle(
     recipe: Recipe, checkpointing: Switch, architecture: Architecture, facts: DeviceFacts
 ) -> tuple[SettledRecipe, tuple[str, ...]]:
-    """The recipe with every open choice made, and a sentence for each that was made by the memory that is free.
+    """The recipe with every open choice made, and a note for each that depends on the free memory.
 
     Method `auto` is lora where the float base fits, else qlora; full is never chosen. `checkpointing` "auto" recomputes
     activations only where keeping them does not fit: it costs about a third of the speed.
@@ -41,13 +41,13 @@ def settle(
     if method == "auto":
         needed = needed_bytes(closed("lora", "on"))
         method = "lora" if needed <= most_bytes else "qlora"
-        size = f"with the base in {facts.dtype} and full micro-batches a run needs {bytes_text(needed)} of {free}"
+        size = f"with the base in {facts.dtype} and full micro-batches the run needs {bytes_text(needed)} of {free}"
         notes.append(f"method {method}: {size}")
     if checkpointing == "auto":
         needed = needed_bytes(closed(method, "off"))
         checkpointing = "off" if needed <= most_bytes else "on"
         if checkpointing == "on":
-            notes.append(f"gradient checkpointing on: without it {bytes_text(needed)} of {free}")
+            notes.append(f"gradient checkpointing on: without it the run needs {bytes_text(needed)} of {free}")
     return closed(method, checkpointing), tuple(notes)
 
 
@@ -55,7 +55,7 @@ def _require_possible(recipe: Recipe, architecture: Architecture, facts: DeviceF
     positions = architecture.max_position_embeddings
     if recipe.max_seq_len and recipe.max_seq_len > positions:
         found = f"--max-seq-len {recipe.max_seq_len}"
-        raise UsageProblem(found, expected=f"at most {positions}, the model's positions")
+        raise UsageProblem(found, expected=f"at most {positions}, the model's max_position_embeddings")
     if facts.kind not in MICRO_BATCH_TOKENS:
         raise UsageProblem(f"--device {facts.device}", expected="cpu or cuda")
     require_optimizer(recipe.optimizer, facts.device)
@@ -70,7 +70,7 @@ def require_optimizer(name: str, device: str) -> None:
 def _closed(
     recipe: Recipe, method: str, checkpointing: str, architecture: Architecture, facts: DeviceFacts
 ) -> SettledRecipe:
-    """The recipe with this method and checkpointing, and a value for all else that is open."""
+    """The recipe with this method and checkpointing, and a value for every other open choice."""
     length = recipe.max_seq_len or min(_LONGEST, architecture.max_position_embeddings)
     rank = recipe.rank or _RANK
     closed = {

@@ -1,4 +1,4 @@
-"""Reads PEFT adapter folders, which may come from anybody: an allow-list of keys, exact shapes, finite numbers.
+"""Reads PEFT adapter folders, which are untrusted: an allow-list of keys, exact shapes, finite numbers.
 
 W' = W + (alpha / rank) · B·A (Hu et al. 2021, section 4.1); rsLoRA divides alpha by the square root of the rank.
 """
@@ -31,11 +31,11 @@ _DESCRIBING = frozenset(
     "auto_mapping base_model_name_or_path exclude_modules inference_mode layers_pattern layers_to_transform "
     "lora_dropout megatron_core peft_version qalora_group_size revision target_modules task_type".split()
 )
-"""Keys that say where an adapter came from and which modules it was made for: the tensors tell the same."""
+"""Keys that say where an adapter came from and which modules it was made for; the tensors show the same."""
 _TAKEN: Mapping[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
-    "init_lora_weights": (True, False, "gaussian"),  # others change the base or are no plain LoRA
+    "init_lora_weights": (True, False, "gaussian"),  # others change the base or are not plain LoRA
     "use_rslora": (True, False),
     "fan_in_fan_out": (True, False),  # compared with the base's layers
 }
@@ -60,7 +60,7 @@ class Delta:
         self._turned: frozenset[str] = frozenset()
 
     def fit(self, report: ContractReport) -> None:
-        """Compares the shapes with the model's; raises UsageProblem for a weight that cannot carry this adapter."""
+        """Compares the shapes with the model's; raises UsageProblem where a weight does not fit."""
         expected = expected_tensors(report.architecture)
         for name in sorted(self.names):
             if name not in expected or expected[name].rule.role not in ("linear", "conv1d", "head"):
@@ -76,7 +76,7 @@ class Delta:
             raise self._misfit("sets fan_in_fan_out", "false: this model's layers are [out, in]")
 
     def __call__(self, name: str, rows: slice = slice(None)) -> Floats:
-        """What is added to the weight's `rows`."""
+        """The change of the weight's `rows`."""
         a, b = (matrix.to(torch.float32) for matrix in self._pair(name))
         turned = name in self._turned
         change: Floats = (b @ a[:, rows] if turned else b[rows] @ a).mul_(self.scale).numpy()
@@ -95,7 +95,7 @@ class Delta:
     def _require_pairs(self) -> None:
         """Each weight has A of [r, in] and B of [out, r], floats, all finite."""
         if not self.names or 2 * len(self.names) != len(self.tensors):
-            raise self._misfit("holds other tensors than pairs", "lora_A and lora_B for each weight")
+            raise self._misfit("contains tensors that are not pairs", "lora_A and lora_B for each weight")
         rank = self.config["r"]
         for name in sorted(self.names):
             a, b = self._pair(name)
@@ -110,12 +110,12 @@ class Delta:
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    """adapter_config.json, if every key that changes the result is one that is honoured."""
+    """adapter_config.json, if every key that changes the result is supported."""
     path = _file(folder, CONFIG_NAME)
     config = read_object(path, MAX_CONFIG_BYTES)
     if config.get("peft_type") not in _TAKEN["peft_type"]:
         raise UsageProblem(f"{path} describes a {config.get('peft_type')} adapter", expected="a plain LoRA")
-    odd = sorted(key for key, value in config.items() if not _is_honoured(key, value))
+    odd = sorted(key for key, value in config.items() if not _is_supported(key, value))
     if odd:
         raise UsageProblem(f"{path} sets {first_names(odd, 5)}", expected="a plain LoRA without them")
     for key in _NUMBERS:
@@ -128,19 +128,19 @@ def _config(folder: Path) -> Mapping[str, Any]:
     return config
 
 
-def _is_honoured(key: str, value: Any) -> bool:
+def _is_supported(key: str, value: Any) -> bool:
     if key in _DESCRIBING or key in _NUMBERS:
         return True
     if key in _TAKEN:
         return any(type(value) is type(taken) and value == taken for taken in _TAKEN[key])
-    return value is None or value is False or value in ({}, [])  # a method that PEFT knows and that was not used
+    return value is None or value is False or value in ({}, [])  # a PEFT method that is not used
 
 
 def _weight_name(key: str, folder: Path) -> str:
     for ending in (_A, _B):
         if key.startswith(_PREFIX) and key.endswith(ending):
             return key.removeprefix(_PREFIX).removesuffix(ending) + ".weight"
-    raise UsageProblem(f"the adapter in {folder} holds the tensor {key[:80]}", expected="lora_A and lora_B only")
+    raise UsageProblem(f"the adapter in {folder} contains the tensor {key[:80]}", expected="lora_A and lora_B only")
 
 
 def _recorded_base(folder: Path) -> BaseContent | None:

@@ -1,4 +1,4 @@
-"""Where a run's files stand and what is in them; each arrives whole by rename."""
+"""The paths and contents of a run's files; each is written to a temporary file and renamed."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ RUN_FILES = (
     RUN_LIST, "recipe.json", "plan.json", "base.json", "metrics.jsonl", "manifest.json", _HALF_WRITTEN,
     *(f"state/{folder}/{name}" for folder in _STATES for name in state_document.FILES),
 )  # fmt: skip
-"""Everything that a run writes into its folder, and lists there when it begins. `.aprnb-*.part` is what a process that
-was killed left half written."""
+"""Everything that a run writes into its folder, and lists there when it begins. `.aprnb-*.part` is an incomplete file
+of a killed process."""
 
 
 def places(output: str | None, model: Path) -> Places:
-    """Beside `output`; without one, `MODEL-finetuned.apr` in the current folder."""
+    """The paths next to `output`, which is `MODEL-finetuned.apr` in the current folder unless given."""
     path = Path(output) if output else Path(f"{model.stem}-finetuned.apr")
     if path.suffix != ".apr":
         raise UsageProblem(f"--output {path}", expected="a name that ends in .apr")
@@ -64,7 +64,7 @@ def places(output: str | None, model: Path) -> Places:
 
 
 def require_free(where: Places, *, writes_model: bool, writes_adapter: bool, force: bool, resume: bool) -> None:
-    """Called before any work: raises where something existing is in the way that may not be replaced."""
+    """Raises where an output exists and may not be replaced, or a run to resume does not exist; call before work."""
     for path in (where.output, where.run):
         require_name(path)
     if writes_model:
@@ -75,12 +75,12 @@ def require_free(where: Places, *, writes_model: bool, writes_adapter: bool, for
     if writes_adapter:
         require_replaceable(where.adapter, force or resume, own_adapter_files(where.adapter))
     if where.run.is_symlink():
-        raise OutputExists(f"{where.run} is a link; it is left alone", action="choose another --output")
+        raise OutputExists(f"{where.run} is a link and is not replaced", action="choose another --output")
     if resume:
         if not where.run.is_dir():
-            raise FileMissing(f"no run to resume at {where.run}", action="start it without --resume")
+            raise FileMissing(f"no run to resume at {where.run}", action="start the run without --resume")
     elif where.run.exists() and not force:
-        raise OutputExists(f"{where.run} exists", action="continue it with --resume, or start anew with --force")
+        raise OutputExists(f"{where.run} exists", action="continue it with --resume, or replace it with --force")
     else:
         require_replaceable(where.run, force, own_run_files(where.run))
 
@@ -91,15 +91,16 @@ def own_run_files(folder: Path) -> tuple[str, ...]:
 
 
 def begin(where: Places, preparation: Preparation, content: BaseContent, *, fresh: bool) -> None:
-    """The run's folder with its list of files, recipe, plan and base; a fresh run removes an earlier one's files."""
-    if fresh and where.run.exists():
-        own = own_run_files(where.run)
-        require_replaceable(where.run, preparation.options.force, own)  # made meanwhile
-        remove_folder(where.run, own)
+    """Writes list of files, recipe, plan and base into the run's folder; a fresh run first removes an earlier one.
+
+    Raises OutputExists for a folder that was made since `require_free`, unless `force`.
+    """
+    if fresh:
+        remove_folder(where.run, own_run_files(where.run), preparation.options.force)
     try:
         where.run.mkdir(exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{where.run} could not be made: {error.strerror}") from error
+        raise OutputError(f"{where.run} could not be created: {error.strerror}") from error
     plan = preparation.plan.to_json()
     write_json(where.run / RUN_LIST, {"files": list(RUN_FILES)}, force=True)
     write_json(where.run / "recipe.json", plan["recipe"], force=True)
@@ -108,7 +109,7 @@ def begin(where: Places, preparation: Preparation, content: BaseContent, *, fres
 
 
 def write_metrics(where: Places, rows: Iterable[Mapping[str, Any]]) -> None:
-    """`metrics.jsonl` anew, so that a reader never meets half a line."""
+    """Writes the whole of `metrics.jsonl`, so that a reader never sees half a line."""
     write_text(where.metrics, "".join(json.dumps(row) + "\n" for row in rows), force=True)
 
 
@@ -121,13 +122,13 @@ def file_sha256(path: Path) -> str:
 
 
 def _base_sha256(checkpoint: Checkpoint) -> str:
-    """The file's SHA-256; of a base in several files that of their digests, one after the other."""
+    """The file's SHA-256; for a base in several files, that of their concatenated digests."""
     digests = [file_sha256(file.source.path) for file in checkpoint.contents.files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def write_manifest(preparation: Preparation, where: Places, used: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    """`manifest.json`: what went in, what was used (read back from the module), what came out, with hashes."""
+    """Writes `manifest.json`: inputs, settings read back from the module, and outputs, with hashes."""
     template = preparation.choice.checkpoint_tokenizer.chat_template or ""
     files = [path for path in (where.output, *sorted(where.adapter.glob("*"))) if path.is_file()]
     document = {

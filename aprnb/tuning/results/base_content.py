@@ -1,7 +1,7 @@
-"""What a base holds: its architecture and a hash of each tensor, taken while it is loaded.
+"""The content of a base: its architecture and a hash of each tensor, taken while it is loaded.
 
 Stored with the run and with the adapter when training starts, and compared when a run is resumed or an adapter merged:
-a base that was changed meanwhile, in whatever format, is found before anything is built on it.
+a base that was changed in between, in any format, is detected before it is used.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def require_same_tensors(saved: BaseContent, present: Mapping[str, str], path: P
 
 
 def _architecture(report: ContractReport) -> dict[str, Any]:
-    """As it comes back from JSON, so that stored and present ones compare."""
+    """After a round trip through JSON, so that it compares with a stored one."""
     architecture: dict[str, Any] = json.loads(json.dumps(report.architecture.as_config()))
     return architecture
 

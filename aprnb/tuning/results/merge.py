@@ -1,4 +1,4 @@
-"""Merging: base + adapter, or fully trained weights, into a complete `.apr` that stands on its own.
+"""Merging: base + adapter, or fully trained weights, into a complete `.apr` file.
 
 Tensors stream from the base to the output part by part. W' = W + (alpha / rank) · B·A (Hu et al. 2021, section 4.1).
 """
@@ -106,11 +106,11 @@ def _add(delta: Delta, name: str, columns: int, start: int, base: Floats) -> Flo
 
 
 def _require_apart(output: Path, base: Path, adapter: Path) -> None:
-    """The output is neither the base nor a file in the adapter's folder, which are read."""
+    """Raises UsageProblem where the output is the base or in the adapter's folder."""
     target = output.absolute().parent.resolve() / output.name
     for read in (base.resolve(), adapter.resolve()):
         if target == read or read in target.parents:
-            raise UsageProblem(f"{output} would be written over {read}, which is read", action="choose another name")
+            raise UsageProblem(f"{output} would overwrite {read}, an input of the merge", action="choose another name")
 
 
 def write_trained(
@@ -149,7 +149,7 @@ def _write(
     def verified(path: Path, changed: frozenset[str]) -> None:
         if not changed:
             raise GateError(
-                "the merge changed no tensor: the adapter's part is smaller than the dtype can hold",
+                "the merge changed no tensor: the changes are too small for the output dtype",
                 action="train longer, or give --output-dtype F32",
             )
         compared.append((len(changed), verify(path)))

@@ -1,4 +1,4 @@
-"""The merged file held against what was trained: the same tokens through both, and how far their logits differ."""
+"""Compares the logits of the merged file and of the trained model on the same tokens."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def compare_adapter(
     probes: Sequence[Sequence[int]],
 ) -> MergeCheck:
     """Base + adapter, both from disk and unquantised, against the merged file."""
-    placement = _roomy(placement, report)
+    placement = _fitting_placement(placement, report)
     wanted = _logits(load_adapter(build_model(base, report, placement), adapter), probes)
     return _compare(wanted, _merged_logits(output, placement, probes))
 
@@ -60,8 +60,8 @@ def _merged_logits(output: Path, placement: Placement, probes: Sequence[Sequence
         return _logits(build_model(checkpoint, check(checkpoint), placement), probes)
 
 
-def _roomy(placement: Placement, report: ContractReport) -> Placement:
-    """Where the unquantised model fits: the run's GPU, else the CPU."""
+def _fitting_placement(placement: Placement, report: ContractReport) -> Placement:
+    """The run's GPU if the unquantised model fits there, else the CPU."""
     if placement.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(placement.device)
         if free < 2.2 * report.parameters * placement.dtype.itemsize:
@@ -82,8 +82,8 @@ def _compare(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> M
     check = MergeCheck(difference, span, sum(len(one) for one in wanted))
     if not difference <= LIMIT * span:
         raise GateError(
-            f"the merged model's logits differ from base + adapter by up to {difference:.3g}",
+            f"the merged model's logits differ from those of the trained model by up to {difference:.3g}",
             expected=f"at most {LIMIT:.0%} of their range {span:.3g}",
-            action="do not use the merged file; the adapter stands beside it",
+            action="no merged model is written; the adapter and the saved state are kept",
         )
     return check

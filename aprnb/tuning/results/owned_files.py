@@ -1,4 +1,4 @@
-"""Which files of a folder a run wrote, by the list that it left there: what `--force` may remove (no torch)."""
+"""The files that a run wrote into a folder, by the list it wrote there: what `--force` may remove (no torch)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def listed_files(folder: Path, list_name: str, possible: Sequence[str]) -> tuple
     """Those of `possible` that the JSON file `list_name` in `folder` names under `files`.
 
     None where the list is missing or unreadable: then nothing in the folder is known to be ours. The list can only
-    shorten what is `possible`, so that a planted one names no file of a person.
+    shorten `possible`, so that a malicious list cannot name other files of the user.
     """
     try:
         path = find_sidecar(folder, list_name)

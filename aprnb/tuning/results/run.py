@@ -63,21 +63,21 @@ class Run(Displayed):
 
     @property
     def concerns(self) -> tuple[str, ...]:
-        """What the held-out loss says against the result."""
+        """Warnings from the held-out loss."""
         losses = [row["eval_loss"] for row in self.evaluations]
         if len(losses) < 2:
             return ()
         best = self.evaluations[losses.index(min(losses))]
         if losses[-1] > losses[0]:
-            return (f"the held-out loss rose from {losses[0]:.4f} to {losses[-1]:.4f}: the base was better",)
+            return (f"the held-out loss rose from {losses[0]:.4f} to {losses[-1]:.4f}: the base model was better",)
         if losses[-1] > 1.05 * min(losses):
             return (
-                f"the held-out loss was best at step {best['step']} ({min(losses):.4f}) and rose since: fewer epochs",
+                f"the held-out loss was best at step {best['step']} ({min(losses):.4f}) and rose later: fewer epochs",
             )
         return ()
 
     def hold(self, model: Any, tokenizer: Any) -> None:
-        """Keeps the trained module for questions, until `release`."""
+        """Keeps the trained module for `generate`, until `release`."""
         self._model, self._tokenizer = model, tokenizer
 
     def generate(
@@ -92,7 +92,7 @@ class Run(Displayed):
             run.generate("What does the cow say?").text
         """
         if self._model is None:
-            raise UsageProblem("this run holds no model any more", action="load its output with aprnb.load")
+            raise UsageProblem("the model of this run was released", action="load its output with aprnb.load")
         from aprnb.model.generation import generate
 
         return generate(self._model, self._tokenizer, prompt, raw=raw, system=system, max_new_tokens=max_new_tokens)
@@ -175,10 +175,10 @@ def _interruption(run: Run) -> tuple[str, ...]:
     if run.status == "finished":
         return ()
     done = f"{len(run.steps)} of {run.plan.total_steps}"
-    word = f"interrupted after step {done}; the same command with --resume goes on from there"
+    text = f"interrupted after step {done}; continue with the same command and --resume"
     if run.where.output.exists():
-        return (word, f"{run.where.output} is from an earlier run: add --force to --resume to replace it")
-    return (word,)
+        return (text, f"{run.where.output} is from an earlier run: add --force to --resume to replace it")
+    return (text,)
 
 
 def _outcome(run: Run) -> tuple[tuple[str, Cell, str], ...]:
@@ -206,7 +206,7 @@ def _files(run: Run) -> tuple[tuple[str, Cell, str], ...]:
     if run.output and run.merge_check:
         check = run.merge_check
         difference = f"at most {check.max_abs_difference:.3g} (range {check.logit_range:.3g})"
-        note = f"logits differ from what was trained by {difference}"
+        note = f"logits differ from those of the trained model by {difference}"
         rows.append(("model", str(run.output), note))
     if run.adapter:
         rows.append(("adapter", str(run.adapter), "PEFT layout"))

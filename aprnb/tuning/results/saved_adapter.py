@@ -21,10 +21,10 @@ _USED_BY_PEFT = ("r", "lora_alpha", "use_rslora", "fan_in_fan_out")
 def save_adapter(
     model: Any, folder: Path, base: Path, *, force: bool = False, content: BaseContent | None = None
 ) -> Path:
-    """Writes PEFT's two files into `folder`, which arrives whole by rename; `base` is the `.apr` that was tuned.
+    """Writes PEFT's two files to `folder`, all or nothing; `base` is the `.apr` that was tuned.
 
-    With the base's `content` a third file records it, so that `merge` can tell whether the base was changed since, and
-    `force` that the folder is one of ours. Raises OutputExists where `folder` is there already and may not be replaced.
+    With the base's `content` a third file records it: `merge` detects from it whether the base was changed since, and
+    `force` whether the folder is one of ours. Raises OutputExists where `folder` exists and may not be replaced.
     """
     from peft import get_peft_model_state_dict
 
@@ -43,8 +43,7 @@ def save_adapter(
 def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     """`model` wrapped by PEFT with the adapter in `folder`.
 
-    Raises what reading the adapter raises, and UsageProblem where a tensor has no place or a place no tensor: PEFT
-    would only warn.
+    Raises what reading the adapter raises, and UsageProblem for a missing or an unexpected tensor: PEFT only warns.
     """
     import_peft()
     from peft import LoraConfig, set_peft_model_state_dict

@@ -1,4 +1,4 @@
-"""Packed micro-batches through the model: gradients of a step, loss on held-out rows, and what to do out of memory."""
+"""Packed micro-batches through the model: gradients of a step, loss on held-out rows; halved when out of memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Accumulated(NamedTuple):
 
 
 class Batches:
-    """Runs packed micro-batches of at most `token_limit` tokens; the limit shrinks when the device's memory is full."""
+    """Runs packed micro-batches of at most `token_limit` tokens; the limit is halved when memory is full."""
 
     def __init__(self, model: Any, device: torch.device, token_limit: int, compute_dtype: torch.dtype) -> None:
         self._model, self._device, self._limit, self._dtype = model, device, token_limit, compute_dtype
@@ -41,7 +41,7 @@ class Batches:
     ) -> Generator[Notice, None, Accumulated | None]:
         """Adds up the gradients of one optimizer step; returns `Accumulated`, or None where `stopped()` turned true.
 
-        The loss is divided by the labelled tokens of the whole step: any cut into micro-batches is the same step.
+        The loss is divided by the labelled tokens of the whole step: the division into micro-batches does not matter.
         Out of memory, the step starts again with micro-batches of half the size, and a Notice says so.
         """
         lengths = examples.lengths
@@ -53,7 +53,7 @@ class Batches:
                 return self._backward(examples, parts, labelled, stopped)
             except torch.OutOfMemoryError as error:
                 reason = _first_line(error)
-            # Here the error and the frames that it held are gone, and with them the tensors of the failed pass.
+            # The error is released here, and with its frames the tensors of the failed pass.
             yield self._halve(parts, lengths, reason)
             restore_random(random, self._device)
 
@@ -133,9 +133,9 @@ class Batches:
         if all(len(indices) == 1 for indices in parts):
             raise TrainingError(
                 f"out of memory with one row of {largest} tokens in the micro-batch ({reason})",
-                action="a smaller --max-seq-len, --gradient-checkpointing on, or --quantize-nf4",
+                action="try a smaller --max-seq-len, --gradient-checkpointing on, or --quantize-nf4",
             )
-        text = f"out of memory: micro-batches of at most {self._limit} tokens from here on; the step stays the same"
+        text = f"out of memory: micro-batches of at most {self._limit} tokens from now on; the step does not change"
         return Notice("warning", text)
 
 

@@ -1,4 +1,4 @@
-"""What a run reports to its listener: plain data (no torch)."""
+"""The events that a run reports to its listener: plain data (no torch)."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def check_adapter_is_neutral(model: Any, input_ids: Tensor, position_ids: Tensor
         raise GateError(
             f"the fresh adapter changes the model's logits by up to {difference:.3g}",
             expected="no change before the first step",
-            action="report this: the adapter is not where it should be",
+            action="please report this: a fresh adapter must have no effect",
         )
 
 
@@ -58,12 +58,12 @@ def check_base_loss(answers: float, prompts: float, vocab_size: int) -> str | No
         )
     if answers <= 0.8 * guessing:
         return None
-    reason = "the answers are new to it, or this checkpoint does not look trained"
+    reason = "the answers are new to it, or the checkpoint is not trained"
     return f"the base model's loss on the answers is {answers:.3f}, guessing gives {guessing:.3f}: {reason}"
 
 
 def check_labelled(step: int, trained: int, planned: int) -> None:
-    """As many tokens carried a loss as the plan says."""
+    """Raises GateError where the step trained another number of labelled tokens than planned."""
     if trained != planned or not planned:
         raise GateError(f"step {step} trained {trained} labelled tokens", expected=f"{planned}, as planned")
 
@@ -93,7 +93,7 @@ def watched_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @contextmanager
 def targets_must_move(model: nn.Module) -> Iterator[None]:
-    """Around the first optimizer step: each watched tensor comes with a gradient other than zero and leaves changed."""
+    """Around the first optimizer step: each watched tensor has a gradient and is changed afterwards."""
     watched = watched_tensors(model)
     if not watched:
         raise GateError("nothing is trainable", expected="adapters or weights that require a gradient")
@@ -105,7 +105,7 @@ def targets_must_move(model: nn.Module) -> Iterator[None]:
     still = [name for name, tensor in watched.items() if _bit_sum(tensor) == before[name]]
     if still:
         raise GateError(
-            f"step 1 did not change {first_names(still, 3)}", expected="every target to move", where="step 1"
+            f"step 1 did not change {first_names(still, 3)}", expected="every target to change", where="step 1"
         )
 
 

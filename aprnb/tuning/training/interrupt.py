@@ -1,4 +1,4 @@
-"""The interrupt button: the first press asks the run to save and stop, the second stops at once."""
+"""Interrupting a run: the first press asks the run to save and stop, the second stops at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Interrupt:
     """Watches SIGINT while the `with` block lasts; `requested` turns true at the first press.
 
     Only the main thread can own a signal handler: elsewhere (a run in the background) `request()` is the way in, which
-    the stop button uses as well. The former handler is back as soon as the block is left, however it is left.
+    the stop button uses as well. The previous handler is restored when the block ends, also by an error.
     """
 
     def __init__(self) -> None:

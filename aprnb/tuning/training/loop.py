@@ -63,7 +63,7 @@ def train(
     """Trains `model` in place and yields its events; the last one is `Finished`.
 
     Seeds torch from the recipe at the start. Raises GateError where a check fails and TrainingError where training
-    cannot go on; the state after the last good step is saved before.
+    cannot continue; the state after the last good step is saved before.
     """
     torch.manual_seed(recipe.seed)
     run = Training(model, examples, schedule, recipe, device, identity, save)
@@ -72,7 +72,7 @@ def train(
     if state is None:
         yield from run.check_start(held_out)
     else:
-        yield run.go_on_from(state)
+        yield run.resume_from(state)
     for step in range(run.step + 1, run.total_steps + 1):
         done = yield from run.take_step(step, interrupt)
         if done is None:
@@ -89,7 +89,7 @@ def train(
 
 
 class Training:
-    """A run between two steps: model, optimizer, what was measured so far, and how to keep it all."""
+    """A run between two steps: model, optimizer, the metrics so far, and the function that saves them."""
 
     def __init__(
         self,
@@ -132,17 +132,17 @@ class Training:
             yield self._noted(EvalEvent(0, loss))
 
     def _probe(self) -> tuple[Tensor, Tensor]:
-        """The beginning of the first row: enough to see an adapter, few enough for a full matrix of logits."""
+        """The beginning of the first row: enough to detect an adapter, few enough for a full matrix of logits."""
         first = self._schedule.steps[0].micro_batches[0][:1]
         ids, positions, _ = self._batches.row(self._examples, first)
         return ids[:_PROBE_TOKENS], positions[:_PROBE_TOKENS]
 
-    def go_on_from(self, state: RunState) -> Notice:
-        """Puts the saved state in place."""
+    def resume_from(self, state: RunState) -> Notice:
+        """Restores the saved state."""
         restore(state, self.model, self._optimizer, self.device)
         self.step, self._metrics, self._random = state.step, list(state.metrics), state.random
         self._clock = Clock(self.total_steps, state.elapsed_s)
-        return Notice("info", f"going on after step {state.step} of {self.total_steps}")
+        return Notice("info", f"resuming after step {state.step} of {self.total_steps}")
 
     def take_step(self, step: int, interrupt: Interrupt | None) -> Generator[Event, None, StepEvent | None]:
         """One optimizer step; returns its StepEvent, or None where it was interrupted before its end."""
@@ -190,7 +190,7 @@ class Training:
         return self._noted(EvalEvent(self.step, loss))
 
     def save(self) -> Iterator[Event]:
-        """Keeps the run as it stood after its last complete step."""
+        """Saves the run as of its last complete step."""
         if self._save is None:
             return
         state = RunState(
@@ -226,11 +226,11 @@ def set_checkpointing(model: Any, wanted: str) -> None:
     """Switches recomputing of activations on or off, and checks that the model did so."""
     base = causal_model(model)
     # transformers renamed these from gradient_ to activation_ and warns about the old names.
-    word = "activation" if hasattr(base, "activation_checkpointing_enable") else "gradient"
+    prefix = "activation" if hasattr(base, "activation_checkpointing_enable") else "gradient"
     if wanted == "on":
-        getattr(base, f"{word}_checkpointing_enable")(**{f"{word}_checkpointing_kwargs": {"use_reentrant": False}})
+        getattr(base, f"{prefix}_checkpointing_enable")(**{f"{prefix}_checkpointing_kwargs": {"use_reentrant": False}})
     else:
-        getattr(base, f"{word}_checkpointing_disable")()
-    if getattr(base, f"is_{word}_checkpointing") != (wanted == "on"):
+        getattr(base, f"{prefix}_checkpointing_disable")()
+    if getattr(base, f"is_{prefix}_checkpointing") != (wanted == "on"):
         found = f"{type(base).__name__} cannot recompute activations"
-        raise TrainingError(found, action="--gradient-checkpointing off")
+        raise TrainingError(found, action="give --gradient-checkpointing off")

@@ -17,8 +17,8 @@ from aprnb.tuning.planning.recipe import SettledRecipe
 def attach(model: Any, recipe: SettledRecipe, modules: Iterable[str] | None = None) -> Any:
     """`model` wrapped by PEFT with fresh LoRA matrices (A random from the recipe's seed, B zero), in float32.
 
-    `modules` are the names that the recipe's `target_modules` stand for in this model; by default PEFT would also
-    take experts. Sets torch's seed. Raises UsageProblem for a target module that the model does not have.
+    `modules` are the names that the recipe's `target_modules` mean in this model; PEFT's default includes experts.
+    Sets torch's seed. Raises UsageProblem for a target module that the model does not have.
     """
     import_peft()
     from peft import LoraConfig
@@ -63,20 +63,20 @@ def check_targets(model: Any, target_modules: str | tuple[str, ...]) -> None:
 
 
 def adapted_layers(model: nn.Module) -> dict[str, Any]:
-    """The modules that carry LoRA matrices, by name."""
+    """The modules with LoRA matrices, by name."""
     from peft.tuners.lora import LoraLayer
 
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
 def import_peft() -> None:
-    """PEFT brings bitsandbytes along, which remarks on optional kernels when it is first imported."""
+    """Imports PEFT without the messages about optional kernels of bitsandbytes, which it imports."""
     with quiet_loading():
         import peft  # noqa: F401
 
 
 def wrapped_by_peft(model: Any, config: Any) -> Any:
-    """The model inside PEFT, adapters in float32, without PEFT's remarks on names that are not ours."""
+    """The model inside PEFT, adapters in float32, without PEFT's warnings that do not concern aprnb."""
     from peft import get_peft_model
 
     config.base_model_name_or_path = None

@@ -1,4 +1,4 @@
-"""Answer-only loss that never holds a full matrix of logits."""
+"""Answer-only loss without a full matrix of logits in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from aprnb.tuning.planning.memory import chunk_positions
 
-Finish = Callable[[Tensor], Tensor]
+Postprocess = Callable[[Tensor], Tensor]
 
 
 def causal_model(model: Any) -> Any:
@@ -30,22 +30,22 @@ def answer_loss(model: Any, input_ids: Tensor, position_ids: Tensor, labelled: T
     hidden = hidden_states(model, input_ids, position_ids)
     targets = torch.nonzero(labelled[1:] & (position_ids[1:] > 0)).squeeze(1) + 1
     base = causal_model(model)
-    head, finish = base.get_output_embeddings(), finish_of(base.config)
-    return chunked_cross_entropy(hidden[targets - 1], head, input_ids[targets], finish), targets.numel()
+    head, postprocess = base.get_output_embeddings(), logits_postprocess(base.config)
+    return chunked_cross_entropy(hidden[targets - 1], head, input_ids[targets], postprocess), targets.numel()
 
 
-def finish_of(config: Any) -> Finish:
-    """What the class's forward pass does to the head's output.
+def logits_postprocess(config: Any) -> Postprocess:
+    """The function that the class's forward pass applies to the head's output.
 
     Granite divides it (`logits_scaling`), Gemma 2 caps it with tanh (`final_logit_softcapping`).
     """
     cap, divisor = getattr(config, "final_logit_softcapping", None), getattr(config, "logits_scaling", None)
 
-    def finish(logits: Tensor) -> Tensor:
+    def postprocess(logits: Tensor) -> Tensor:
         logits = logits if divisor is None else logits / divisor
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    return finish
+    return postprocess
 
 
 def hidden_states(model: Any, input_ids: Tensor, position_ids: Tensor) -> Tensor:
@@ -56,15 +56,15 @@ def hidden_states(model: Any, input_ids: Tensor, position_ids: Tensor) -> Tensor
     return hidden
 
 
-def chunked_cross_entropy(hidden: Tensor, head: Any, targets: Tensor, finish: Finish | None = None) -> Tensor:
+def chunked_cross_entropy(hidden: Tensor, head: Any, targets: Tensor, postprocess: Postprocess | None = None) -> Tensor:
     """Summed float32 cross entropy of `hidden` [N, hidden] against `targets` [N], head applied chunk by chunk.
 
-    `finish` turns the head's output into logits. Each chunk is computed again in the backward pass, so one chunk's
-    logits are the most that ever exist.
+    `postprocess` turns the head's output into logits. Each chunk is computed again in the backward pass, so one chunk's
+    logits are in memory at a time.
     """
 
     def chunk_loss(rows: Tensor, wanted: Tensor) -> Tensor:
-        logits = head(rows) if finish is None else finish(head(rows))
+        logits = head(rows) if postprocess is None else postprocess(head(rows))
         return cross_entropy(logits.float(), wanted, reduction="sum")
 
     size = chunk_positions(head.weight.shape[0])

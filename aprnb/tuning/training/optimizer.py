@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from aprnb.errors import CheckpointError
 from aprnb.tuning.planning.recipe import SettledRecipe
 from aprnb.tuning.planning.settle import require_optimizer
+from aprnb.tuning.training.state_document import damaged
 
 
 def build_optimizer(model: nn.Module, recipe: SettledRecipe, device: torch.device) -> torch.optim.Optimizer:
@@ -64,17 +64,17 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer, saved: Any, step: in
     """
     present = optimizer.state_dict()
     if not isinstance(saved, Mapping) or saved.keys() != present.keys():
-        raise _misfit("has no optimizer's state")
+        raise damaged("has no optimizer state")
     if _settings(saved["param_groups"]) != _settings(present["param_groups"]):
-        raise _misfit("has an optimizer with other settings")
+        raise damaged("has an optimizer with other settings")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states = saved["state"]
     if not isinstance(states, Mapping) or states.keys() != set(range(len(parameters) if step else 0)):
-        raise _misfit("has an optimizer with other parameters")
+        raise damaged("has an optimizer with other parameters")
     for number, values in states.items():
         wrong = _misfit_of(optimizer, parameters[number], values, step)
         if wrong:
-            raise _misfit(f"has an optimizer whose {wrong[:80]} does not fit parameter {number}")
+            raise damaged(f"has an optimizer whose {wrong[:80]} does not fit parameter {number}")
 
 
 _WRAPPED = "__bnb_optimizer_quant_state__"
@@ -86,12 +86,8 @@ _TABLES = {"qmap1": "dynamic", "qmap2": "udynamic"}
 _NOT_NEGATIVE = {"exp_avg_sq", "state2", "absmax1", "absmax2"}
 
 
-def _misfit(found: str) -> CheckpointError:
-    return CheckpointError(f"the saved state {found}", action="start the run without --resume")
-
-
 def _settings(groups: Any) -> Any:
-    """The groups' values as JSON, where tuples are lists and 1 is not true; of learning rates only that they are."""
+    """The groups' values as JSON: tuples are lists, 1 is not true; of learning rates, whether they are numbers."""
     if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
         return None
     return [
@@ -104,7 +100,7 @@ def _settings(groups: Any) -> Any:
 
 
 def _misfit_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, values: Any, step: int) -> str | None:
-    """The name of what in a parameter's state is not what `optimizer` keeps for it after `step` steps."""
+    """The name of the value in a parameter's state that `optimizer` would not have after `step` steps, or None."""
     if not isinstance(values, Mapping):
         return "state"
     inner = values.get(_WRAPPED)

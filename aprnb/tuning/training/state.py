@@ -1,7 +1,7 @@
 """A run's resumable state: tensors in safetensors, everything else in JSON, never pickle.
 
 state/
-  step-000012/            arrives whole by rename; the older one goes after that
+  step-000012/            written to a temporary folder and renamed; older ones are removed afterwards
     state.json            step, metrics so far, identity, optimizer state without its tensors
     tensors.safetensors   trainable parameters, optimizer tensors, random number generators
 """
@@ -28,8 +28,8 @@ from aprnb.tuning.training.optimizer import check_optimizer_state
 from aprnb.tuning.training.state_document import (
     DOCUMENT,
     FILES,
-    START_ANEW,
     TENSORS,
+    damaged,
     from_nodes,
     read_document,
     to_nodes,
@@ -74,16 +74,16 @@ def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def restore(state: RunState, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Puts parameters, optimizer and random numbers back as they were after `state.step`.
+    """Restores parameters, optimizer and random numbers as they were after `state.step`.
 
-    Raises UsageProblem for a state of another model, CheckpointError for one that is damaged; then nothing was changed.
+    Raises UsageProblem for a state of another model, CheckpointError for one that is damaged; then nothing is changed.
     """
     present, random = trainable_tensors(model), capture_random(device)
     if present.keys() != state.tensors.keys():
         odd = sorted(present.keys() ^ state.tensors.keys())[0]
         raise UsageProblem(f"the saved state does not fit the model: {odd}", expected="the same trainable tensors")
     if random.keys() != state.random.keys():
-        raise UsageProblem(f"the saved state is of another device than {device}", action="resume on the same device")
+        raise UsageProblem(f"the saved state is from a device other than {device}", action="resume on the same device")
     for part, wanted, found in (("", present, state.tensors), ("random numbers ", random, state.random)):
         for name, tensor in wanted.items():
             _require_like(found[name], tensor, f"{part}{name}")
@@ -93,13 +93,13 @@ def restore(state: RunState, model: nn.Module, optimizer: torch.optim.Optimizer,
         optimizer.load_state_dict(dict(state.optimizer))
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         restore_random(random, device)
-        raise damaged(f"cannot be put in place: {error}") from None
+        raise damaged(f"cannot be restored: {error}") from None
     for name, tensor in present.items():
         tensor.copy_(state.tensors[name])
 
 
 def save_state(folder: Path, state: RunState) -> Path:
-    """Writes `state` as `folder/step-N`, complete or not at all; older ones are removed after it is in place.
+    """Writes `state` as `folder/step-N`, complete or not at all; older ones are removed afterwards.
 
     Raises OutputExists where `folder` or `folder/step-N` is a link, or the latter holds files that no run wrote.
     """
@@ -145,13 +145,13 @@ def load_state(
     tensors = read_tensors(safe_path(newest, TENSORS), most_bytes)
     for name, tensor in tensors.items():
         if not name.startswith(("model/", "optimizer/", "random/")):
-            raise damaged(f"holds a tensor {name[:80]}")
+            raise damaged(f"contains a tensor {name[:80]}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise damaged(f"holds NaN or infinity in {name}")
+            raise damaged(f"contains NaN or infinity in {name}")
     optimizer = from_nodes(document.optimizer, "optimizer", unnamed := dict(tensors))
     odd = next((name for name in unnamed if name.startswith("optimizer/")), None)
     if odd is not None:
-        raise damaged(f"holds a tensor {odd[:80]} that its optimizer does not name")
+        raise damaged(f"contains a tensor {odd[:80]} that is not in its optimizer")
     return RunState(
         step=step,
         identity=document.identity,
@@ -163,12 +163,8 @@ def load_state(
     )
 
 
-def damaged(what: str) -> CheckpointError:
-    return CheckpointError(f"the saved state {what}", action=START_ANEW)
-
-
 def _newest(folder: Path) -> tuple[Path, int]:
-    """The state's folder with the highest step; raises where anything else lies beside it."""
+    """The state's folder with the highest step; raises where the folder contains anything else."""
     if folder.is_symlink() or not folder.is_dir():
         raise FileMissing(f"no saved state in {folder}", action="start the run without --resume")
     try:
@@ -176,7 +172,9 @@ def _newest(folder: Path) -> tuple[Path, int]:
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read: {error.strerror}") from error
     if len(inside) > _MOST_FOLDERS:
-        raise CheckpointError(f"{folder} holds more than {_MOST_FOLDERS:,} entries", expected="one or two saved states")
+        raise CheckpointError(
+            f"{folder} contains more than {_MOST_FOLDERS:,} entries", expected="one or two saved states"
+        )
     steps: dict[int, Path] = {}
     for path in inside:
         found = _FOLDER.fullmatch(path.name)
@@ -192,11 +190,11 @@ def _newest(folder: Path) -> tuple[Path, int]:
 
 def _require_like(found: Tensor, wanted: Tensor, name: str) -> None:
     if found.shape != wanted.shape or found.dtype != wanted.dtype:
-        raise damaged(f"holds {name} as {found.dtype} {list(found.shape)}, not {wanted.dtype} {list(wanted.shape)}")
+        raise damaged(f"has {name} as {found.dtype} {list(found.shape)}, not {wanted.dtype} {list(wanted.shape)}")
 
 
 def _remove_own(folder: Path) -> None:
-    """Removes an older state; one that holds anything else stays where it is."""
+    """Removes an older state unless its folder contains anything else."""
     try:
         remove_folder(folder, FILES)
     except OutputExists:

@@ -1,4 +1,4 @@
-"""The JSON half of a saved state, typed: what a planted or damaged file says wrong is a CheckpointError (no torch).
+"""The JSON half of a saved state, typed: a malicious or damaged file raises CheckpointError (no torch).
 
 An optimizer's state dict is written as nested nodes: `{"pairs": [[key, node], …]}` for a dict (JSON would turn the key
 0 into "0"), `{"items": [node, …]}` for a list, `{"__tensor__": path}` for a tensor of the safetensors file, which has
@@ -19,7 +19,7 @@ from aprnb.tuning.training.events import EVAL_ROW, STEP_ROW
 
 DOCUMENT, TENSORS = "state.json", "tensors.safetensors"
 FILES = (DOCUMENT, TENSORS)
-"""What a state's folder holds."""
+"""The files of a saved state."""
 _MOST_KEY = 100
 """Characters of a key; each node's path holds those of all nodes above it."""
 _LARGEST = 1e39
@@ -43,12 +43,12 @@ class StateDocument:
 
 
 def read_document(path: Path, step: int) -> StateDocument:
-    """The document at `path`, which is that of `step`; raises FileMissing or CheckpointError."""
+    """The document at `path`, of step `step`; raises FileMissing or CheckpointError."""
     document = read_object(path, MAX_STATE_JSON_BYTES, MAX_STATE_VALUES)
 
     def require(holds: bool, found: str, expected: str) -> None:
         if not holds:
-            raise CheckpointError(f"the saved state {path} {found}", expected=expected, action=START_ANEW)
+            raise damaged(f"{path} {found}", expected)
 
     require(document.keys() == _KEYS, f"has the keys {', '.join(map(str, document))[:200]}", ", ".join(sorted(_KEYS)))
     require(
@@ -65,11 +65,14 @@ def read_document(path: Path, step: int) -> StateDocument:
     return StateDocument(step, Identity(**identity), tuple(rows), float(document["elapsed_s"]), document["optimizer"])
 
 
-START_ANEW = "start the run without --resume (add --force to replace the run's folder)"
+def damaged(found: str, expected: str | None = None) -> CheckpointError:
+    """The error for a saved state that cannot be resumed; `found` says why."""
+    action = "start the run without --resume (add --force to replace the run's folder)"
+    return CheckpointError(f"the saved state {found}", expected=expected, action=action)
 
 
 def to_nodes(value: Any, path: str, keep: Callable[[str, Any], bool]) -> Any:
-    """`value` as nodes; `keep(path, value)` takes tensors out and says whether it did."""
+    """`value` as nodes; `keep(path, value)` stores a tensor elsewhere and returns true, else false."""
     if keep(path, value):
         return {TENSOR: path}
     if isinstance(value, Mapping):
@@ -80,7 +83,7 @@ def to_nodes(value: Any, path: str, keep: Callable[[str, Any], bool]) -> Any:
 
 
 def from_nodes(node: Any, path: str, tensors: dict[str, Any]) -> Any:
-    """The value that `node` at `path` stands for; its tensors are taken out of `tensors`.
+    """The value of the node at `path`; its tensors are removed from `tensors`.
 
     Raises CheckpointError for anything that is not a node.
     """
@@ -90,18 +93,16 @@ def from_nodes(node: Any, path: str, tensors: dict[str, Any]) -> Any:
     if not more and kind == TENSOR and inner == path and path in tensors:
         return tensors.pop(path)
     if more or path.count("/") > _DEEPEST or not isinstance(inner, list):
-        raise _no_node(path, kind)
+        raise _not_a_node(path, kind)
     if kind == "items":
         return [from_nodes(item, f"{path}/{number}", tensors) for number, item in enumerate(inner)]
     if kind == "pairs" and all(map(_is_pair, inner)) and len({key for key, _ in inner}) == len(inner):
         return {key: from_nodes(item, f"{path}/{key}", tensors) for key, item in inner}
-    raise _no_node(path, kind)
+    raise _not_a_node(path, kind)
 
 
-def _no_node(path: str, kind: str) -> CheckpointError:
-    return CheckpointError(
-        f"the saved state holds {kind[:40]} at {path[:80]}", expected="pairs, items or a tensor", action=START_ANEW
-    )
+def _not_a_node(path: str, kind: str) -> CheckpointError:
+    return damaged(f"contains {kind[:40]} at {path[:80]}", "pairs, items or a tensor")
 
 
 def _is_number(value: Any) -> bool:
