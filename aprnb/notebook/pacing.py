@@ -1,4 +1,4 @@
-"""When to refresh: numbers at most five times a second, the curve so rarely that drawing takes under 1 % of the run."""
+"""When to refresh after a step: numbers at most five times a second, the curve as often as 1 % of the run allows."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from aprnb.notebook.pacing import Pace
 from aprnb.notebook.progress import Progress
 from aprnb.notebook.screen import Screen, picture_bundle, pictures, publish, static_bundle, without_pictures
 from aprnb.notebook.stop import stop_button
-from aprnb.tuning.training.events import Event, Planned
+from aprnb.tuning.training.events import Event, Finished, Planned, StepEvent
 
 
 class Panel:
@@ -43,7 +43,7 @@ class Panel:
             return
         self.progress.take(event)
         if self._view:
-            self._refresh(self._view)
+            self._refresh(self._view, event)
 
     def finish(self, run: Displayed) -> None:
         """Takes the run that was returned, whose document remains displayed."""
@@ -84,10 +84,11 @@ class Panel:
         self.pace = Pace(self.clock())
         self.pace.expect(self._timed_png()[1])
 
-    def _refresh(self, view: _LiveView) -> None:
-        if self.pace.numbers_are_due(self.clock()):
+    def _refresh(self, view: _LiveView, event: Event) -> None:
+        # Only steps come often. After any other event, such as the last one, the next may take minutes.
+        if not isinstance(event, StepEvent) or self.pace.numbers_are_due(self.clock()):
             view.numbers(self.progress.live_html())
-        if self.progress.steps and self.pace.drawing_is_due(self.clock()):
+        if self.progress.steps and (isinstance(event, Finished) or self.pace.drawing_is_due(self.clock())):
             png, drawing_s = self._timed_png()
             self.pace.drew(drawing_s)
             view.curve(png)

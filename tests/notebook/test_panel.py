@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
 from IPython.utils.capture import capture_output
 
 from aprnb.display.bundle import Displayed
+from aprnb.display.curve import figure_png, training_curve
 from aprnb.display.document import Document, Fields, Messages, Table
 from aprnb.notebook.panel import Panel
 from aprnb.notebook.screen import Screen
@@ -81,6 +84,34 @@ def test_warnings_from_a_run_are_escaped_in_the_live_view(shell):
         panel(Planned(SmallPlan()))
         panel(Notice("warning", "<img src=x onerror=alert(1)>"))
         assert "<img" not in panel.progress.live_html()
+
+
+class LiveScreen(Screen):
+    """A screen with a browser, which shows the widgets of the panel."""
+
+    is_live = True
+
+
+def test_the_end_of_training_shows_all_steps_and_what_comes_next(shell):
+    # Each look at this clock takes a second, so that a drawing is due once in 100 s and numbers at every event.
+    ticks = count()
+    with capture_output(), Panel(LiveScreen(shell), clock=lambda: float(next(ticks))) as panel:
+        panel(Planned(SmallPlan()))
+        for event in [*EVENTS, step(3), EvalEvent(3, 1.5)]:
+            panel(event)
+        steps, evals = panel.progress.steps, panel.progress.evals
+        assert len(steps) == 3
+        assert panel._view._curve.value != figure_png(training_curve(steps, evals))
+        panel(Finished("finished", 3))
+        assert panel._view._curve.value == figure_png(training_curve(steps, evals))
+
+
+def test_a_notice_is_shown_at_once(shell):
+    with capture_output(), Panel(LiveScreen(shell), clock=lambda: 0.0) as panel:
+        panel(Planned(SmallPlan()))
+        panel(step(1))
+        panel(Notice("info", "writing x.apr"))
+        assert "writing x.apr" in panel._view._numbers.value
 
 
 def test_without_a_server_the_stop_button_is_a_sentence():
