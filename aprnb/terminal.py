@@ -126,7 +126,7 @@ class Progress:
             if self.in_place or self.every_step or event.step % max(1, event.total_steps // 20) == 0 or event.step == 1:
                 self._say(_step_text(event), in_place=self.in_place)
         elif isinstance(event, events.EvalEvent):
-            self._say(f"step {event.step}: eval loss {event.eval_loss:.4f}")
+            self._say(f"step {event.step}: held-out loss {event.eval_loss:.4f}")
         elif isinstance(event, events.Notice):
             self._say(f"{event.kind}: {event.text}")
         elif isinstance(event, events.Saved):

@@ -1,4 +1,4 @@
-"""`make demo`: runs the first tutorial in a copy of this folder and tells what came out.
+"""`make demo`: runs the first tutorial in a copy of this folder and reports the results.
 
 `python notebooks/demo.py [FOLDER]`; FOLDER is demo/ beside notebooks/ unless given.
 """
@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def copy_ingredients(folder: Path) -> set[str]:
-    """Fills `folder` anew from the notebooks folder; returns the names that are there before the run."""
+    """Copies the notebooks folder to `folder`; returns the names of its files before the run."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -119,7 +119,7 @@ def meaning(path: Path) -> str:
 
 
 def compare_answers(folder: Path, output: Path) -> None:
-    """Asks base and tuned model what stands in no training row."""
+    """Asks base and tuned model questions that are in no training row."""
     import aprnb
 
     base = next(path for path in sorted(folder.glob("*.apr")) if path != output and (NOTEBOOKS / path.name).exists())

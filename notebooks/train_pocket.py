@@ -1,6 +1,6 @@
 """Where `pocket-qwen3.apr` comes from: a tiny Qwen3 trained from scratch on `pocket-corpus.jsonl`, then converted.
 
-    python notebooks/train_pocket.py pocket            # pocket/ (a Hugging Face folder) and pocket.apr beside it
+    python notebooks/train_pocket.py pocket            # pocket/ (a Hugging Face folder) and pocket.apr next to it
 
 589 questions and answers (sums in words, opposites, sounds, colours, capitals, spelling) in ChatML; the tokenizer is
 trained on them too. Everything is seeded: the same versions of torch and tokenizers give the same file. The shipped
@@ -52,7 +52,7 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="the Hugging Face folder to write; FOLDER.apr comes beside it")
+    parser.add_argument("folder", type=Path, help="the Hugging Face folder to write; FOLDER.apr is written next to it")
     parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -125,7 +125,7 @@ def batches(rows: Sequence[Row], seed: int) -> Iterator[tuple[torch.Tensor, torc
 
 
 def train(model: Qwen3ForCausalLM, rows: Sequence[Row], epochs: int, seed: int) -> float:
-    """AdamW with warm-up and a cosine; returns the last epoch's mean loss. Padding stands behind and is never seen."""
+    """AdamW with warm-up and a cosine; returns the last epoch's mean loss. Padding is at the end, so no token attends to it."""
     steps = epochs * math.ceil(len(rows) / BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.01, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(
