@@ -125,7 +125,7 @@ def batches(rows: Sequence[Row], seed: int) -> Iterator[tuple[torch.Tensor, torc
 
 
 def train(model: Qwen3ForCausalLM, rows: Sequence[Row], epochs: int, seed: int) -> float:
-    """AdamW with warm-up and a cosine; returns the last epoch's mean loss. Padding is at the end, so no token attends to it."""
+    """AdamW with warm-up and a cosine; returns the last epoch's mean loss. Padding is at the end: nothing sees it."""
     steps = epochs * math.ceil(len(rows) / BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.01, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -115,7 +115,7 @@ def test_convert_refuses_what_a_target_cannot_hold(pocket_qwen3: Path, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_convert_tells_a_terminal_how_far_it_is_and_a_log_nothing(pocket_qwen3: Path, tmp_path: Path) -> None:
+def test_convert_shows_progress_on_a_terminal_only(pocket_qwen3: Path, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "aprnb", "convert", str(pocket_qwen3), str(tmp_path / "x.apr"), "--json"]
     run = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, timeout=60)
@@ -128,20 +128,20 @@ def test_convert_tells_a_terminal_how_far_it_is_and_a_log_nothing(pocket_qwen3: 
     assert aprnb("convert", pocket_qwen3, tmp_path / "y.apr").stderr == ""
 
 
-def test_check_answers_0_for_a_sound_file(pocket_qwen3: Path) -> None:
+def test_check_exits_with_0_for_a_valid_file(pocket_qwen3: Path) -> None:
     run = aprnb("check", pocket_qwen3, "--json")
     assert run.returncode == 0
     assert document(run) == {"ok": True, "checked": 35, "violations": []}
 
 
-def test_check_answers_5_for_an_unknown_family_and_names_it(foreign: Path) -> None:
+def test_check_exits_with_5_for_an_unknown_family_and_names_it(foreign: Path) -> None:
     run = aprnb("check", foreign / "slice_model.apr", "--json")
     assert run.returncode == 5
     assert "'bert'" in document(run)["error"]["message"]
     assert len(run.stderr.strip().splitlines()) <= 2
 
 
-def test_a_missing_file_answers_3_with_one_or_two_lines(tmp_path: Path) -> None:
+def test_a_missing_file_exits_with_3_and_one_or_two_lines(tmp_path: Path) -> None:
     run = aprnb("check", tmp_path / "none.apr")
     assert run.returncode == 3
     assert run.stdout == ""
@@ -149,7 +149,7 @@ def test_a_missing_file_answers_3_with_one_or_two_lines(tmp_path: Path) -> None:
     assert len(run.stderr.strip().splitlines()) <= 2
 
 
-def test_a_text_file_answers_4(tmp_path: Path) -> None:
+def test_a_text_file_exits_with_4(tmp_path: Path) -> None:
     path = tmp_path / "notes.apr"
     path.write_text("these are notes", encoding="utf-8")
     run = aprnb("inspect", path, "--json")
@@ -158,7 +158,7 @@ def test_a_text_file_answers_4(tmp_path: Path) -> None:
     assert document(run)["error"]["exit_code"] == 4
 
 
-def test_a_version_1_container_answers_4_and_shows_its_header(foreign: Path) -> None:
+def test_a_version_1_container_exits_with_4_and_shows_its_header(foreign: Path) -> None:
     run = aprnb("inspect", foreign / "golden_v1.apr")
     assert run.returncode == 4
     assert "magic APRN), version 1" in run.stdout
@@ -168,7 +168,7 @@ def test_a_version_1_container_answers_4_and_shows_its_header(foreign: Path) -> 
 
 
 @pytest.mark.parametrize("command", ["inspect", "check"])
-def test_strict_answers_4_where_the_metadata_lie_about_the_head(real: Callable[[str], Path], command: str) -> None:
+def test_strict_exits_with_4_for_false_metadata_about_the_head(real: Callable[[str], Path], command: str) -> None:
     run = aprnb(command, real("pocket-qwen2"), "--strict")
     assert run.returncode == 4
     assert "flag is wrong" in run.stderr
@@ -196,7 +196,7 @@ def test_every_command_shows_its_options(command: str) -> None:
         (["finetune", "x.apr", "--as", "run"], "unknown option --as"),
     ],
 )
-def test_what_cannot_be_honoured_answers_2_and_says_what_to_type(words: list[str], said: str) -> None:
+def test_what_is_not_supported_exits_with_2_and_says_what_to_type(words: list[str], said: str) -> None:
     run = aprnb(*words)
     assert run.returncode == 2
     assert said in run.stderr
@@ -231,7 +231,7 @@ def test_a_recipe_file_gives_options_and_those_on_the_line_win(pocket_qwen3: Pat
     assert (document(run)["recipe"]["rank"], document(run)["recipe"]["seed"]) == (8, 7)
 
 
-def test_a_missing_recipe_file_answers_3(pocket_qwen3: Path, tmp_path: Path) -> None:
+def test_a_missing_recipe_file_exits_with_3(pocket_qwen3: Path, tmp_path: Path) -> None:
     assert aprnb("plan", pocket_qwen3, "--recipe", tmp_path / "none.toml").returncode == 3
 
 
@@ -285,7 +285,7 @@ def test_generate_prints_prompt_ids_and_text(pocket_qwen3: Path) -> None:
     assert found["prompt"].startswith("<|im_start|>user\n")
 
 
-def test_generate_raw_leaves_the_prompt_as_it_is(pocket_qwen3: Path) -> None:
+def test_generate_raw_passes_the_prompt_unchanged(pocket_qwen3: Path) -> None:
     run = aprnb("generate", pocket_qwen3, "--prompt", "What is", "--raw", "--max-new-tokens", "3", "--json")
     assert document(run)["prompt"] == "What is"
     assert len(document(run)["ids"]) <= 3
@@ -293,7 +293,7 @@ def test_generate_raw_leaves_the_prompt_as_it_is(pocket_qwen3: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="sends signals")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_answers_130_and_resume_finishes_it(
+def test_an_interrupted_run_exits_with_130_and_resume_finishes_it(
     pocket_qwen3: Path, rows: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:
     words = ["finetune", pocket_qwen3, "--data", rows, "--batch-size", "2", "--epochs", "6", "--output", "tuned.apr"]

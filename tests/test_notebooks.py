@@ -44,14 +44,14 @@ def test_no_cell_is_left_out_of_the_comparison(repository):
         '%%apr_finetune pocket.apr\n{"instruction": "x"}',
     ],
 )
-def test_nbval_goes_red_when_a_magic_fails(pocket_qwen3, tmp_path, cell):
+def test_nbval_fails_when_a_magic_fails(pocket_qwen3, tmp_path, cell):
     (tmp_path / "pocket.apr").symlink_to(pocket_qwen3)
     (tmp_path / "broken.apr").write_bytes(pocket_qwen3.read_bytes()[:100_000])
     assert run(tmp_path, "%load_ext aprnb") == 0
     assert run(tmp_path, "%load_ext aprnb", cell) == 1
 
 
-def test_nbval_goes_red_when_a_magic_of_the_tutorial_fails(repository, tmp_path):
+def test_nbval_fails_when_a_magic_of_the_tutorial_fails(repository, tmp_path):
     """The tutorial with its checkpoint cut short, and no more of it than it takes."""
     [path] = tutorials(repository)
     notebook = nbformat.read(path, as_version=4)

@@ -51,7 +51,7 @@ def test_every_extra_that_an_error_names_exists(project: dict[str, Any], reposit
     assert named <= set(project["optional-dependencies"])
 
 
-def test_public_names_are_what_they_say_whatever_was_imported_before() -> None:
+def test_public_names_are_the_same_whatever_was_imported_before() -> None:
     code = "import aprnb, aprnb.tuning.finetune\nassert all(callable(getattr(aprnb, n)) for n in aprnb.__all__ * 2)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr

@@ -46,7 +46,7 @@ def pair(request, real, repository, tmp_path_factory):
     return base, output
 
 
-def test_the_tool_opens_what_we_write_and_finds_it_sound(apr_binary, pair):
+def test_the_tool_opens_and_validates_what_aprnb_writes(apr_binary, pair):
     _, output = pair
     seen = tool(apr_binary, "inspect", output)
     assert (seen["valid"], seen["checksum_valid"]) == (True, True)

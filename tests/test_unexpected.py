@@ -92,7 +92,7 @@ def test_a_full_disk_is_one_line_and_the_code_1(pocket_qwen3: Path) -> None:
 
 
 @pytest.mark.parametrize("command", WORDS)
-def test_a_bug_is_one_json_document_and_the_code_1(command: str) -> None:
+def test_an_unexpected_error_is_one_json_document_and_exit_code_1(command: str) -> None:
     run = broken(command, "--json")
     assert run.returncode == 1
     error = json.loads(run.stdout)["error"]
@@ -102,7 +102,7 @@ def test_a_bug_is_one_json_document_and_the_code_1(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", WORDS)
-def test_a_bug_without_json_is_two_lines_that_say_how_to_see_the_traceback(command: str) -> None:
+def test_an_unexpected_error_is_two_lines_that_say_how_to_see_the_traceback(command: str) -> None:
     run = broken(command)
     assert (run.returncode, run.stdout) == (1, "")
     first, second = run.stderr.removeprefix("printed by a library\n").splitlines()

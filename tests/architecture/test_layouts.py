@@ -141,7 +141,7 @@ def test_gemmas_norms_in_gguf_files_hold_one_more(tmp_path):
         np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
 
 
-def test_an_adapter_is_refused_by_name(pocket_qwen3, tmp_path):
+def test_an_adapter_is_an_error_that_names_it(pocket_qwen3, tmp_path):
     base = aprnb.open(pocket_qwen3)
     matrices = {"lora.0.q_proj.lora_a": np.zeros((2, 8), np.float32), "lora.0.q_proj.lora_b": np.zeros((8, 2), "f4")}
     with pytest.raises(aprnb.AprnbError, match="2 LoRA matrices: an adapter, not a model"):
@@ -155,7 +155,7 @@ def test_a_hybrid_under_a_dense_models_name_is_refused(pocket_qwen3, tmp_path):
         aprnb.check(written(tmp_path / "x.apr", base, hybrid))
 
 
-def test_a_config_key_that_nobody_knows_is_a_warning(tmp_path):
+def test_an_unknown_config_key_is_a_warning(tmp_path):
     families.saved("llama", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text()) | {"logit_temperature": 2.0}
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -33,7 +33,7 @@ def differences(architecture, truth):
 
 
 @pytest.mark.parametrize("name", GREEN)
-def test_a_real_file_resolves_to_what_it_truly_is_and_its_contract_is_green(real, golden, name):
+def test_a_real_file_resolves_to_its_architecture_and_passes_the_contract(real, golden, name):
     report = aprnb.check(real(name))
     assert differences(report.architecture, golden(name)["true_architecture"]) == {}
     assert report.ok
@@ -56,7 +56,7 @@ def test_a_config_of_another_model_is_refused(real, sources):
         aprnb.check(real("pocket-qwen3-convert-q4k"), config=sources / "qwen3-untied" / "config.json")
 
 
-def test_a_sibling_config_that_does_not_fit_is_set_aside_with_a_warning(pocket_qwen3, sources, tmp_path):
+def test_a_sidecar_config_that_does_not_fit_is_not_used_and_a_warning(pocket_qwen3, sources, tmp_path):
     for source, word in (("qwen2", "another model"), ("qwen3", None)):
         (tmp_path / "m.apr").write_bytes(pocket_qwen3.read_bytes())
         (tmp_path / "config.json").write_text((sources / source / "config.json").read_text())
@@ -66,7 +66,7 @@ def test_a_sibling_config_that_does_not_fit_is_set_aside_with_a_warning(pocket_q
     assert architecture.sources["rope_theta"] == "config.json rope_theta"
 
 
-def test_what_a_person_sets_wins_over_metadata_with_a_warning_and_never_over_shapes(pocket_qwen3):
+def test_set_fields_override_metadata_with_a_warning_and_never_shapes(pocket_qwen3):
     checkpoint = aprnb.open(pocket_qwen3)
     architecture = resolve(checkpoint, overrides={"rope_theta": "5e5"})
     assert (architecture.rope_theta, architecture.sources["rope_theta"]) == (500000.0, "--set rope_theta")
@@ -99,7 +99,7 @@ def test_what_a_person_sets_wins_over_metadata_with_a_warning_and_never_over_sha
         ("never-heard-of", "not supported"),
     ],
 )
-def test_a_family_that_cannot_be_built_is_refused_by_name_with_those_that_can(pocket_qwen3, tmp_path, name, kind):
+def test_an_unsupported_family_is_an_error_that_names_it_and_the_supported_ones(pocket_qwen3, tmp_path, name, kind):
     path = tmp_path / "x.apr"
     stated = {**aprnb.open(pocket_qwen3).metadata, "architecture": name, "hf_model_type": name, "hf_architecture": None}
     path.write_bytes(with_metadata(pocket_qwen3.read_bytes(), stated))
@@ -109,12 +109,12 @@ def test_a_family_that_cannot_be_built_is_refused_by_name_with_those_that_can(po
 
 
 @pytest.mark.parametrize(("name", "word"), [("slice_model", "bert"), ("golden_v2", "not name a transformer")])
-def test_what_is_no_causal_language_model_is_refused_by_name(foreign, name, word):
+def test_what_is_not_a_causal_language_model_is_an_error_that_names_it(foreign, name, word):
     with pytest.raises(aprnb.AprnbError, match=word):
         aprnb.check(foreign / f"{name}.apr")
 
 
-def test_the_head_is_found_where_the_file_lies_about_it(real):
+def test_the_head_is_found_in_spite_of_false_metadata(real):
     assert aprnb.open(real("pocket-qwen2")).architecture.tie_word_embeddings is False
     assert any("flag is wrong" in warning for warning in aprnb.open(real("pocket-qwen2")).architecture.warnings)
     report = aprnb.check(real("gguf-llama-q4_0"))
@@ -131,7 +131,7 @@ def test_metadata_of_the_wrong_type_is_named(pocket_qwen3, tmp_path, key, value)
         aprnb.check(tmp_path / "m.apr")
 
 
-def test_llama_with_many_positions_and_no_word_on_scaling_is_unsettled(real):
+def test_llama_with_many_positions_and_no_scaling_key_is_unsettled(real):
     with pytest.raises(aprnb.AprnbError, match="does not state rope_scaling.*\n.*--set rope_scaling=VALUE"):
         resolve(aprnb.open(real("llama-q4k")), overrides={"max_position_embeddings": 131072})
     settled = resolve(

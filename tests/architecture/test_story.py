@@ -69,7 +69,7 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("how", SPOILED)
-def test_a_spoiled_file_is_refused_before_a_weight_is_read(tmp_path, how):
+def test_a_changed_file_is_rejected_before_a_weight_is_read(tmp_path, how):
     tensors, changes, message = SPOILED[how]
     path = story.write(tmp_path / "8b.apr", tensors, **changes)
     with pytest.raises(aprnb.AprnbError, match=f"(?s){message}") as caught:

@@ -390,7 +390,7 @@ def test_a_record_of_another_base_is_refused_in_a_short_message(
 
 
 @pytest.mark.parametrize(("make", "error"), [(pipe, CheckpointError), (folder, CheckpointError), (None, FileMissing)])
-def test_a_base_that_is_no_file_any_more_is_an_error_of_the_manifest(
+def test_a_base_that_was_removed_is_an_error_of_the_manifest(
     tmp_path: Path, make: Callable[[Path], None] | None, error: type[AprnbError]
 ) -> None:
     if make is not None:

@@ -40,7 +40,7 @@ def test_a_completed_name_is_only_a_name(shell, tmp_path, monkeypatch, name, typ
     [("--verify.apr", "./--verify.apr"), ("a\nb.apr", None), ("a\x1b[2J.apr", None), ("\u202eapr.x.apr", None),
      ("it's.apr", None), ("\udcff.apr", None), (EXPRESSION, None)],
 )  # fmt: skip
-def test_a_name_is_no_option_and_what_cannot_be_shown_is_not_offered(shell, tmp_path, monkeypatch, name, shown):
+def test_a_name_is_not_an_option_and_what_cannot_be_shown_is_not_offered(shell, tmp_path, monkeypatch, name, shown):
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(b"x")
     found = [text for text in offered(shell, "%apr_inspect ") if text.rstrip("'\"").endswith(".apr")]

@@ -128,7 +128,7 @@ def outcome(read: Read, path: Path) -> str:
 @way("a pipe, device, folder or broken link in place of a file")
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 @pytest.mark.parametrize("name", [*BESIDE, *NAMED])
-def test_a_file_of_another_kind_is_an_error_of_ours_or_as_good_as_missing(tmp_path, monkeypatch, name, form):
+def test_a_file_of_another_kind_is_an_aprnb_error_or_treated_as_missing(tmp_path, monkeypatch, name, form):
     # Files of the kernel state no size and are read up to the limit; that of rows, 4 GiB, takes seconds.
     monkeypatch.setattr(row_sources, "MAX_DATA_BYTES", 64 << 20)
     folder = tmp_path / "model"
@@ -174,7 +174,7 @@ def test_a_link_within_the_folder_and_a_hard_link_are_read(tmp_path, name):
     "odd", ["a\0b", "x" * 300, "x" * 5000, "~root/x", "/proc/self/mem", "/proc/self/fd/0", "", "."]
 )
 @pytest.mark.parametrize("name", NAMED)
-def test_a_path_that_is_no_name_is_an_error_of_ours(tmp_path, monkeypatch, name, odd):
+def test_a_path_that_no_file_can_have_is_an_aprnb_error(tmp_path, monkeypatch, name, odd):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AprnbError):
         NAMED[name](Path(odd))

@@ -143,7 +143,7 @@ def test_the_judge_of_rows_sees_other_texts_and_lost_rows(tmp_path):
             hold_split(found.rows, 0.5, *parts)
 
 
-def test_the_judge_sees_that_a_persons_file_was_removed(tmp_path):
+def test_the_judge_sees_that_a_users_file_was_removed(tmp_path):
     regular, link = 0o100644, 0o120777
     hold_removed({f"{tmp_path}/a.json": (regular,)}, tmp_path, ["a.json"], ("a.json", "b.json"))
     for name, mode, listed in (("b.json", regular, ["a.json"]), ("c", regular, ["c"]), ("a.json", link, ["a.json"])):

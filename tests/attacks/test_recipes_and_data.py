@@ -57,7 +57,7 @@ def test_a_recipe_file_cannot_name_a_file_outside_the_working_directory(here, na
         read_recipe_file(recipe(f'{name} = "{path}"\n'))
 
 
-def test_what_a_recipe_may_not_say_is_taken_from_the_line_and_from_the_cell(here):
+def test_options_that_recipes_may_not_set_are_taken_from_the_line_and_from_the_cell(here):
     given = with_recipe({"recipe": str(recipe('rank = 4\ndata = "rows.jsonl"\n')), "output": "x.apr", "force": True})
     assert (given["rank"], given["output"], given["force"]) == (4, "x.apr", True)
     _, options = read_options(read_toml('output = "x.apr"\nforce = true\n'))
@@ -99,7 +99,7 @@ def test_paths_below_the_working_directory_and_text_are_taken(here):
     ],
     ids=lambda text: str(text[:24]),
 )
-def test_a_recipe_that_cannot_be_honoured_is_an_error_of_ours(here, text):
+def test_an_unsupported_recipe_is_an_aprnb_error(here, text):
     with pytest.raises(UsageProblem):
         read_options(read_recipe_file(recipe(text)))
 
@@ -107,7 +107,7 @@ def test_a_recipe_that_cannot_be_honoured_is_an_error_of_ours(here, text):
 @pytest.mark.parametrize(
     "line", ["data = 1979-05-27", "data = 7", "config = 7", 'data = "a\\u0000b"', "eval_data = false"]
 )
-def test_a_source_of_another_type_is_an_error_of_ours(here, pocket_qwen3, line):
+def test_a_source_of_another_type_is_an_aprnb_error(here, pocket_qwen3, line):
     options = {"data": "rows.jsonl", **read_recipe_file(recipe(line))}
     with pytest.raises(AprnbError):
         aprnb.plan(pocket_qwen3, **options)
@@ -140,7 +140,7 @@ def test_a_name_with_a_dot_and_a_slash_before_it_is_only_a_name(here, name):
     assert len(read_rows(f"./{name}").rows) == 2
 
 
-def test_an_unknown_home_folder_is_an_error_of_ours():
+def test_an_unknown_home_folder_is_an_aprnb_error():
     with pytest.raises(AprnbError, match="no such home folder|no file"):
         read_rows("~nobody-of-this-name/rows.jsonl")
 

@@ -91,7 +91,7 @@ def test_the_folders_of_an_earlier_run_may_be_replaced_and_go_completely(earlier
     assert list(earlier.output.parent.iterdir()) == []
 
 
-def test_what_a_killed_run_left_half_written_may_be_replaced(earlier: Places) -> None:
+def test_incomplete_files_of_a_killed_run_may_be_replaced(earlier: Places) -> None:
     (earlier.run / ".aprnb-abcdefgh.part").write_text("{")
     work = earlier.state / ".aprnb-abcdefgh.part"
     for name in ("new", "former"):
@@ -132,7 +132,7 @@ def test_force_names_what_no_run_wrote_and_removes_nothing(base: dict[str, Any],
 
 @pytest.mark.parametrize("options", [{"force": True}, {"resume": True}], ids=str)
 @pytest.mark.parametrize("name", FOREIGN, ids=ascii)
-def test_neither_force_nor_resume_removes_others_from_the_adapters_folder(
+def test_neither_force_nor_resume_removes_other_files_from_the_adapters_folder(
     base: dict[str, Any], earlier: Places, name: str, options: dict[str, Any]
 ) -> None:
     (earlier.adapter / name).parent.mkdir(parents=True, exist_ok=True)
@@ -313,7 +313,7 @@ def test_files_added_while_the_model_loads_stay(base: dict[str, Any], earlier: P
     assert (earlier.run / "recipe.json").exists()
 
 
-def test_a_run_that_began_meanwhile_is_not_replaced_without_force(base: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_that_began_in_between_is_not_replaced_without_force(base: dict[str, Any], tmp_path: Path) -> None:
     def begin(event: object) -> None:
         (tmp_path / "out.run").mkdir(exist_ok=True)
         write_json(tmp_path / "out.run" / artefacts.RUN_LIST, {"files": list(artefacts.RUN_FILES)}, force=True)

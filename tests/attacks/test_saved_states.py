@@ -583,7 +583,7 @@ def eight(tmp_path: Path) -> tuple[Planted, Target]:
     return Planted(tmp_path), Target(fresh, eight_bits(decay_groups(fresh.named_parameters(), 0.0)), identity)
 
 
-def test_an_8_bit_optimizer_goes_on_as_it_was(eight: tuple[Planted, Target]) -> None:
+def test_an_8_bit_optimizer_resumes_in_the_same_state(eight: tuple[Planted, Target]) -> None:
     planted, fresh = eight
     take(planted.folder, fresh)
     stepped(fresh.optimizer, 1)
@@ -655,7 +655,7 @@ NAMES = [
 
 @way("folders of a saved state with other names, or thousands of them")
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:30])
-def test_a_folder_of_another_name_beside_a_state_is_refused(planted: Planted, target: Target, name: str) -> None:
+def test_a_folder_of_another_name_next_to_a_state_is_refused(planted: Planted, target: Target, name: str) -> None:
     shutil.copytree(planted.step, planted.folder / name)
     assert "is not a saved state" in refused(planted.folder, target, 10**9)
 
@@ -753,7 +753,7 @@ def test_the_former_state_comes_back_when_the_next_cannot_take_its_place(
 
 
 @way("a folder planted under a temporary name")
-def test_a_folder_planted_beside_a_state_never_becomes_one(planted: Planted, target: Target, tmp_path: Path) -> None:
+def test_a_folder_planted_next_to_a_state_is_never_used(planted: Planted, target: Target, tmp_path: Path) -> None:
     state, folder = load_state(planted.folder, target.identity), tmp_path / "fresh"
 
     class Planting(dict):  # type: ignore[type-arg]

@@ -181,7 +181,7 @@ def test_a_name_that_is_not_utf_8_is_shown(tmp_path, words, encoding):
         json.loads(run.stdout)
 
 
-def test_a_prompt_that_is_not_text_is_an_error_of_ours():
+def test_a_prompt_that_is_not_text_is_an_aprnb_error():
     from aprnb.model.generation import generate
 
     with pytest.raises(UsageProblem, match="not text"):

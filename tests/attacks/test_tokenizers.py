@@ -396,7 +396,7 @@ def test_regular_expressions_end_in_time(outcomes, name):
 
 @way("a tokenizer that crashes the tokenizers library")
 @pytest.mark.parametrize("name", CRASHING)
-def test_what_crashes_the_library_is_an_error_without_a_panic(outcomes, name):
+def test_input_that_crashes_the_library_is_an_aprnb_error(outcomes, name):
     hold(outcomes, "crashing", name)
 
 
@@ -582,7 +582,7 @@ def test_lists_of_another_type_are_refused_though_hf_tokenizer_is_whole(written,
         build_tokenizer(metadata, "qwen3")
 
 
-def test_equal_statements_pass_without_a_word(written):
+def test_equal_statements_give_no_warning(written):
     merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in SOURCE["model"]["merges"]]
     for metadata in (written, {**written, "tokenizer.merges": merges}, {**written, **whole(merges=merges)}):
         card, choice = describe_tokenizer(metadata, "qwen3"), build_tokenizer(metadata, "qwen3")
@@ -642,7 +642,7 @@ SOURCES = sorted(path.parent.name for path in (TESTS / "data" / "sources").glob(
 
 
 @pytest.mark.parametrize("name", [*SOURCES, "WordPiece", "Unigram"])
-def test_what_a_conversion_writes_passes_without_a_word(pocket_qwen3, tmp_path, name):
+def test_what_a_conversion_writes_has_no_warnings(pocket_qwen3, tmp_path, name):
     folder = s.folder_of(pocket_qwen3, QWEN, tmp_path / "hf")
     document = trained(name) if name in ("WordPiece", "Unigram") else None
     source = TESTS / "data" / "sources" / name / "tokenizer.json"

@@ -124,7 +124,7 @@ def test_the_tables_follow_the_dark_theme(pocket: LabPage, tmp_path: Path) -> No
         assert _contrast(back, front) >= 4.5, selector
 
 
-def test_names_from_a_hostile_file_are_shown_and_not_run(page: LabPage, tmp_path: Path) -> None:
+def test_names_from_a_malicious_file_are_shown_and_not_run(page: LabPage, tmp_path: Path) -> None:
     data = bytes(8)
     sources = [TensorSource(name, F32, (2,), lambda: data) for name in HOSTILE]
     metadata = {"architecture": "<b onmouseover=alert('meta')>qwen2</b>", "name": "<script>alert('title')</script>"}
@@ -146,7 +146,7 @@ def test_names_from_a_hostile_file_are_shown_and_not_run(page: LabPage, tmp_path
     assert page.cell(1).locator("img[src=x]").count() == 0
 
 
-def test_without_trust_the_static_table_is_what_people_see(pocket: LabPage) -> None:
+def test_without_trust_the_static_table_is_shown(pocket: LabPage) -> None:
     page = pocket
     page.open("trust.ipynb", ["%load_ext aprnb", "%apr_inspect pocket.apr"])
     page.run(0)

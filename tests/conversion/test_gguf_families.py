@@ -101,7 +101,7 @@ def test_names_are_the_gguf_packages(family, tmp_path):
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_a_graph_of_llama_cpp_has_not_is_refused_by_name(case, tmp_path):
+def test_what_a_graph_of_llama_cpp_lacks_is_an_error_that_names_it(case, tmp_path):
     families.saved(case, tmp_path / "hf", 2 if case == "olmo2" else 1)  # size 2 is tied
     with pytest.raises(aprnb.AprnbError, match=REFUSED[case]):
         aprnb.convert(tmp_path / "hf", tmp_path / "x.gguf")

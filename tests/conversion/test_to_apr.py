@@ -88,7 +88,7 @@ def test_gpt2s_fused_projection_is_written_apart_in_any_dtype(fixtures_folder, d
     assert aprnb.check(ours).ok
 
 
-def test_a_matrix_whose_rows_are_no_whole_blocks_keeps_floats_and_is_counted(pocket_qwen3, tmp_path):
+def test_a_matrix_whose_rows_are_not_whole_blocks_keeps_floats_and_is_counted(pocket_qwen3, tmp_path):
     converted = aprnb.convert(pocket_qwen3, tmp_path / "x.apr", dtype="q4_k")
     ours = aprnb.open(converted.path)
     kinds = {name: entry.dtype.name for name, entry in ours.tensors.items()}
@@ -127,7 +127,7 @@ def test_the_tokenizer_of_the_source_comes_back_whole(sources, fixtures_folder, 
         assert tokenizer(text, add_special_tokens=False).input_ids == theirs.encode(text, add_special_tokens=False).ids
 
 
-def test_refusals_leave_nothing_behind(pocket_qwen3, tmp_path):
+def test_rejections_leave_no_files(pocket_qwen3, tmp_path):
     cases = [
         ({"target": "x.bin"}, "cannot be written"),
         ({"target": "x.apr", "dtype": "q5"}, "--dtype 'q5'"),
@@ -165,7 +165,7 @@ def test_the_result_shows_itself(pocket_qwen3, tmp_path):
     ("field", "value"),
     [("hidden_act", "gelu"), ("rope_theta", 123.0), ("rms_norm_eps", 0.5), ("max_position_embeddings", 77)],
 )
-def test_what_a_person_set_is_written_in_place_of_the_sources_config(fixtures_folder, field, value, tmp_path):
+def test_set_fields_are_written_in_place_of_the_sources_config(fixtures_folder, field, value, tmp_path):
     source = fixtures_folder / "sources" / "qwen3"
     converted = aprnb.convert(source, tmp_path / "x.apr", overrides={field: value})
     with aprnb.open(converted.path) as written, aprnb.open(source) as base:

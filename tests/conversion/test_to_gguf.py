@@ -176,7 +176,7 @@ def test_scaled_rotation_goes_with_the_file(real, tmp_path, overrides):
     assert not torch.equal(scaled, logits(built(tmp_path / "in.apr", NONE)))
 
 
-def test_factors_of_another_kind_are_refused_by_name(real, tmp_path):
+def test_factors_of_another_kind_are_an_error_that_names_them(real, tmp_path):
     source = aprnb.open(real("llama-q4k"))
     target = written(real("llama-q4k"), tmp_path, {"rope_scaling": LLAMA3})
     data = bytearray(target.read_bytes())
@@ -203,14 +203,14 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_what_gguf_cannot_say_is_refused_by_name(real, tmp_path, case):
+def test_what_gguf_cannot_express_is_an_error_that_names_it(real, tmp_path, case):
     name, overrides, options, words = REFUSALS[case]
     with pytest.raises(aprnb.AprnbError, match=words):
         written(real(name), tmp_path, overrides, **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_types_that_gguf_has_not_are_named(real, tmp_path):
+def test_types_that_gguf_does_not_support_are_named(real, tmp_path):
     checkpoint = aprnb.open(real("pocket-qwen3-int4"))
     result = write_gguf(tmp_path / "x.gguf", checkpoint, aprnb.check(checkpoint))
     assert result.warnings == ("22 of 35 tensors are F16: GGUF cannot hold them as AprQ4",)
@@ -224,7 +224,7 @@ def test_permuting_is_the_inverse_of_reading():
     np.testing.assert_array_equal(unpermute(permute(rows, 2), 2), rows)
 
 
-def test_writing_holds_a_few_rows_and_reports_its_way(tmp_path, pocket_qwen3):
+def test_writing_keeps_a_few_rows_in_memory_and_reports_its_progress(tmp_path, pocket_qwen3):
     """An embedding of 262,144 × 128 in BF16 is 64 MiB, as float32 128 MiB; parts of 16 MiB pass through memory."""
     source = aprnb.open(pocket_qwen3)
     rows = 262_144

@@ -149,7 +149,7 @@ def test_what_the_config_says_stays_and_what_is_settled_here_wins(pocket_qwen3, 
     assert not {"auto_map", "torch_dtype"} & set(written)
 
 
-def test_values_that_are_none_are_refused_by_the_tensors_name(pocket_qwen3, tmp_path):
+def test_values_that_are_not_finite_are_an_error_that_names_the_tensor(pocket_qwen3, tmp_path):
     """The first BF16 of one matrix becomes NaN, 0x7FC0; what is copied as it lies is not looked at."""
     with aprnb.open(pocket_qwen3) as base:
         name = "model.layers.1.mlp.down_proj.weight"  # of 384 columns: no K-blocks
@@ -166,14 +166,14 @@ def test_values_that_are_none_are_refused_by_the_tensors_name(pocket_qwen3, tmp_
 
 
 @pytest.mark.parametrize("target", ["a\0b.apr", "a" * 300, "taken.apr"])
-def test_a_target_that_cannot_be_is_an_error_of_ours(pocket_qwen3, tmp_path, target):
+def test_a_target_that_cannot_exist_is_an_aprnb_error(pocket_qwen3, tmp_path, target):
     (tmp_path / "taken.apr").mkdir()
     with pytest.raises(aprnb.AprnbError, match="not a valid target name|is a folder; it is not replaced"):
         aprnb.convert(pocket_qwen3, tmp_path / target, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["taken.apr"]
 
 
-def test_a_single_file_says_what_it_leaves_behind_and_how_to_read_it_again(pocket_qwen3, tmp_path):
+def test_a_single_file_reports_what_is_lost_and_how_to_read_it_again(pocket_qwen3, tmp_path):
     converted = aprnb.convert(pocket_qwen3, tmp_path / "x.safetensors")
     assert any("only the weights are written" in warning for warning in converted.warnings)
     with pytest.raises(aprnb.AprnbError, match="--config config.json"):

@@ -84,7 +84,7 @@ def test_an_apr_a_folder_and_a_tuned_model_split_text_as_the_source(source, repo
     same(aprnb.load(tuned.output)[1], expected)
 
 
-def test_a_tokenizer_beside_the_base_goes_into_the_tuned_model_whole(source, repository, tmp_path):
+def test_a_sidecar_tokenizer_of_the_base_is_kept_in_the_tuned_model(source, repository, tmp_path):
     folder, expected = source
     parsed = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").unlink()
@@ -108,7 +108,7 @@ def test_merges_of_pieces_with_spaces_are_kept_as_pairs():
     assert whole["model"]["vocab"] == model["vocab"]
 
 
-def test_an_unknown_token_that_the_vocabulary_has_not_is_an_error_of_ours(tmp_path, repository):
+def test_an_unknown_token_outside_the_vocabulary_is_an_aprnb_error(tmp_path, repository):
     folder = tmp_path / "hf"
     families.saved("qwen3", folder, vocabulary=1024, spread=0.0)
     parsed = json.loads(byte_level(texts(repository)).to_str())
@@ -118,7 +118,7 @@ def test_an_unknown_token_that_the_vocabulary_has_not_is_an_error_of_ours(tmp_pa
         aprnb.load(folder)
 
 
-def test_a_lie_about_which_ids_are_the_vocabularys_is_no_tokenizer(tmp_path, repository):
+def test_false_statements_about_the_vocabularys_ids_give_no_tokenizer(tmp_path, repository):
     folder = tmp_path / "hf"
     families.saved("qwen3", folder, vocabulary=1024, spread=0.0)
     sentencepiece(texts(repository)).save(str(folder / "tokenizer.json"))

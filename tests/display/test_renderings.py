@@ -52,7 +52,7 @@ def everything(word: str = "word") -> Document:
     return Document(word, "warning", blocks)
 
 
-def test_both_renderings_say_the_same_words():
+def test_text_and_html_contain_the_same_words():
     text, html = to_text(everything("wxyz")), Elements(to_html(everything("wxyz")))
     alts = [attributes["alt"] for tag, attributes in html.seen if tag == "img"]
     # title 1, paragraph 1, fields 3, table (title, head, cell) 3, message 1, details 1 + 1 + 3, picture 1
@@ -68,7 +68,7 @@ def test_rendering_twice_gives_the_same_bytes():
     assert to_text(everything()) == to_text(everything())
 
 
-def test_markup_from_a_file_stays_text_wherever_it_stands():
+def test_markup_from_a_file_stays_text_everywhere():
     page = Elements(to_html(everything(HOSTILE)))
     assert [attributes["src"][:15] for tag, attributes in page.seen if tag == "img"] == ["data:image/png;"]
     assert not any(name.startswith("on") for _, attributes in page.seen for name in attributes)

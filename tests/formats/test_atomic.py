@@ -66,7 +66,7 @@ def test_the_target_appears_and_nothing_else(tmp_path: Path, write: Callable[...
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), KeyboardInterrupt(), OutputError("full")])
 @pytest.mark.parametrize("context", [atomic_folder, atomic_file, staged])
-def test_a_block_that_fails_leaves_nothing_behind(
+def test_a_block_that_fails_leaves_no_files(
     tmp_path: Path, context: Callable[..., AbstractContextManager[Any]], error: BaseException
 ) -> None:
     with pytest.raises((OutputError, KeyboardInterrupt)), context(tmp_path / "x"):
@@ -112,7 +112,7 @@ BROKEN = OSError(errno.EIO, "Input/output error")
 
 @pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.parametrize("error", [BROKEN, KeyboardInterrupt()])
-def test_a_rename_that_fails_brings_the_former_folder_back(
+def test_a_rename_that_fails_restores_the_former_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, number: int
 ) -> None:
     target = ours(tmp_path / "x")
@@ -124,7 +124,7 @@ def test_a_rename_that_fails_brings_the_former_folder_back(
 
 
 @pytest.mark.parametrize("replace", REPLACERS)
-def test_an_interrupt_after_the_first_rename_brings_the_former_folder_back(
+def test_an_interrupt_after_the_first_rename_restores_the_former_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace: Callable[[Path], None]
 ) -> None:
     target = ours(tmp_path / "x")
@@ -157,9 +157,7 @@ def test_a_rename_back_that_fails_keeps_the_former_folder_and_says_where(
     assert (kept / "weights").read_text() == "former"
 
 
-def test_a_folder_that_somebody_makes_between_the_renames_costs_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_made_between_the_renames_loses_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target, real = ours(tmp_path / "x"), Path.rename
 
     def rename(self: Path, to: Path) -> Path:
@@ -359,7 +357,7 @@ def test_a_forced_file_takes_the_place_of_a_link_or_pipe_and_never_writes_throug
 
 
 @pytest.mark.parametrize("write", [write_file, write_staged])
-def test_what_appears_at_the_target_meanwhile_stays(tmp_path: Path, write: Callable[..., None]) -> None:
+def test_what_appears_at_the_target_in_between_is_kept(tmp_path: Path, write: Callable[..., None]) -> None:
     context = atomic_file if write is write_file else staged
     with pytest.raises(AprnbError, match="exists"), context(tmp_path / "x") as written:
         if isinstance(written, Path):
@@ -388,7 +386,7 @@ def as_nobody() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_a_folder_that_may_not_be_written_is_an_error_of_ours(as_nobody: Path, write: Callable[..., None]) -> None:
+def test_a_folder_that_may_not_be_written_is_an_aprnb_error(as_nobody: Path, write: Callable[..., None]) -> None:
     as_nobody.chmod(0o555)
     with pytest.raises(OutputError, match="Permission denied"):
         write(as_nobody / "x")
@@ -481,7 +479,7 @@ def test_a_link_under_a_name_of_ours_is_not_ours(
     assert (target / "weights").is_symlink()
 
 
-def test_of_thousands_of_foreign_files_a_few_are_named(tmp_path: Path) -> None:
+def test_of_thousands_of_other_files_a_few_are_named(tmp_path: Path) -> None:
     target = ours(tmp_path / "x")
     for number in range(3_000):
         (target / f"mine-{number:04d}").touch()

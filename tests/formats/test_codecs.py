@@ -51,7 +51,7 @@ def test_rare_types_come_from_the_gguf_package(name):
     assert same_bits(decode(blocks.tobytes(), dtype, (5 * dtype.block_elements,)), expected)
 
 
-def test_a_type_that_nobody_decodes_is_refused_by_name():
+def test_an_unsupported_type_is_an_error_that_names_it():
     with pytest.raises(aprnb.AprnbError, match="Q8_K has no decoder"):
         decode(bytes(292), BY_NAME["Q8_K"], (256,))
 
@@ -98,7 +98,7 @@ def test_a_last_partial_block_gives_only_its_elements():
     assert same_bits(np.array(decode(blocks, BY_NAME["Q8_0"], (70,))), whole[:70])
 
 
-def test_padded_rows_give_their_columns_and_flat_runs_go_on():
+def test_padded_rows_give_their_columns_and_flat_runs_continue():
     dtype = BY_NAME["Q6_K"]
     rows = random_blocks("Q6_K", 4)
     each = decode(rows.tobytes(), dtype, (4, 256))
@@ -198,6 +198,6 @@ def test_widening_is_the_upper_half_of_the_bits():
     assert widen_bf16(np.array([0x3F80, 0xC000], np.uint16)).tolist() == [1.0, -2.0]
 
 
-def test_what_nothing_encodes_is_refused_by_name():
+def test_what_cannot_be_encoded_is_an_error_that_names_it():
     with pytest.raises(aprnb.AprnbError, match="aprnb cannot encode Q5_K"):
         encode(np.zeros(256, np.float32), BY_NAME["Q5_K"])

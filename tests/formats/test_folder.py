@@ -82,12 +82,12 @@ def test_weights_without_a_config_need_one_given(folder, sources):
     assert aprnb.check(alone, config=sources / "qwen3" / "config.json").ok
 
 
-def test_a_folder_of_pickles_is_refused_by_name(tmp_path):
+def test_a_folder_of_pickles_is_an_error_that_names_it(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
     refused(tmp_path, "pytorch_model.bin, a Python pickle", UnsupportedFormat)
 
 
-def test_an_adapter_is_refused_by_name(tmp_path):
+def test_an_adapter_is_an_error_that_names_it(tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(small_file())
     refused(tmp_path, "PEFT adapter", UnsupportedFormat)
 
@@ -161,7 +161,7 @@ def test_an_index_that_names_itself_is_refused(sharded):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"weight_map": {}}', '{"weight_map": {"a": 3}}', "{"])
-def test_an_index_that_is_none_is_refused(sharded, content):
+def test_an_index_that_is_not_an_index_is_refused(sharded, content):
     (sharded / "model.safetensors.index.json").write_text(content)
     refused(sharded, "weight_map|JSON")
 

@@ -127,7 +127,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_lie_is_refused_with_its_byte(tmp_path, lie):
+def test_a_false_statement_is_rejected_with_its_byte(tmp_path, lie):
     data, words, where = LIES[lie]
     started = time.perf_counter()
     with pytest.raises(aprnb.AprnbError) as caught:
@@ -138,13 +138,13 @@ def test_a_lie_is_refused_with_its_byte(tmp_path, lie):
 
 
 @pytest.mark.parametrize("at", range(4, len(small_file()) - 1, 3))
-def test_a_torn_file_names_its_end(tmp_path, at):
+def test_a_truncated_file_is_an_error_that_names_its_end(tmp_path, at):
     with pytest.raises(aprnb.AprnbError, match=f"ends at byte {at}, inside|what the file can hold") as caught:
         opened(tmp_path, small_file()[:at])
     assert caught.value.exit_code == 4
 
 
-def test_versions_of_tomorrow_and_big_endian_files_are_refused_by_name(tmp_path):
+def test_future_versions_and_big_endian_files_are_errors_that_name_them(tmp_path):
     with pytest.raises(aprnb.AprnbError, match="GGUF version 4"):
         opened(tmp_path, header(0, 0, version=4))
     with pytest.raises(aprnb.AprnbError, match=r"big-endian GGUF file \(version 3\)"):
@@ -158,7 +158,7 @@ def test_texts_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
             opened(tmp_path, whole([pair("k", ARRAY, (STRING, texts))]))
 
 
-def test_lists_and_keys_beyond_any_use_are_refused(tmp_path, monkeypatch):
+def test_absurdly_large_lists_and_keys_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf_values, "MAX_NUMBERS", 3)
     monkeypatch.setattr(gguf_values, "MAX_NESTED", 2)
     with pytest.raises(aprnb.AprnbError, match="holds 4 numbers; expected at most 3"):
@@ -215,7 +215,7 @@ def test_a_long_list_with_bad_utf8_names_the_string_and_its_byte(tmp_path):
         opened(tmp_path, whole([pair("k", ARRAY, (STRING, words))]))
 
 
-def test_a_long_list_that_ends_the_file_early_is_torn(tmp_path):
+def test_a_long_list_beyond_the_end_of_the_file_is_truncated(tmp_path):
     data = whole([pair("k", ARRAY, (STRING, ["word"] * 400))])
     with pytest.raises(aprnb.AprnbError, match=r"inside k\[399\]"):
         opened(tmp_path, data[:-1])

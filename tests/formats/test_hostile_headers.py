@@ -21,7 +21,7 @@ def refused(tmp_path, data: bytes, message: str, exit_code: int = 4) -> str:
     return str(caught.value)
 
 
-def test_a_sound_small_file_opens(tmp_path):
+def test_a_valid_small_file_opens(tmp_path):
     path = tmp_path / "x.apr"
     path.write_bytes(b.small_file())
     checkpoint = aprnb.open(path, verify=True)
@@ -43,11 +43,11 @@ def test_a_sound_small_file_opens(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
     ],
 )
-def test_foreign_files_are_recognised_by_name(tmp_path, head, name):
+def test_unsupported_files_are_recognised_and_named(tmp_path, head, name):
     refused(tmp_path, head, name)
 
 
-def test_a_missing_file_names_what_lies_nearby(tmp_path):
+def test_a_missing_file_is_an_error_that_names_similar_files(tmp_path):
     (tmp_path / "other.apr").write_bytes(b.small_file())
     with pytest.raises(aprnb.AprnbError, match=r"no file at .*\n.*other\.apr") as caught:
         aprnb.open(tmp_path / "mine.apr")
@@ -121,7 +121,7 @@ def file_with(entries: list[bytes], data: bytes = b.pad(VECTOR), metadata: bytes
         ([b.entry("\udcff\udcfe", 0, (4,), 0, 16)], "not UTF-8"),
     ],
 )
-def test_an_index_that_lies_is_refused(tmp_path, entries, message):
+def test_a_false_index_is_refused(tmp_path, entries, message):
     refused(tmp_path, file_with(entries), message)
 
 
@@ -138,7 +138,7 @@ def test_an_index_that_lies_is_refused(tmp_path, entries, message):
     ],
     ids=["list", "broken", "bad-utf8", "nan", "digits", "null", "deep"],
 )
-def test_metadata_that_is_no_object_is_refused(tmp_path, metadata, message):
+def test_metadata_that_is_not_an_object_is_refused(tmp_path, metadata, message):
     refused(tmp_path, file_with([b.entry("a", 0, (4,), 0, 16)], metadata=metadata), message.replace(".*", r"(?s:.*)"))
 
 
@@ -184,7 +184,7 @@ def test_metadata_beyond_the_usual_are_a_warning_and_beyond_the_bound_refused(tm
     refused(tmp_path, b.with_checksum(bytes(data)), r"268,435,457 bytes of metadata.*byte 20")
 
 
-def test_a_hundred_thousand_repeated_keys_are_eleven_warnings_in_no_time(tmp_path):
+def test_a_hundred_thousand_repeated_keys_are_eleven_warnings_within_a_second(tmp_path):
     pairs = b",".join(b'"key%d":null,"key%d":1' % (n, n) for n in range(100_000))
     path = tmp_path / "x.apr"
     path.write_bytes(file_with([b.entry("a", 0, (4,), 0, 16)], metadata=b"{" + pairs + b"}"))

@@ -49,7 +49,7 @@ def test_every_warning_names_a_byte_and_strict_refuses_it(case, tmp_path):
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
-def test_it_is_refused_by_name_with_the_place(case, tmp_path):
+def test_it_is_an_error_that_names_it_and_its_place(case, tmp_path):
     with pytest.raises(aprnb.AprnbError, match=f"(?s){case.refused}") as caught:
         aprnb.open(written(case, tmp_path))
     assert caught.value.exit_code == 4
@@ -57,7 +57,7 @@ def test_it_is_refused_by_name_with_the_place(case, tmp_path):
 
 
 @pytest.mark.parametrize("case", [case for case in RELATIVES if case.facts], ids=lambda case: case.name)
-def test_a_relative_s_header_is_told(case, tmp_path):
+def test_the_header_of_a_legacy_container_is_reported(case, tmp_path):
     with pytest.raises(UnsupportedFormat) as caught:
         aprnb.open(written(case, tmp_path))
     assert case.facts.items() <= caught.value.facts.items()
@@ -72,7 +72,7 @@ def test_a_packed_file_without_its_package_names_the_extra(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("cut", [9, 31, 33, 51])
-def test_a_relative_cut_inside_its_header_is_still_named(tmp_path, cut):
+def test_a_legacy_container_cut_inside_its_header_is_still_named(tmp_path, cut):
     for case in RELATIVES[:4]:
         (tmp_path / "x.apr").write_bytes(case.data[:cut])
         with pytest.raises(UnsupportedFormat, match=case.refused):

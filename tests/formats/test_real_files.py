@@ -33,7 +33,7 @@ def test_every_tensor_decodes_to_the_golden_values(real, golden, name):
                 assert hashlib.sha256(values.astype("<f4").tobytes()).hexdigest() == tensor["decoded"]["sha256_f32"]
 
 
-def test_a_head_without_bytes_is_not_handed_out(pocket_qwen3):
+def test_a_head_without_bytes_cannot_be_read(pocket_qwen3):
     with aprnb.open(pocket_qwen3) as checkpoint, pytest.raises(aprnb.AprnbError, match="tied to the embedding"):
         checkpoint["lm_head.weight"]
 
@@ -45,7 +45,7 @@ def test_files_without_footer_or_layout_flag_open_with_a_warning(real):
 
 
 @pytest.mark.parametrize("name", ["golden_v1", "mnist_784x2"])
-def test_version_1_containers_are_refused_by_name(foreign, name):
+def test_version_1_containers_are_an_error_that_names_them(foreign, name):
     with pytest.raises(aprnb.AprnbError, match=r"APRN.*version 1") as caught:
         aprnb.open(foreign / f"{name}.apr")
     assert caught.value.exit_code == 4

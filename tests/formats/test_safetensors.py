@@ -74,14 +74,14 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_header_that_lies_is_refused_with_its_byte(tmp_path, lie):
+def test_a_false_header_is_rejected_with_its_byte(tmp_path, lie):
     data, message = LIES[lie]
     with pytest.raises(CheckpointError, match=message) as caught:
         opened(tmp_path, data)
     assert "byte" in str(caught.value)
 
 
-def test_the_byte_is_where_the_header_speaks_of_the_tensor(tmp_path):
+def test_the_byte_is_that_of_the_tensors_entry_in_the_header(tmp_path):
     data = small_file(b=info("BF16", [2], 12, 16))
     with pytest.raises(CheckpointError) as caught:
         opened(tmp_path, data)
@@ -89,7 +89,7 @@ def test_the_byte_is_where_the_header_speaks_of_the_tensor(tmp_path):
     assert data[at:].startswith(b'"b":{')
 
 
-def test_a_torn_file_names_the_first_missing_byte_wherever_it_is_cut(tmp_path):
+def test_a_truncated_file_is_an_error_that_names_the_first_missing_byte(tmp_path):
     whole = small_file()
     for length in range(1, len(whole)):
         with pytest.raises(TruncatedFile, match=f"ends at byte {length}"):
@@ -143,7 +143,7 @@ def test_31337_tensors_open_at_once(tmp_path):
     assert min(took) <= 1, "0.3 s of an idle processor"
 
 
-def test_a_large_file_from_git_without_its_content_is_named(tmp_path):
+def test_a_git_lfs_pointer_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="Git LFS"):
         opened(tmp_path, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
 

@@ -54,7 +54,7 @@ def test_a_shard_alone_opens_and_says_what_it_is(tmp_path):
         assert "shard_index 1 of 2" in checkpoint.warnings[0]
 
 
-def test_what_is_odd_in_a_shard_names_the_shard(tmp_path):
+def test_a_warning_about_a_shard_names_the_shard(tmp_path):
     second = shard(1, "b", B)[:-4]  # the footer is gone
     path = written(tmp_path, shards=(shard(0, "a", A), second))
     assert aprnb.open(path).warnings == (
@@ -74,7 +74,7 @@ def test_the_worst_of_the_shards_checksums_is_that_of_the_whole(tmp_path, withou
         assert checkpoint.contents.checksums == {"header": "ok", "footer": footer}
 
 
-def test_a_warning_is_left_out_by_its_kind_and_not_by_its_words(tmp_path):
+def test_a_warning_is_left_out_by_its_kind_and_not_by_its_text(tmp_path):
     """A name of the file's own choice stands in the warning about the tensor's place, byte 4 of the data."""
     name = "one shard of several"
     stated = {**METADATA, "sharding": {"shard_count": 2, "shard_index": 0}}
@@ -113,7 +113,7 @@ def renamed(filename):
         (renamed(NAMES[0]), "disagree"),
     ],
 )
-def test_a_manifest_that_lies_is_refused(tmp_path, manifest, message):
+def test_a_false_manifest_is_refused(tmp_path, manifest, message):
     with pytest.raises(aprnb.AprnbError, match=message):
         aprnb.open(written(tmp_path, manifest))
 

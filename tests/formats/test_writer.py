@@ -71,7 +71,7 @@ def test_a_failure_half_way_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_space_left_is_said_and_leaves_nothing(tmp_path):
+def test_no_space_left_is_reported_and_leaves_no_file(tmp_path):
     """The kernel's own refusal: a process that may not write files beyond 64 KiB."""
     program = (
         "import resource, signal, sys; from pathlib import Path\n"

@@ -41,7 +41,7 @@ def test_layers_and_dtypes_add_up_to_the_file(pocket_qwen3):
 @pytest.mark.parametrize(
     ("name", "word"), [("slice_model", "family 'bert'"), ("pocket-qwen3-convert-q4k", "belongs to .* qwen3 ")]
 )
-def test_a_file_that_is_refused_is_still_shown(real, foreign, name, word):
+def test_a_file_that_is_rejected_is_still_shown(real, foreign, name, word):
     report = aprnb.inspect(foreign / "slice_model.apr" if name == "slice_model" else real(name))
     assert not report.ok
     assert re.search(word, report.to_json()["architecture_error"])
@@ -75,6 +75,6 @@ def test_strict_refuses_what_would_be_a_warning_of_the_architecture(real):
         assert caught.value.exit_code == 4
 
 
-def test_strict_is_content_with_a_file_without_warnings(pocket_qwen3):
+def test_strict_accepts_a_file_without_warnings(pocket_qwen3):
     assert aprnb.inspect(pocket_qwen3, strict=True).ok
     assert aprnb.check(pocket_qwen3, strict=True).ok

@@ -18,7 +18,7 @@ def file_of(path, **tensors):
 
 
 @pytest.mark.parametrize("name", ["pocket-qwen3", "pocket-qwen3-int8", "pocket-qwen3-int4", "pocket-qwen3-q4k"])
-def test_the_figures_are_those_of_the_decoded_arrays(real, name):
+def test_the_statistics_are_those_of_the_decoded_arrays(real, name):
     checkpoint = aprnb.open(real(name))
     rows = {row.name: row for row in tensor_statistics(checkpoint).rows}
     for tensor, entry in checkpoint.tensors.items():
@@ -44,7 +44,7 @@ def test_nan_and_infinite_values_are_counted_and_left_out_of_the_range(tmp_path)
     assert "bad: 2 NaN, 2 infinite" in str(statistics)
 
 
-def test_squares_beyond_float32_are_no_damage(tmp_path):
+def test_squares_beyond_float32_are_valid(tmp_path):
     (row,) = tensor_statistics(file_of(tmp_path / "x.apr", large=np.array([3e38, -3e38], np.float32))).rows
     assert row.ok
     assert row.std == pytest.approx(3e38)

@@ -119,7 +119,7 @@ def test_quantised_loading_replaces_the_linear_layers_and_stays_close(pocket_qwe
     assert (exact - found).abs().mean() < 0.1 * (exact.max() - exact.min())
 
 
-def test_nan_weights_are_refused_by_name(pocket_qwen3, tmp_path):
+def test_nan_weights_are_an_error_that_names_the_tensor(pocket_qwen3, tmp_path):
     checkpoint = aprnb.open(pocket_qwen3)
     name = "model.layers.1.mlp.up_proj.weight"
 
@@ -145,7 +145,7 @@ def test_a_key_the_loader_leaves_unfilled_is_an_error(pocket_qwen3):
         build_model(checkpoint, replace(report, weights=weights), place("cpu", "float32"))
 
 
-def test_unknown_devices_and_dtypes_are_refused_by_name():
+def test_unknown_devices_and_dtypes_are_errors_that_name_them():
     for arguments, word in (
         (("tpu9", "auto"), "tpu9"),
         (("cpu", "float8"), "float8"),

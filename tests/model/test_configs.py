@@ -134,19 +134,19 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("family", "changes", "message"), REFUSED, ids=str)
-def test_what_cannot_be_honoured_is_refused_by_name(changed, family, changes, message):
+def test_what_is_not_supported_is_an_error_that_names_it(changed, family, changes, message):
     with pytest.raises(aprnb.errors.ArchitectureError, match=message):
         loaded(changed(family, **changes))
 
 
-def test_what_a_class_does_not_take_is_our_error_on_the_way_to_a_folder_too(changed, tmp_path):
+def test_what_a_class_rejects_is_an_aprnb_error_in_a_conversion_too(changed, tmp_path):
     """Phi3Config's own check knows long factors only."""
     folder = changed("phi3", rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0})
     with pytest.raises(aprnb.errors.ArchitectureError, match="does not take this architecture"):
         aprnb.convert(folder, tmp_path / "out")
 
 
-def test_an_encoder_is_refused_for_the_config_beside_an_apr_too(changed, tmp_path):
+def test_an_encoder_in_a_sidecar_config_is_refused_too(changed, tmp_path):
     folder = changed("gemma3_text")
     aprnb.convert(folder, tmp_path / "x.apr")
     config = json.loads((folder / "config.json").read_text())

@@ -111,7 +111,7 @@ def converted(folder, target):
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_a_changed_config_is_computed_as_transformers_does_or_refused(name, tmp_path):
+def test_a_changed_config_gives_the_logits_of_transformers_or_is_rejected(name, tmp_path):
     family, compared = FAMILIES[name], 0
     families.saved(name, tmp_path / "hf", 2)
     original = json.loads((tmp_path / "hf" / "config.json").read_text())

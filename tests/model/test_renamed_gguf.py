@@ -42,7 +42,7 @@ def pair(request, tmp_path, monkeypatch):
     return request.param, expected, tmp_path / "x.gguf"
 
 
-def test_a_safetensors_file_that_the_tool_calls_gguf_is_read_as_it_lies(tmp_path, monkeypatch):
+def test_a_safetensors_file_that_the_tool_calls_gguf_is_read_unchanged(tmp_path, monkeypatch):
     """`apr convert` writes that origin and rope_type 0 for safetensors too, beside the class's name."""
     monkeypatch.setitem(families.SPECIAL, "llama", {})
     expected = logits(families.saved("llama", tmp_path / "hf", 2))
@@ -85,7 +85,7 @@ def test_every_conversion_of_such_a_file_keeps_its_meaning(pair, tmp_path, targe
     same(aprnb.convert(tmp_path / "renamed.apr", tmp_path / target).path, expected)
 
 
-def test_what_says_split_halves_is_read_as_it_lies(pair, tmp_path):
+def test_tensors_with_split_halves_are_read_unchanged(pair, tmp_path):
     """rope_type 2 is the rotation of halves: rows that say so are the model's own, whatever the origin."""
     _, expected, gguf = pair
     renamed(gguf, tmp_path / "renamed.apr", rope_type=2)

@@ -40,7 +40,7 @@ def test_a_backslash_continues_the_line_into_the_body():
     assert body == "method = 'lora'\n"
 
 
-def test_blanks_after_the_backslash_do_not_matter():
+def test_spaces_after_the_backslash_do_not_matter():
     line, body = join_continued("model.apr \\  ", "--rank 8\n")
     assert texts(line) == ["model.apr", "--rank", "8"]
     assert body == ""
@@ -50,7 +50,7 @@ def test_a_backslash_at_the_very_end_continues_nothing():
     assert join_continued("model.apr \\", "") == ("model.apr  ", "")
 
 
-def test_a_value_with_blanks_stays_one_token():
+def test_a_value_with_spaces_stays_one_token():
     assert expand(split("$path {path}/x"), {"path": "my folder"}) == ["my folder", "my folder/x"]
 
 

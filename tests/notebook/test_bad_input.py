@@ -85,7 +85,7 @@ CASES = [
 ]
 
 
-def test_each_is_one_clear_error_in_the_cell_and_the_kernel_goes_on(folder):
+def test_each_is_one_clear_error_in_the_cell_and_the_kernel_continues(folder):
     cells = ["%load_ext aprnb"]
     for source, *_ in CASES[:-1]:
         cells.append(source)

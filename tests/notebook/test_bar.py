@@ -28,7 +28,7 @@ def clock(monkeypatch):
     monkeypatch.setattr("aprnb.notebook.bar.time.monotonic", lambda: float(next(seconds)))
 
 
-def test_it_tells_bytes_done_of_all_and_then_is_empty():
+def test_it_shows_the_bytes_done_and_then_is_removed():
     with capture_output() as captured, Bar(Live()) as bar:
         bar(1 << 20, 4 << 20)
         bar(2 << 20, 4 << 20)
@@ -45,7 +45,7 @@ def test_it_is_gone_after_an_error_too():
     assert captured.outputs[-1].data == {"text/plain": "", "text/html": ""}
 
 
-def test_nothing_is_shown_where_nobody_looks():
+def test_nothing_is_shown_without_a_front_end():
     with capture_output() as captured, Bar(Unseen()) as bar:
         bar(1, 4)
         bar(4, 4)

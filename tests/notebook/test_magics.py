@@ -63,7 +63,7 @@ def test_a_magic_returns_its_object_and_stores_it_on_request(shell, pocket_qwen3
     assert run(shell, "assigned = %apr_inspect $path\nassigned").ok
 
 
-def test_a_path_with_blanks_works_quoted_and_from_a_variable(shell, pocket_qwen3, tmp_path):
+def test_a_path_with_spaces_works_quoted_and_from_a_variable(shell, pocket_qwen3, tmp_path):
     path = tmp_path / "a folder" / "my model.apr"
     path.parent.mkdir()
     shutil.copy(pocket_qwen3, path)
@@ -94,7 +94,7 @@ def test_set_reaches_the_architecture(shell, pocket_qwen3):
         ("%apr_inspect a.apr --as 2x", "the name of a Python variable"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_in_words(shell, cell, message):
+def test_what_is_not_supported_is_a_readable_error(shell, cell, message):
     with pytest.raises(UsageProblem, match=message):
         run(shell, cell)
 
@@ -174,14 +174,14 @@ def test_a_container_that_is_refused_shows_its_header_and_fails_the_cell(shell, 
     assert shell.user_ns["report"].exit_code == 4
 
 
-def test_strict_fails_the_cell_that_a_warning_would_not(shell, real):
+def test_strict_fails_the_cell_for_a_warning(shell, real):
     shell.user_ns["lying"] = real("pocket-qwen2")
     assert run(shell, "%apr_inspect $lying").ok
     with pytest.raises(AprnbError, match="flag is wrong"):
         run(shell, "%apr_inspect $lying --strict")
 
 
-def test_results_are_static_where_no_browser_listens(shell, pocket_qwen3):
+def test_results_are_static_without_a_browser(shell, pocket_qwen3):
     report = run(shell, f"%apr_check {pocket_qwen3}")
     bundle, _ = shell.display_formatter.format(report)
     assert "<script" not in bundle["text/html"]

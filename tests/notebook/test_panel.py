@@ -48,7 +48,7 @@ def test_plan_first_then_the_result_and_its_picture(shell):
         assert words in result
 
 
-def test_an_error_leaves_what_was_reached_and_goes_on_to_the_person(shell):
+def test_an_error_keeps_the_progress_and_is_raised(shell):
     with capture_output() as captured, pytest.raises(ValueError, match="broke"), Panel(Screen(shell)) as panel:
         panel(Planned(SmallPlan()))
         panel(step(1))
@@ -70,7 +70,7 @@ def test_the_present_state_can_be_shown_at_any_time(shell):
         assert ("step", "1 of 3", "") in panel.document().blocks[0].rows
 
 
-def test_a_result_that_stands_above_is_not_shown_twice_in_its_cell(shell):
+def test_a_result_that_was_shown_is_not_shown_twice_in_its_cell(shell):
     screen, run = Screen(shell), SmallPlan()
     with capture_output(), Panel(screen) as panel:
         panel(Planned(SmallPlan()))

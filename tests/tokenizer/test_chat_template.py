@@ -42,12 +42,12 @@ def test_the_wanted_template_goes_before_all_others(metadata, sources):
 
 
 @pytest.mark.parametrize("key", ["chat_template", "tokenizer.chat_template"])
-def test_the_file_s_template_goes_before_the_sibling_s(metadata, sources, key):
+def test_the_file_s_template_takes_precedence_over_the_sidecar_s(metadata, sources, key):
     choice = build_tokenizer({**metadata, key: "{{ 1 }}"}, "qwen3", sources / "qwen3")
     assert (choice.tokenizer.chat_template, choice.template_source) == ("{{ 1 }}", f"metadata {key}")
 
 
-def test_a_sibling_goes_before_the_family(metadata, sources):
+def test_a_sidecar_file_takes_precedence_over_the_family(metadata, sources):
     choice = build_tokenizer(metadata, "qwen3", sources / "qwen3")
     assert choice.template_source == "tokenizer_config.json next to the file"
 
@@ -68,7 +68,7 @@ def test_the_qwen_families_have_chatml_as_their_sources_do(metadata, sources, fa
     assert any("chatml, by the rule" in note for note in choice.assumptions)
 
 
-def test_without_any_template_rendering_names_the_way_out(metadata):
+def test_without_any_template_rendering_is_an_error_with_an_action(metadata):
     choice = build_tokenizer(metadata, "llama")
     assert choice.template_source == "absent"
     with pytest.raises(ChatTemplateError, match="no chat template") as caught:
@@ -99,7 +99,7 @@ def test_a_named_template_needs_its_tokens(metadata):
 
 
 @pytest.mark.parametrize("found", [7, ["x"], [{"name": "tools", "template": "x"}], "x" * 300_000])
-def test_a_template_that_is_none_is_refused(metadata, found):
+def test_a_text_that_is_not_a_template_is_refused(metadata, found):
     with pytest.raises(ChatTemplateError):
         build_tokenizer({**metadata, "chat_template": found}, "qwen3")
 
@@ -129,7 +129,7 @@ def test_many_conversations_keep_their_order_across_batches(tokenizer, monkeypat
     assert [rendering.text for rendering in render_all(tokenizer, requests)] == list("01234")
 
 
-def test_what_a_template_says_against_a_conversation_stays_with_that_conversation(tokenizer):
+def test_an_error_of_a_template_belongs_to_one_conversation(tokenizer):
     tokenizer.chat_template = "{% if messages|length > 1 %}{{ raise_exception('one turn only') }}{% endif %}fine"
     short, long = render_all(tokenizer, [Request(TALK[:1], False), Request(TALK, False)])
     assert (short.text, long.text, long.problem) == ("fine", None, "one turn only")
@@ -294,7 +294,7 @@ HALVES = [{"role": "user", "content": "\ud802"}, {"role": "assistant", "content"
 
 
 @pytest.mark.parametrize(("template", "said"), SURROGATES.values(), ids=SURROGATES.keys())
-def test_half_a_surrogate_pair_is_a_problem_of_its_rendering(template, said):
+def test_half_a_surrogate_pair_is_a_problem_of_one_rendering(template, said):
     tokenizer = tokenizer_with("{% if messages %}" + template + "{% else %}fine 😀{% endif %}", eos_token="\ud801")
     halves, fine = render_all(tokenizer, [Request(HALVES, False), Request([], False)])
     assert halves.text is None and said in halves.problem and halves.problem.isprintable()
@@ -309,7 +309,7 @@ def test_surrogates_that_are_not_rendered_do_no_harm():
     assert render(tokenizer, HALVES, add_generation_prompt=False) == "2"
 
 
-def test_a_template_with_a_surrogate_in_its_syntax_is_an_error_in_plain_words():
+def test_a_template_with_a_surrogate_in_its_syntax_is_a_readable_error():
     with pytest.raises(ChatTemplateError, match="the chat template cannot be used"):
         render(tokenizer_with("{{ \ud800 }}"), TALK, add_generation_prompt=False)
 

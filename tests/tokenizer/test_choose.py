@@ -69,7 +69,7 @@ def test_prompts_get_the_ids_that_the_model_was_asked_with(real, sources, name):
         assert tokenizer.decode(answer["answer_ids"], skip_special_tokens=True) == answer["answer"]
 
 
-def test_fillers_of_the_padded_vocabulary_are_no_tokens(tokenizer):
+def test_fillers_of_the_padded_vocabulary_are_not_tokens(tokenizer):
     assert len(tokenizer) == 827
     assert "<unk>" not in tokenizer.get_vocab()
 
@@ -136,14 +136,14 @@ def test_llama_without_a_pre_tokenizer_lists_what_was_assumed(real, name):
     assert choice.assumptions[0].startswith("tokenizer: text is split as llama-bpe does")
 
 
-def test_a_sibling_with_the_same_vocabulary_settles_an_assumption(real, sources):
+def test_a_sidecar_file_with_the_same_vocabulary_replaces_an_assumption(real, sources):
     choice = build_tokenizer(aprnb.open(real("llama-q4k")).metadata, "llama", sources / "llama")
     assert choice.source == "tokenizer.json next to the file (its vocabulary is the file's)"
     assert choice.assumptions == ()
     assert len(choice.tokenizer("12345")["input_ids"]) == 5  # the source splits digits one by one, llama-bpe by threes
 
 
-def test_a_sibling_with_another_vocabulary_is_named_and_not_used(real, sources, tmp_path):
+def test_a_sidecar_file_with_another_vocabulary_is_named_and_not_used(real, sources, tmp_path):
     other = json.loads((sources / "llama" / "tokenizer.json").read_text())
     other["added_tokens"] = other["added_tokens"][:2]
     (tmp_path / "tokenizer.json").write_text(json.dumps(other))
@@ -152,12 +152,12 @@ def test_a_sibling_with_another_vocabulary_is_named_and_not_used(real, sources, 
     assert "another vocabulary" in choice.warnings[-1]
 
 
-def test_a_sibling_that_settles_nothing_is_not_read(metadata, tmp_path):
+def test_a_sidecar_file_that_is_not_needed_is_not_read(metadata, tmp_path):
     (tmp_path / "tokenizer.json").write_text("not a tokenizer")
     assert build_tokenizer(metadata, "qwen3", tmp_path).source.startswith("metadata")
 
 
-def test_a_file_without_a_tokenizer_takes_the_sibling(real, sources, tmp_path):
+def test_a_file_without_a_tokenizer_uses_the_sidecar_file(real, sources, tmp_path):
     checkpoint = tmp_path / "tuned.apr"
     shutil.copy(sources / "qwen3" / "tokenizer.json", tmp_path / "tuned.tokenizer.json")
     shutil.copy(sources / "qwen3" / "tokenizer_config.json", tmp_path)
@@ -167,14 +167,14 @@ def test_a_file_without_a_tokenizer_takes_the_sibling(real, sources, tmp_path):
     assert choice.template_source == "tokenizer_config.json next to the file"
 
 
-def test_a_file_without_any_tokenizer_names_the_way_out(real, tmp_path):
+def test_a_file_without_any_tokenizer_is_an_error_with_an_action(real, tmp_path):
     with pytest.raises(TokenizerError, match="has no tokenizer") as caught:
         build_tokenizer(aprnb.open(real("pocket-qwen3-convert-q4k")).metadata, "qwen3", tmp_path)
     assert "tokenizer.json" in str(caught.value.action)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[" * 100_000, "\x00"])
-def test_a_broken_sibling_is_an_error_that_names_it(text, tmp_path):
+def test_a_malformed_sidecar_file_is_an_error_that_names_it(text, tmp_path):
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(TokenizerError, match=r"tokenizer\.json (is|has) n"):
         build_tokenizer({}, "qwen3", tmp_path)
@@ -190,7 +190,7 @@ def test_unused_rows_of_the_embedding_are_counted(tokenizer):
     assert check_vocabulary(tokenizer, 1024) == "197 of the embedding's 1,024 rows have no token"
 
 
-def test_an_unknown_pre_tokenizer_is_refused_by_name(metadata):
+def test_an_unknown_pre_tokenizer_is_an_error_that_names_it(metadata):
     with pytest.raises(TokenizerError, match="pre-tokenizer 'no-such' is not supported"):
         build_tokenizer({**metadata, "tokenizer.pre_type": "no-such"}, "qwen3")
 
@@ -230,7 +230,7 @@ def test_scores_give_the_ids_that_sentencepiece_itself_gives(more):
     assert any("a space is added before" in note for note in choice.assumptions)
 
 
-def test_a_file_that_says_so_gets_no_space_in_front():
+def test_a_file_that_states_it_gets_no_space_in_front():
     said = build_tokenizer(sentencepiece_metadata(**{"tokenizer.add_space_prefix": False}), "llama")
     silent = build_tokenizer(sentencepiece_metadata(), "llama")
     text = SENTENCEPIECE["encodings"][0]["text"]
@@ -239,7 +239,7 @@ def test_a_file_that_says_so_gets_no_space_in_front():
     assert not any("a space is added before" in note for note in said.assumptions)
 
 
-def test_unigram_is_refused_by_name():
+def test_unigram_is_an_error_that_names_it():
     scores = [score - 0.5 for score in SENTENCEPIECE["scores"]]
     with pytest.raises(TokenizerError, match="kind 'unigram'"):
         build_tokenizer(sentencepiece_metadata(**{"tokenizer.scores": scores}), "llama")
@@ -262,7 +262,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
-def test_hostile_tokenizer_metadata_ends_in_a_short_error_and_a_card(metadata, change):
+def test_malicious_tokenizer_metadata_ends_in_a_short_error_and_a_card(metadata, change):
     hostile = {**metadata, **change(metadata)}
     with pytest.raises(TokenizerError) as caught:
         build_tokenizer(hostile, "qwen3")

@@ -53,7 +53,7 @@ def pieces(prepend: bool, bos: bool, merges: list[tuple[str, str]] | None = None
 
 @pytest.mark.parametrize("bos", [True, False])
 @pytest.mark.parametrize("prepend", [True, False])
-def test_sentencepiece_keeps_what_stands_in_front(prepend, bos):
+def test_sentencepiece_keeps_the_space_in_front_and_bos(prepend, bos):
     source = pieces(prepend, bos)
     choice = read_back(metadata_of(source, bos_token="<s>", eos_token="</s>", unk_token="<unk>"), 300)
     for text in (*TEXTS[1:], "ab abc  cab"):
@@ -95,7 +95,7 @@ def test_a_splitting_that_gguf_has_no_name_for_is_refused(sources):
 @pytest.mark.parametrize(
     ("step", "said"), [(7, "has a step without a type"), ({"type": "Nonsense"}, "is not a valid tokenizer")]
 )
-def test_a_tokenizer_json_that_the_library_refuses_is_our_error(sources, step, said):
+def test_a_tokenizer_json_that_the_library_rejects_is_an_aprnb_error(sources, step, said):
     metadata = metadata_of(Tokenizer.from_file(str(sources / "qwen2" / "tokenizer.json")), eos_token="<|im_end|>")
     metadata["hf_tokenizer"] = {**metadata["hf_tokenizer"], "pre_tokenizer": step}
     with pytest.raises(aprnb.errors.TokenizerError, match=f"source's tokenizer.json {said}"):

@@ -280,7 +280,7 @@ def test_ctrl_c_ends_what_a_tokenizer_does_at_once_and_leaves_no_child(exploding
         assert psutil.wait_procs(children, timeout=1)[1] == []
 
 
-def test_a_child_ends_by_its_own_clock_where_its_parent_was_killed(exploding):
+def test_a_child_ends_by_its_own_clock_when_its_parent_was_killed(exploding):
     script = "tokenizer_process.TEXT_S, tokenizer_process.TEXT_S_PER_BYTE = 1, 0\n" + WORK["rows"]
     for process, children in running(script, exploding, children=1):
         process.kill()

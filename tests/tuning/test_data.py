@@ -147,7 +147,7 @@ def test_a_file_without_readable_rows_says_why(content, reason, tmp_path):
         read_rows(path)
 
 
-def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
+def test_a_missing_file_and_a_folder_are_different_errors(tmp_path):
     with pytest.raises(FileMissing):
         read_rows(tmp_path / "no.jsonl")
     with pytest.raises(DataError, match="is a directory"):
@@ -251,7 +251,7 @@ def test_thinking_that_the_template_rewrites_is_labelled_up_to_the_end_token(tok
     assert marked(example, tokenizer).endswith("assistant\n⟦<think>\nwhy\n</think>\n\nso<|im_end|>⟧\n")
 
 
-def test_where_earlier_answers_are_rewritten_only_the_last_is_learned_and_that_is_said(tokenizer):
+def test_where_earlier_answers_are_rewritten_only_the_last_is_trained_and_that_is_reported(tokenizer):
     tokenizer.chat_template = THINKING
     found = encode([talk("a", "b", "c", "d"), talk("a", "b")], tokenizer)
     assert marked(found.examples[0], tokenizer).count("⟦") == 1
@@ -259,7 +259,7 @@ def test_where_earlier_answers_are_rewritten_only_the_last_is_learned_and_that_i
     assert found.warnings[0].startswith("1 conversation(s): the chat template rewrites earlier answers")
 
 
-def test_a_generation_prompt_that_no_answer_begins_with_is_refused(tokenizer):
+def test_a_generation_prompt_that_begins_no_answer_is_refused(tokenizer):
     tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n'", "assistant\n<think>\n'")
     with pytest.raises(
         DataError, match=r"data row 1: the start of the answer is unknown: the chat template writes .*<think>"
@@ -267,7 +267,7 @@ def test_a_generation_prompt_that_no_answer_begins_with_is_refused(tokenizer):
         encode([talk("a", "b")], tokenizer)
 
 
-def test_a_conversation_that_the_template_refuses_is_named(tokenizer):
+def test_a_conversation_that_the_template_rejects_is_named(tokenizer):
     tokenizer.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + (
         tokenizer.chat_template
     )
@@ -348,7 +348,7 @@ def test_thousands_of_rows_are_encoded_in_seconds(tokenizer):
 # ---- the search for answers, on text alone
 
 
-def test_an_answer_that_stands_twice_without_an_end_token_is_not_guessed():
+def test_an_answer_that_appears_twice_without_an_end_token_is_not_guessed():
     turns = [Turn("x", "Q: ", "Q: x x\n"), Turn("y", "Q: x x\nQ: ", "Q: x x\nQ: y<e>")]
     answers, complete = find_answers("Q: x x\nQ: y<e>", turns, [(11, 14)])
     assert not complete

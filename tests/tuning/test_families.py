@@ -140,7 +140,7 @@ def test_the_planned_activations_are_those_that_autograd_keeps(family, tmp_path,
     assert 0.85 < planned / found < 1.2
 
 
-def test_experts_as_targets_are_refused_by_name(tokenizer, tmp_path, repository):
+def test_experts_as_targets_are_an_error_that_names_them(tokenizer, tmp_path, repository):
     families.saved("mixtral", tmp_path / "hf", vocabulary=-(-len(tokenizer) // 8) * 8, spread=0)
     tokenizer.save_pretrained(tmp_path / "hf")
     with pytest.raises(aprnb.errors.UsageProblem, match="--target-modules w1.*q_proj, k_proj, v_proj, o_proj"):

@@ -43,7 +43,7 @@ def test_a_base_worse_than_guessing_is_refused() -> None:
         list(run.events())
 
 
-def test_a_base_loss_that_is_no_number_is_refused() -> None:
+def test_a_base_loss_that_is_not_finite_is_refused() -> None:
     with pytest.raises(GateError):
         gates.check_base_loss(math.nan, 1.0, 96)
 
@@ -108,7 +108,7 @@ def test_the_fingerprint_sees_the_scales_of_quantised_weights() -> None:
     assert gates.frozen_fingerprint(model) != before
 
 
-def test_labels_that_were_lost_on_the_way_are_found() -> None:
+def test_labels_that_were_lost_are_found() -> None:
     gates.check_labelled(1, 19, 19)
     with pytest.raises(GateError, match="step 1 trained 18 labelled tokens; expected 19"):
         gates.check_labelled(1, 18, 19)
@@ -117,7 +117,7 @@ def test_labels_that_were_lost_on_the_way_are_found() -> None:
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, math.inf)])
-def test_a_step_that_is_no_number_names_itself_and_the_state_that_is_kept(loss: float, norm: float) -> None:
+def test_a_step_with_a_loss_that_is_not_finite_is_named_with_the_saved_state(loss: float, norm: float) -> None:
     with pytest.raises(TrainingError, match=r"step 7: loss (.|\n)*the state after step 6 is kept"):
         gates.check_finite(7, loss, norm)
 

@@ -15,20 +15,20 @@ def press() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_the_first_press_only_asks() -> None:
+def test_the_first_interrupt_only_requests_a_stop() -> None:
     with Interrupt() as interrupt:
         assert not interrupt.requested
         press()
         assert interrupt.requested
 
 
-def test_the_second_press_stops_at_once() -> None:
+def test_the_second_interrupt_stops_at_once() -> None:
     with pytest.raises(KeyboardInterrupt), Interrupt():
         press()
         press()
 
 
-def test_the_former_handler_is_back_however_the_block_ends() -> None:
+def test_the_previous_handler_is_restored_however_the_block_ends() -> None:
     before = signal.getsignal(signal.SIGINT)
     with Interrupt():
         assert signal.getsignal(signal.SIGINT) != before

@@ -24,7 +24,7 @@ def test_a_run_evaluates_steps_and_finishes() -> None:
     assert events[-1] == Finished("finished", 6)
 
 
-def test_all_weights_learn_the_rows_by_heart() -> None:
+def test_full_training_memorises_the_rows() -> None:
     run = tiny_run(
         schedule_of(tiny_examples(), *32 * [((0, 1, 2, 3),)]), held_out=False, method="full", learning_rate=5e-3
     )
@@ -65,7 +65,7 @@ def test_steps_are_made_in_training_mode_and_evaluations_are_not() -> None:
 
 
 @pytest.mark.parametrize("model", [tiny_model, tiny_nf4_model])
-def test_evaluations_on_the_way_do_not_change_the_training(model: Any) -> None:
+def test_evaluations_do_not_change_the_training(model: Any) -> None:
     with_evaluations = losses(list(tiny_run(model=model(), eval_every=1).events()))
     without = losses(list(tiny_run(model=model(), held_out=False).events()))
     assert with_evaluations == without
@@ -100,7 +100,7 @@ def test_sixteen_bit_computing_stays_near_float32() -> None:
     assert rounded == pytest.approx(exact, rel=0.02)
 
 
-def test_the_step_speaks_of_real_tokens_and_their_labels() -> None:
+def test_the_step_counts_real_tokens_and_their_labels() -> None:
     run = tiny_run(schedule_of(tiny_examples(), ((0, 1), (2,))), held_out=False)
     step = next(event for event in run.events() if isinstance(event, StepEvent))
     assert step.tokens == sum(run.examples.lengths[:3])
@@ -108,7 +108,7 @@ def test_the_step_speaks_of_real_tokens_and_their_labels() -> None:
     assert step.memory_bytes > 0
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_the_optimizer_step() -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_optimizer_step() -> None:
     run = tiny_run()
     events = run.events()
     before: dict[str, torch.Tensor] = {}

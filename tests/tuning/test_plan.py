@@ -133,13 +133,13 @@ def test_the_plan_shows_itself_as_text_and_html() -> None:
             assert words in shown
 
 
-def test_auto_takes_lora_where_the_base_fits_and_says_so() -> None:
+def test_auto_chooses_lora_where_the_base_fits_and_reports_it() -> None:
     recipe, notes = settle(Recipe(), "auto", QWEN3_8B, GPU)
     assert (recipe.method, recipe.learning_rate, recipe.micro_batch_tokens) == ("lora", 2e-4, 8192)
     assert any(note.startswith("method lora") for note in notes)
 
 
-def test_auto_takes_qlora_where_the_base_does_not_fit_and_says_so() -> None:
+def test_auto_chooses_qlora_where_the_base_does_not_fit_and_reports_it() -> None:
     recipe, notes = settle(Recipe(), "auto", QWEN3_8B, LAPTOP)
     assert (recipe.method, recipe.quantize_nf4, recipe.micro_batch_tokens) == (
         "qlora",
@@ -149,7 +149,7 @@ def test_auto_takes_qlora_where_the_base_does_not_fit_and_says_so() -> None:
     assert any(note.startswith("method qlora") for note in notes)
 
 
-def test_checkpointing_is_chosen_where_activations_do_not_fit_and_said() -> None:
+def test_checkpointing_is_chosen_and_reported_where_activations_do_not_fit() -> None:
     tight = dataclasses.replace(GPU, available_bytes=24 * GIB)
     recipe, notes = settle(Recipe(method="lora"), "auto", QWEN3_8B, tight)
     assert recipe.gradient_checkpointing == "on"

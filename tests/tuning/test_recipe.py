@@ -84,7 +84,7 @@ def test_options_that_exclude_each_other_are_refused(options: dict[str, object])
         read_options(options)
 
 
-def test_a_task_other_than_instruct_is_refused_by_name() -> None:
+def test_a_task_other_than_instruct_is_an_error_that_names_it() -> None:
     with pytest.raises(UsageProblem, match="--task classify is not supported; expected instruct"):
         read_options({"task": "classify"})
 
@@ -208,7 +208,7 @@ def test_a_size_without_a_file_says_what_to_do() -> None:
     assert "give the path of a checkpoint" in str(size_without_file("8B"))
 
 
-def test_a_size_that_is_no_count_is_refused() -> None:
+def test_a_size_that_is_not_a_count_is_refused() -> None:
     with pytest.raises(UsageProblem, match="expected a count such as 8B"):
         check_model_size("large", 10**9)
 

@@ -50,7 +50,7 @@ def test_a_run_leaves_a_model_an_adapter_and_a_record(tuned, tmp_path):
     assert set(record["files"]) >= {"out.apr"}
 
 
-def test_the_output_opens_with_everything_the_base_had_and_the_truth_about_itself(pocket_qwen3, cow, tmp_path):
+def test_the_output_has_everything_of_the_base_and_its_own_metadata(pocket_qwen3, cow, tmp_path):
     finetune(pocket_qwen3, data=cow, output=str(tmp_path / "out.apr"), **QUICK)
     base, output = aprnb.open(pocket_qwen3), aprnb.open(tmp_path / "out.apr", verify=True)
     assert output.warnings == ()
@@ -155,7 +155,7 @@ def test_existing_output_is_refused_before_work_and_kept(pocket_qwen3, cow, tmp_
         ({"target_modules": ["q_porj"]}, "did you mean q_proj", 2),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(
+def test_what_is_not_supported_is_an_error_that_names_it(
     pocket_qwen3, cow, tmp_path, monkeypatch, options, message, exit_code
 ):
     monkeypatch.chdir(tmp_path)
@@ -288,7 +288,7 @@ def test_a_second_press_while_the_results_are_written_keeps_the_state(pocket_qwe
     assert (tmp_path / "out.apr").exists()
 
 
-def test_a_merged_file_that_computes_something_else_never_takes_its_name(pocket_qwen3, cow, tmp_path, monkeypatch):
+def test_a_merged_file_with_other_logits_is_not_kept(pocket_qwen3, cow, tmp_path, monkeypatch):
     """The comparison sees an output whose head was written from other weights: here, the base's norm doubled."""
     from aprnb.tuning.results import merge_check
 
@@ -322,7 +322,7 @@ def test_a_step_that_trains_other_labels_than_planned_is_refused(pocket_qwen3, c
         finetune(pocket_qwen3, data=cow, output=str(tmp_path / "out.apr"), max_steps=2)
 
 
-def test_a_result_that_is_worse_than_the_base_says_so(pocket_qwen3, cow, tmp_path):
+def test_a_result_that_is_worse_than_the_base_is_a_warning(pocket_qwen3, cow, tmp_path):
     run = finetune(pocket_qwen3, data=cow, output=str(tmp_path / "out.apr"), max_steps=6, learning_rate=5.0)
     assert "the base model was better" in str(run)
     assert run.document().status == "warning"

@@ -43,7 +43,7 @@ def interrupted_after(step: int, run: TinyRun, folder: Path) -> list[Any]:
     return events
 
 
-def test_an_interrupted_run_goes_on_with_the_same_losses(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_with_the_same_losses(tmp_path: Path) -> None:
     expected = list(dropout_run().events())
     first = interrupted_after(3, dropout_run(), tmp_path)
     assert first[-1] == Finished("interrupted", 3)
@@ -54,7 +54,7 @@ def test_an_interrupted_run_goes_on_with_the_same_losses(tmp_path: Path) -> None
     assert evals[1] + evals[2] == evals[0]
 
 
-def test_an_interrupt_inside_a_step_goes_back_to_the_step_before(tmp_path: Path) -> None:
+def test_an_interrupt_inside_a_step_saves_the_step_before(tmp_path: Path) -> None:
     interrupt = Interrupt()
     run = dropout_run()
     seen = []
@@ -74,7 +74,7 @@ def test_an_interrupt_inside_a_step_goes_back_to_the_step_before(tmp_path: Path)
     assert losses(first) + losses(second) == losses(list(dropout_run().events()))
 
 
-def test_a_run_that_was_killed_goes_on_from_its_last_state_with_the_same_losses(tmp_path: Path) -> None:
+def test_a_run_that_was_killed_resumes_from_its_last_state_with_the_same_losses(tmp_path: Path) -> None:
     script = """
 import os, signal, sys
 from pathlib import Path
@@ -163,7 +163,7 @@ def test_no_state_is_an_error_that_says_so(tmp_path: Path) -> None:
         load_state(tmp_path / "nowhere", identity_of(tiny_run().recipe))
 
 
-def test_a_loss_that_is_no_number_leaves_the_last_good_state(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_leaves_the_last_good_state(tmp_path: Path) -> None:
     run = tiny_run(held_out=False)
     with pytest.raises(TrainingError):
         for event in run.events(save=saver(tmp_path)):

@@ -99,7 +99,7 @@ def test_nonsense_in_a_key_is_one_clear_error(tmp_path, case):
     assert caught.value.exit_code == 5
 
 
-def test_factors_that_cannot_be_factors_are_refused(tmp_path):
+def test_impossible_factors_are_refused(tmp_path):
     for factors in ([float("nan"), 8.0], [1.0, -8.0], [1.0] * 5000, []):
         with pytest.raises(aprnb.AprnbError, match="not those of a published Llama 3|at most 4,096 floats"):
             aprnb.check(model(tmp_path / "x.gguf", factors=factors))
