@@ -95,7 +95,7 @@ def sources() -> Path:
 
 @pytest.fixture(scope="session")
 def foreign() -> Path:
-    """Old and foreign files."""
+    """Legacy and unsupported files."""
     return DATA / "foreign"
 
 

@@ -294,7 +294,7 @@ def test_the_reader_of_these_rules_sees_what_breaks_them(tmp_path: Path, file: s
 
 
 def modules_after(code: str) -> set[str]:
-    """Top-level names of the modules that a fresh interpreter holds after `code`."""
+    """Top-level names of the modules that a fresh interpreter has loaded after `code`."""
     script = f"{code}\nimport sys\nprint('MODULES', *sorted({{name.split('.')[0] for name in sys.modules}}))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr

@@ -1,4 +1,4 @@
-"""The real `apr` tool as the judge of what we write: it opens it, finds nothing wrong, and computes the same tokens."""
+"""The real `apr` tool checks what aprnb writes: it opens and validates it, and generates the same tokens."""
 
 import json
 import os

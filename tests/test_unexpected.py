@@ -44,7 +44,7 @@ def broken(command: str, *flags: str) -> subprocess.CompletedProcess[str]:
 
 
 def with_closed_output(*words: object, also_errors: bool = False) -> subprocess.CompletedProcess[str]:
-    """A command whose standard output is a pipe that nobody reads any more."""
+    """A command whose standard output is a closed pipe."""
     ours, theirs = os.pipe()
     os.close(ours)
     errors = theirs if also_errors else subprocess.PIPE

@@ -1,4 +1,4 @@
-"""Writes `.apr` files byte by byte, lies included; nobody has to trust our writer to test our reader."""
+"""Writes valid and malformed `.apr` files byte by byte, so that the tests of the reader do not depend on the writer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes GGUF files byte by byte, lies included; nobody has to trust a library to test our reader."""
+"""Writes valid and malformed GGUF files byte by byte, so that the tests of the reader do not depend on a library."""
 
 from __future__ import annotations
 

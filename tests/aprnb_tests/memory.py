@@ -1,4 +1,4 @@
-"""The most memory that this process has held, without what its parent held (which `ru_maxrss` counts in)."""
+"""The peak memory of this process, without that of its parent (which `ru_maxrss` includes)."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak() -> int:
-    """Bytes, since the start or since the peak was forgotten; 0 where the system does not tell."""
+    """Bytes, since the start or the last `forget_peak`; 0 where the system does not report it."""
     if not _STATUS.exists():
         return 0
     lines = _STATUS.read_text().splitlines()
@@ -14,7 +14,7 @@ def peak() -> int:
 
 
 def forget_peak() -> int:
-    """Starts counting anew from what is held now, and returns that."""
+    """Resets the peak to the memory in use, and returns that."""
     forget = Path("/proc/self/clear_refs")
     if forget.exists():
         forget.write_text("5")

@@ -1,4 +1,4 @@
-"""Every kind of `.apr` that some writer has left, byte by byte: what it is, why it exists, and what opening it gives.
+"""Every kind of `.apr` file in existence, byte by byte: what it is, why it exists, and the result of opening it.
 
 The tensors are `a` = 1, 2, 3, 4 and `b` = 5, 6 unless the case says otherwise. With the metadata below the index
 starts at byte 128 with an entry of 29 bytes, the data at 192, `b` at 256, and the footer at 320.
@@ -25,7 +25,7 @@ METADATA: dict[str, Any] = {"model_type": "test"}
 class Case:
     """`warnings` are patterns, one for each; `refused` is the error's pattern where the file does not open.
 
-    `facts` are some of what the header of a foreign container says.
+    `facts` are values of the header of a legacy container.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Containers around or beside the format: packed files, and relatives that are refused by name with their header."""
+"""Other containers: packed files, and legacy containers, which are rejected with their header."""
 
 from __future__ import annotations
 

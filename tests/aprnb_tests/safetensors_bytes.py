@@ -36,7 +36,7 @@ def packed(tensors: Mapping[str, tuple[str, Sequence[int], bytes]]) -> bytes:
 
 
 def weights_of(path: Path) -> dict[str, tuple[str, Sequence[int], bytes]]:
-    """Every tensor of a checkpoint in plain floats, as it lies, the tied head's placeholder left out."""
+    """Every tensor of a checkpoint that stores plain floats, without the tied head's placeholder."""
     with aprnb.open(path) as checkpoint:
         return {
             name: (entry.dtype.name, entry.shape, checkpoint.raw(name))

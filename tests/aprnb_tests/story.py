@@ -1,4 +1,4 @@
-"""The story's checkpoint: Qwen3-8B as a sparse `.apr` with a 152k vocabulary in its metadata, and ways to spoil it."""
+"""The story's checkpoint: Qwen3-8B as a sparse `.apr` with a 152k vocabulary in its metadata, and ways to change it."""
 
 from __future__ import annotations
 
@@ -86,6 +86,6 @@ def shapes(layers: int = LAYERS) -> dict[str, tuple[int, ...]]:
 
 
 def write(path: Path, tensors: dict[str, tuple[int, ...]] | None = None, **changes: Any) -> Path:
-    """The file at `path`; `tensors` and `changes` of the metadata spoil it."""
+    """The file at `path`; `tensors` and `changes` of the metadata make it invalid."""
     entries: list[Tensor] = [(name, BF16, shape, 2 * prod(shape)) for name, shape in (tensors or shapes()).items()]
     return sparse_file(path, metadata(**changes), entries)

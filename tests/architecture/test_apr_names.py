@@ -35,7 +35,7 @@ def test_tensors_have_the_imports_names_shapes_types_and_bytes(fixtures_folder, 
 
 
 def test_a_quantised_import_is_the_same_decoded(fixtures_folder):
-    """That import holds F32, and beside the true head a copy of the embedding under the head's name."""
+    """That import contains F32, and next to the real head a copy of the embedding under the head's name."""
     ours, theirs = pair(fixtures_folder, "llama-Q4_0", "gguf-llama-q4_0")
     names = {name: written for name, (written,) in apr_names(ours, aprnb.check(ours)).items()}
     assert {*names.values(), "lm_head.weight"} == set(theirs)

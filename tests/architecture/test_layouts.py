@@ -1,4 +1,4 @@
-"""Files whose tensors do not lie as the model has them: older names, fused, transposed and stacked matrices."""
+"""Files whose tensors have another layout than the model: older names, fused, transposed and stacked matrices."""
 
 from __future__ import annotations
 

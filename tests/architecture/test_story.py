@@ -1,4 +1,4 @@
-"""Qwen3-8B from the file: 36 layers and no other number; seven ways to spoil it, seven refusals."""
+"""Qwen3-8B from the file has 36 layers; each of seven changes to the file is an error."""
 
 import subprocess
 import sys

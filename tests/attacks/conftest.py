@@ -1,4 +1,4 @@
-"""The generators beside these tests are imported by name."""
+"""Makes the generators in this folder importable."""
 
 import signal
 import sys

@@ -64,7 +64,7 @@ def numbers(seed: int, first: int, targets: Collection[str]) -> Iterator[int]:
 
 
 class Workplace:
-    """Targets with their bases, each made when it is first asked for."""
+    """Targets with their bases, each made on first use."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -113,7 +113,7 @@ def work(seed: int, first: int, cases: int, warming: int, targets: Collection[st
 
 
 def _warm(workplace: Workplace, seed: int, targets: Collection[str]) -> None:
-    """Imports and caches are no case's memory: some cases of each target before the first one that counts."""
+    """Runs some cases of each target first, so that imports and caches do not count as memory of a case."""
     for target in targets:
         workplace.of(target)
         for number in islice(numbers(seed, 0, (target,)), 10):

@@ -33,7 +33,7 @@ class Target(Protocol):
 
 @dataclass
 class Case:
-    """`folder` belongs to the case; `outside` lies beside it and holds a valid file for each name that is read."""
+    """`folder` belongs to the case; `outside` is next to it and contains a valid file for each name that is read."""
 
     folder: Path
     outside: Path
@@ -45,12 +45,12 @@ class Case:
 
     @classmethod
     def beside(cls, root: Path, planted: Mapping[str, bytes]) -> Case:
-        """A case in `root`, whose outside will hold `planted`."""
+        """A case in `root` with the files `planted` outside."""
         (root / "case").mkdir()
         return cls(root / "case", root / "outside", planted)
 
     def clear(self) -> None:
-        """Removes the last case's files, and makes good what it changed outside."""
+        """Removes the last case's files, and restores what it changed outside."""
         if not self._outside or listing(self.outside) != self._outside:
             shutil.rmtree(self.outside, ignore_errors=True)
             self.outside.mkdir()
@@ -72,12 +72,12 @@ class Case:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the regular files that lie there, sparse ones left out."""
+        """Bytes of the regular files in the folder, without sparse ones."""
         sizes = (facts[1] for facts in self._files.values() if stat.S_ISREG(facts[0]))
         return sum(size for size in sizes if size < SPARSE_BYTES)
 
     def hold_secret(self, *shown: object) -> None:
-        """Raises WrongVerdict where what came out holds a secret."""
+        """Raises WrongVerdict where the result contains a secret."""
         for value in shown:
             text = str(value)
             if SECRET in text or str(SECRET_NUMBER) in text:
@@ -92,9 +92,9 @@ class Case:
         _hold(self._outside, listing(self.outside), "outside the folder")
 
     def hold_inside(self, *names: str) -> None:
-        """Raises WrongVerdict unless each name, which was read, is a regular file of the folder where it stands.
+        """Raises WrongVerdict unless each name that was read is a regular file in its folder.
 
-        Links into a `blobs` folder beside `snapshots` are allowed, as the Hugging Face hub's cache has them.
+        Links into a `blobs` folder next to `snapshots` are allowed, since the Hugging Face hub's cache has them.
         """
         for name in names:
             path = self.folder / name
@@ -145,7 +145,7 @@ def _relative_link_out(path: Path, outside: Path) -> None:
 
 
 def _link_inside(path: Path, outside: Path) -> None:
-    """The name becomes a link to the file, which gets another name beside it."""
+    """The name becomes a link to the file, which gets another name in the same folder."""
     path.symlink_to(f"real-{path.name}")
 
 
@@ -176,14 +176,14 @@ KINDS: Mapping[str, Callable[[Path, Path], object]] = {
 }
 """What a name may become in place of the file that is read."""
 NAMED_BY_A_PERSON = tuple(kind for kind in KINDS if "link out" not in kind)
-"""Kinds for a file that a person names: its links are followed."""
+"""Kinds for a file that the user names: its links are followed."""
 
 
 def become(rng: random.Random, path: Path, outside: Path, kinds: tuple[str, ...] = tuple(KINDS)) -> None:
     """The file at `path` becomes something of another kind."""
     kind = "link out" if "link out" in kinds and rng.random() < 0.25 else rng.choice(kinds)
     if path.is_dir() and not path.is_symlink():
-        if kind == "sparse":  # a person's file in place of a folder, which nobody reads
+        if kind == "sparse":  # a file of the user in place of a folder, which is not read
             return
         path.rename(path.with_name(f"real-{path.name}"))
     elif kind == "link inside" and path.exists():

@@ -43,7 +43,7 @@ def blind(rng: random.Random, data: bytes) -> bytes:
 
 @dataclass
 class _Change:
-    """One change of a JSON tree; `raw` holds the texts that json.dumps would not write, by placeholder."""
+    """One change of a JSON tree; `raw` contains texts that json.dumps would not write, by placeholder."""
 
     rng: random.Random
     words: Sequence[str]

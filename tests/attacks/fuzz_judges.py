@@ -27,7 +27,7 @@ PAIR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
 
 def parsed(data: bytes) -> Any:
-    """The JSON in `data`; of a key that stands twice the last value that is not null."""
+    """The JSON in `data`; of a repeated key the last value that is not null."""
 
     def merged(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""A tiny Qwen3 in every layout that has sidecar files: folders, shards, the hub's cache, files beside an `.apr`."""
+"""A tiny Qwen3 in every layout that has sidecar files: folders, shards, the hub's cache, sidecar files of an `.apr`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIDECARS = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_temp
 
 @dataclass(frozen=True)
 class Layout:
-    """`opened` is what a person names; `read` are files whose contents are damaged, `links` name → where it leads."""
+    """`opened` is the path to open; `read` are files whose contents are damaged, `links` name → target."""
 
     name: str
     opened: str

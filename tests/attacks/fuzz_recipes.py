@@ -141,7 +141,7 @@ class Recipes:
             case.hold_secret(json.dumps(found.to_json(), allow_nan=False))
 
     def _used(self, name: str, value: Any, case: Case) -> bool:
-        """Whether what the option names is read; what comes of it holds nothing of outside."""
+        """Whether the file that the option names is read; the result contains nothing from outside."""
         found: Any
         try:
             if name == "config":
@@ -175,7 +175,7 @@ def hold_options(options: Mapping[str, Any], data: bytes, here: Path) -> None:
 
 
 def _hold_path(name: str, value: str, here: Path) -> None:
-    """Both readings of a path, with `~` as it stands and as a home folder, stay below the working directory."""
+    """Both readings of a path, with `~` as a name and as a home folder, are below the working directory."""
     if "\0" in value:
         return
     for path in (value, os.path.expanduser(value)):  # noqa: PTH111  no code of pathlib, which the package uses

@@ -1,4 +1,4 @@
-"""A tiny base, a run over it, its state and its adapter: what the targets of tuning damage."""
+"""A tiny base, a run over it, its state and its adapter, which the targets of tuning damage."""
 
 from __future__ import annotations
 

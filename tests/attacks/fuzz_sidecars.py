@@ -1,4 +1,4 @@
-"""Target of the fuzzer: files beside the weights (config, tokenizer, template, index, manifest), through inspection."""
+"""Target of the fuzzer: sidecar files of the weights (config, tokenizer, template, index, manifest), inspected."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Sidecars:
             names = [name for name in layout.links or layout.files if name != layout.opened]
             become(rng, case.folder / rng.choice(names), case.outside)
         if rng.random() < 0.03:
-            opened = case.folder / layout.opened  # a link under the name that a person gives may lead anywhere
+            opened = case.folder / layout.opened  # a link that the user names may lead anywhere
             others = [name for name in self.planted if name != opened.name]
             become(rng, opened.parent / rng.choice(others), case.outside)
         case.note = layout
@@ -100,7 +100,7 @@ class Sidecars:
 
 
 def _converted(checkpoint: aprnb.Checkpoint, target: Path) -> str:
-    """Whatever the files beside it say, a file that we write is one that we read."""
+    """aprnb reads every file that it wrote, whatever the sidecar files contained."""
     try:
         aprnb.convert(checkpoint, target)
     except AprnbError:

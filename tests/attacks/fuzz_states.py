@@ -101,7 +101,7 @@ class States:
         return outcome
 
     def _read_base(self, case: Case, run: Path) -> None:
-        """`base.json` as a run that goes on reads it; what is wrong with it stops nothing else here."""
+        """Reads `base.json` as a resumed run does; errors are ignored here."""
         try:
             path = safe_path(run, "base.json")
             if path.exists():
@@ -154,7 +154,7 @@ class States:
 
 
 def _rename(rng: random.Random, state: Path, outside: Path) -> None:
-    """The state gets another name, or something lies beside it."""
+    """The state gets another name, or the folder contains something else."""
     other = state / rng.choice(NAMES)
     if rng.random() < 0.3:
         (state / f"step-{STEPS:06d}").rename(other)
@@ -165,7 +165,7 @@ def _rename(rng: random.Random, state: Path, outside: Path) -> None:
 
 
 def _add_own_file(rng: random.Random, run: Path, outside: Path) -> None:
-    """Something of a person's in the run's folder."""
+    """A file of the user in the run's folder."""
     folder = run / rng.choice((".", "state", NEWEST, f"{NEWEST}/more"))
     free = folder.is_dir() or not (folder.exists() or folder.is_symlink())
     if free and folder.parent.is_dir() and folder.resolve().is_relative_to(run):

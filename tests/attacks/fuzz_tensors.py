@@ -1,4 +1,4 @@
-"""Seeded damage to safetensors files: headers that lie, and sound files with other dtypes, shapes, names and values."""
+"""Seeded damage to safetensors files: malformed headers, valid files with other dtypes, shapes, names and values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Tensor:
 
 
 def changed_tensors(rng: random.Random, data: bytes) -> bytes:
-    """The file with a field of its header changed, or written anew with other tensors."""
+    """The file with a field of its header changed, or written again with other tensors."""
     if rng.random() < 0.35:
         return foreign_index(rng, bytearray(data)) if data[8:9] == b"{" else data[::-1]
     try:

@@ -115,7 +115,7 @@ def _read(case: Case, attempt: Any) -> Any:
 
 
 def _as_metadata(document: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata that a Hugging Face folder gets; the tokenizer put together again from them is the same."""
+    """The metadata of a Hugging Face folder; the tokenizer that is rebuilt from them is the same."""
     metadata = tokenizer_metadata(document, {}, "x") | special_ids(document, {}, settings)
     described = describe_tokenizer(metadata, "qwen3")
     json.dumps(described)

@@ -1,4 +1,4 @@
-"""Other readers of the same bytes, with no code of the package: what a verdict is held against."""
+"""Independent readers of the same bytes, without code of the package, to compare results with."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def safetensors_rows(data: bytes) -> Mapping[str, Row]:
 
 
 def gguf_rows(data: bytes) -> Mapping[str, Row]:
-    """Version 2 and 3, little-endian; names as they stand."""
+    """Version 2 and 3, little-endian; names unchanged."""
     tensors, pairs = struct.unpack_from("<QQ", data, 8)
     at, alignment = 24, 32
     for _ in range(pairs):

@@ -138,7 +138,7 @@ def duplicate_entry(rng: random.Random, data: bytearray) -> bytes:
 
 
 def metadata(rng: random.Random, data: bytearray) -> bytes:
-    """A key or value of the JSON changes; the file is laid out anew around it."""
+    """A key or value of the JSON changes; the offsets of the file are updated."""
     if len(data) < 64 or data[:3] != b"APR":
         return flip_in_front(rng, data)
     count, _, size, index, start = struct.unpack_from("<IQIQQ", data, 8)

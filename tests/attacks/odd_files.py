@@ -1,4 +1,4 @@
-"""What may stand in a file's place, and what may happen to it between two steps."""
+"""What may be in a file's place, and what may happen to it between two steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a way to lie is written down: what makes the file, and what must come of it."""
+"""How an attack is registered: the function that makes the file, and the expected result."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Test = TypeVar("Test", bound=Callable[..., None])
 
 
 def way(text: str) -> Callable[[Test], Test]:
-    """Marks a test with the row of docs/threats.md that it stands for; several tests may stand for one."""
+    """Marks a test with its row of docs/threats.md; several tests may have the same row."""
 
     def register(test: Test) -> Test:
         TESTED_WAYS.add(text)

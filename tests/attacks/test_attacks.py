@@ -1,4 +1,4 @@
-"""Each way in which a file can lie ends in one error that says where, quickly, in little memory; or is harmless."""
+"""Each malformed or malicious file is one error with its position, quickly and in little memory, or harmless."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A base is what was trained on, byte for byte: another one is refused and named at --resume and at the merge."""
+"""Another base than the one that was trained on, byte by byte, is an error at --resume and at the merge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every file that is read may be something else: a link, a pipe, a device, a folder, a name that is no name."""
+"""Every file that is read may be something else: a link, a pipe, a device, a folder, an impossible name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Read = Callable[[Path], Any]
 
 
 def folder_with(name: str, read: Read) -> tuple[str, Read]:
-    """A read of the folder in which the file `name` stands."""
+    """A read of the folder that contains the file `name`."""
     return name, lambda path: read(path.parent)
 
 
@@ -60,7 +60,7 @@ BESIDE = dict(
         ("x.chat_template.jinja", lambda path: find_template({}, find_tokenizer_files(path.with_name("x.apr")))),
     ]
 )
-"""Files that belong to something else: no link may lead out of their folder."""
+"""Sidecar files: no link may lead out of their folder."""
 
 NAMED: dict[str, Read] = {
     "checkpoint.apr": lambda path: aprnb.inspect(path),
@@ -74,7 +74,7 @@ NAMED: dict[str, Read] = {
     "template.json": lambda path: choose_template({}, "qwen3", find_tokenizer_files(None), str(path), None),
     "list.json": read_object,
 }
-"""Files that a person names: links are followed, to regular files only."""
+"""Files that the user names: links are followed, to regular files only."""
 
 
 def with_config(folder: Path) -> Path:
@@ -84,7 +84,7 @@ def with_config(folder: Path) -> Path:
 
 
 def in_step(folder: Path) -> Path:
-    """The folder moved to where a state lies; its file is that of step 1."""
+    """The folder moved to the place of a state; its file is that of step 1."""
     state = folder.parent / f"{folder.name}.state"
     state.mkdir()
     shutil.move(folder, state / "step-000001")
@@ -138,7 +138,7 @@ def test_a_file_of_another_kind_is_an_aprnb_error_or_treated_as_missing(tmp_path
 
 
 def private_file(name: str) -> bytes:
-    """What a link might lead to, sound in its form, with a secret inside."""
+    """A possible target of a link: a valid file that contains a secret."""
     if name.endswith(("safetensors",)):
         return s.file_of({SECRET: s.info("F32", [1], 0, 4)}, bytes(4))
     if name.endswith("index.json"):

@@ -1,4 +1,4 @@
-"""Seeded mutations of real files, as `make fuzz` runs them, and the judges that they stand before."""
+"""Seeded mutations of real files, as `make fuzz` runs them, and the readers that check the results."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Recipes and rows that came from somebody else: they say how to train and on what, and nothing more."""
+"""Recipes and rows are untrusted input: they give training options and rows, and nothing else."""
 
 from __future__ import annotations
 

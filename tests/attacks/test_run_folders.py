@@ -1,4 +1,4 @@
-"""Run folders are untrusted input: --force and --resume remove only what a run wrote, by its own list."""
+"""Run folders are untrusted input: --force and --resume remove only files that a run wrote and listed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saved states are untrusted input: a planted one is one error, and nothing of the model or the optimizer changes."""
+"""Saved states are untrusted input: a malicious one is one error, and model and optimizer do not change."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ONE_STEP: dict[str, Any] = {"max_steps": 1, "rank": 1, "method": "lora"}
 
 @dataclasses.dataclass
 class Target:
-    """What a state is restored into."""
+    """The model and optimizer into which a state is restored."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -123,7 +123,7 @@ def take(folder: Path, target: Target, steps: int = STEPS) -> None:
 
 
 def refused(folder: Path, target: Target, steps: int = STEPS) -> str:
-    """The error's text; it is one of ours, and neither model nor optimizer changed."""
+    """The text of the AprnbError; neither model nor optimizer changed."""
     before = target.snapshot()
     with pytest.raises(AprnbError) as caught:
         take(folder, target, steps)

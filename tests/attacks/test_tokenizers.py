@@ -342,7 +342,7 @@ for path in sorted(folder.glob("*.case")):
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> dict[str, dict[str, Any]]:
-    """What one process makes of all cases, each with its time, memory, and what it left on standard error."""
+    """The results of all cases in one process, each with its time, memory and output on standard error."""
     folder = tmp_path_factory.mktemp("cases")
     numbers = {}
     for table, cases in TABLES.items():

@@ -17,7 +17,7 @@ ALL = sorted((DATA / "real").glob("*.apr"))
 
 
 def torn(path: Path, copy: Path, step: int) -> None:
-    """Cuts the copy from its end on; the message's byte is the cut, or lies behind it where padding was cut first."""
+    """Cuts the copy from its end on; the message's byte is the cut, or after it where padding was cut first."""
     copy.write_bytes(path.read_bytes())
     size = copy.stat().st_size
     footer = size - size % 64  # the four bytes of the footer alone may be missing: nothing verifies them by default

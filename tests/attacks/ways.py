@@ -1,6 +1,6 @@
-"""The threat model as files: one small generator for each way in which a checkpoint can lie, with the reason.
+"""The threat model as files: one small generator for each attack by a checkpoint, with the reason.
 
-`docs/threats.md` lists the same ways; a test holds the two together.
+`docs/threats.md` lists the same attacks; a test compares the two.
 """
 
 import ways_apr

@@ -1,4 +1,4 @@
-"""Files beside a checkpoint that lead elsewhere, and facts that are stated twice."""
+"""Sidecar files that lead elsewhere, and facts that are stated twice."""
 
 from __future__ import annotations
 

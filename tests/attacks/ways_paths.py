@@ -1,4 +1,4 @@
-"""Paths that are no files, and hostile files beside a sound one."""
+"""Paths that are not files, and malicious sidecar files of a valid one."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ BOMB = b'{"a":[' + b"[]," * 3_000_000 + b"1]}"
 
 
 def huggingface(folder: Path, **beside: bytes) -> Path:
-    """A sound `model.safetensors` with files beside it, `tokenizer_json=` for tokenizer.json."""
+    """A valid `model.safetensors` with sidecar files, `tokenizer_json=` for tokenizer.json."""
     (folder / "model.safetensors").write_bytes(s.small_file())
     for name, data in beside.items():
         stem, _, ending = name.rpartition("_")

@@ -13,7 +13,7 @@ _READY_MS = 60_000
 
 
 class LabPage:
-    """What a person does in JupyterLab, over a Playwright page (`.page`)."""
+    """User actions in JupyterLab, through a Playwright page (`.page`)."""
 
     def __init__(self, page: Any, url: str, token: str, folder: Path) -> None:
         self.page, self.url, self.token, self.folder = page, url, token, folder
@@ -70,7 +70,7 @@ class LabPage:
         return str(self.cell(number).locator(".jp-Cell-outputArea").inner_text())
 
     def save(self, name: str) -> dict[str, Any]:
-        """Saves the notebook and returns what lies on disk."""
+        """Saves the notebook and returns the file's content."""
         before = (self.folder / name).stat().st_mtime_ns
         self.page.keyboard.press("Escape")
         self.page.keyboard.press("Control+s")

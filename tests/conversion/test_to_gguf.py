@@ -248,7 +248,7 @@ def test_writing_keeps_a_few_rows_in_memory_and_reports_its_progress(tmp_path, p
 
 
 def test_blocks_that_are_quantised_a_second_time_are_counted(real, tmp_path):
-    """AprQ8 is no GGUF type; Q4_K goes over as it lies, and into an `.apr` of another block type it does not."""
+    """AprQ8 is not a GGUF type; Q4_K is copied unchanged, but not into an `.apr` of another block type."""
     said = "quantised a second time"
     q4_k, int8 = real("pocket-qwen2-q4k"), real("pocket-qwen2-int8")
     assert not any(said in warning for warning in aprnb.convert(q4_k, tmp_path / "a.gguf").warnings)

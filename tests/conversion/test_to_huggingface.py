@@ -51,7 +51,7 @@ def ours(path) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["pocket-qwen3", "pocket-qwen2-q4k", "gguf-llama-q4_0-preserve"])
 def test_transformers_loads_the_folder_to_equal_logits_and_tokens(real, name, tmp_path):
-    """Floats as they lie, block formats decoded to float32, and permuted GGUF rows."""
+    """Floats unchanged, block formats decoded to float32, and permuted GGUF rows."""
     aprnb.convert(real(name), tmp_path / "hf", dtype="f32" if name != "pocket-qwen3" else None)
     found = by_transformers(tmp_path / "hf", TEXT)
     expected = ours(real(name))
@@ -150,7 +150,7 @@ def test_what_the_config_says_stays_and_what_is_settled_here_wins(pocket_qwen3, 
 
 
 def test_values_that_are_not_finite_are_an_error_that_names_the_tensor(pocket_qwen3, tmp_path):
-    """The first BF16 of one matrix becomes NaN, 0x7FC0; what is copied as it lies is not looked at."""
+    """The first BF16 of one matrix becomes NaN, 0x7FC0; values that are copied unchanged are not checked."""
     with aprnb.open(pocket_qwen3) as base:
         name = "model.layers.1.mlp.down_proj.weight"  # of 384 columns: no K-blocks
         file, entry = base.contents.files[0], base.tensors[name]

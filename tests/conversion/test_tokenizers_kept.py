@@ -21,7 +21,7 @@ def texts(repository):
 
 
 def sentencepiece(corpus) -> Tokenizer:
-    """As Llama 2, Mistral and Gemma have it: `<unk>`, `<s>` and bytes stand in the vocabulary and are added tokens."""
+    """As Llama 2, Mistral and Gemma have it: `<unk>`, `<s>` and bytes are in the vocabulary and are added tokens."""
     made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     made.decoder = decoders.Sequence(

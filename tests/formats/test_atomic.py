@@ -1,4 +1,4 @@
-"""Files and folders arrive whole; what was there before is only lost where that is asked for and known to be ours."""
+"""Files and folders are written completely or not at all; only files that a run wrote are replaced."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ours(folder: Path, text: str = "former") -> Path:
 
 
 def contents(folder: Path) -> dict[str, str | None]:
-    """Every path below the folder with its text; None for what is no file."""
+    """Every path below the folder with its text; None for what is not a file."""
     found = sorted(folder.rglob("*"))
     return {path.relative_to(folder).as_posix(): path.read_text() if path.is_file() else None for path in found}
 
@@ -309,7 +309,7 @@ NO_FOLDERS = [a_file, a_pipe, a_socket, *LINKS]
 
 @pytest.fixture
 def taken(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A target that is taken by what the parameter makes; what its link leads to must not change."""
+    """A target where the parameter's file exists; what its link leads to must not change."""
     request.param(tmp_path / "x")
     before = contents(tmp_path)
     before.pop("x"), before.pop("x/weights", None), before.pop("x/mine", None)
@@ -374,7 +374,7 @@ def test_an_empty_folder_may_be_filled_without_force(tmp_path: Path) -> None:
 
 @pytest.fixture
 def as_nobody() -> Iterator[Path]:
-    """A folder of a person without rights over the system, as whom the test runs."""
+    """A folder of a user without privileges; the test runs as that user."""
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         if os.geteuid() == 0:
             os.chown(name, NOBODY, NOBODY)

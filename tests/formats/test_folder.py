@@ -1,4 +1,4 @@
-"""Hugging Face folders: the same checkpoint whole, in shards, as a file; and folders that are refused by name."""
+"""Hugging Face folders: the same checkpoint whole, in shards, as a file; and folders that are not supported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GGUF files: what their bytes say is what is read, and whatever lies is refused with its byte."""
+"""GGUF files: the values of their bytes are read, and false statements are errors with their byte."""
 
 import random
 import struct
@@ -172,7 +172,7 @@ def test_absurdly_large_lists_and_keys_are_refused(tmp_path, monkeypatch):
 
 
 def test_opening_takes_twice_the_file_and_64_mib_at_most(tmp_path):
-    """A vocabulary as large as any, with one character in each token that no byte holds."""
+    """A very large vocabulary with a non-Latin-1 character in each token."""
     data = whole([pair("k", ARRAY, (STRING, ["Ā" + chr(0x100 + at % 5000) for at in range(500_000)]))])
     (tmp_path / "x.gguf").write_bytes(data)
     tracemalloc.start()
@@ -192,7 +192,7 @@ def test_a_text_too_long_to_keep_is_passed_over_and_named(tmp_path):
 @pytest.mark.parametrize("strange", [None, "", "\0", "a\0b", "é" * 127, "y" * 255, "y" * 256, "z" * 70000, "\1"])
 @pytest.mark.parametrize("place", [0, 500, 999])
 def test_long_lists_are_read_the_same_however_their_strings_are(tmp_path, strange, place):
-    """Lists of short strings take a quicker way; every kind of string that leaves it stands once at each end."""
+    """Lists of short strings have a faster path; every kind of string that leaves it is once at each end."""
     words = [chr(random.Random(at).randrange(0x20, 0x3000)) * (1 + at % 9) for at in range(1000)]
     if strange is not None:
         words[place] = strange

@@ -1,4 +1,4 @@
-"""Each way in which a header or index can lie ends in one error that says where."""
+"""Each malformed header or index is one error with its position."""
 
 import os
 import struct

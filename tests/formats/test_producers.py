@@ -1,4 +1,4 @@
-"""Whatever a writer of the format has left opens with its warnings, or is refused by name; `strict` refuses both."""
+"""Files of every known writer open with their warnings, or are an error that names them; `strict` rejects both."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Safetensors files written byte by byte: what is read, and every way in which a header can lie."""
+"""Safetensors files written byte by byte: valid ones, and every kind of malformed header."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_the_header_may_end_in_blanks(tmp_path):
 
 
 def test_a_repeated_last_key_is_found_at_once(tmp_path):
-    """Counting each name anew took 74 seconds for 800 kB."""
+    """Counting each name again took 74 seconds for 800 kB."""
     keys = b",".join(b'"k%d":0' % number for number in range(60_000))
     (tmp_path / "x.safetensors").write_bytes(file_of(b"{" + keys + b',"k59999":0}'))
     began = time.process_time()

@@ -1,4 +1,4 @@
-"""One model in several files: a manifest joins complete shards, and says where it does not fit them."""
+"""One model in several files: a manifest joins complete shards; where it does not fit them, the error says so."""
 
 import copy
 import json
@@ -75,7 +75,7 @@ def test_the_worst_of_the_shards_checksums_is_that_of_the_whole(tmp_path, withou
 
 
 def test_a_warning_is_left_out_by_its_kind_and_not_by_its_text(tmp_path):
-    """A name of the file's own choice stands in the warning about the tensor's place, byte 4 of the data."""
+    """The warning about the tensor's place, byte 4 of the data, contains a name from the file."""
     name = "one shard of several"
     stated = {**METADATA, "sharding": {"shard_count": 2, "shard_index": 0}}
     odd = whole(stated, (entry(name, 0, (4,), 4, len(A)),), bytes(4) + pad(A)[:-4], flags=0x0410)

@@ -1,4 +1,4 @@
-"""The report tells the same in JSON, text and HTML, for files that hold and files that do not."""
+"""The report is the same in JSON, text and HTML, for valid files and for files with violations."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What configs say beyond the usual: computed as transformers does, or refused by name; never lost without a word."""
+"""Unusual configs: computed as transformers does, or an error that names the key; never ignored."""
 
 from __future__ import annotations
 

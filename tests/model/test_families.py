@@ -1,4 +1,4 @@
-"""Every family: its table is the class's, its files load to equal logits, what its forward pass needs is demanded."""
+"""Every family: its table is the class's, its files load to equal logits, and required fields must be given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file goes to NF4 with one tensor alive: what a whole process holds at its peak."""
+"""Loading to NF4 keeps one tensor in memory: the peak of a whole process."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def pair(request, tmp_path, monkeypatch):
 
 
 def test_a_safetensors_file_that_the_tool_calls_gguf_is_read_unchanged(tmp_path, monkeypatch):
-    """`apr convert` writes that origin and rope_type 0 for safetensors too, beside the class's name."""
+    """`apr convert` writes that origin and rope_type 0 for safetensors too, with the class's name."""
     monkeypatch.setitem(families.SPECIAL, "llama", {})
     expected = logits(families.saved("llama", tmp_path / "hf", 2))
     with aprnb.open(tmp_path / "hf") as source:

@@ -1,4 +1,4 @@
-"""What bad input gets: in a real kernel, one or two lines, the right kind of error, nothing half-written."""
+"""Bad input in a real kernel: an error of one or two lines of the right kind, and no incomplete files."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The bar of a conversion: what it shows on the way, and what is left of it."""
+"""The progress bar of a conversion: what it shows, and that it is removed."""
 
 from __future__ import annotations
 

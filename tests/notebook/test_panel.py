@@ -1,4 +1,4 @@
-"""The panel where no browser listens: what it shows is what a saved notebook keeps."""
+"""The panel without a browser: it shows what a saved notebook keeps."""
 
 from __future__ import annotations
 

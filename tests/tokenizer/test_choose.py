@@ -1,4 +1,4 @@
-"""Tokenizers out of metadata, held against the tokenizers that the models were made with."""
+"""Tokenizers from metadata, compared with the original tokenizers of the models."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_half_of_a_surrogate_pair_is_an_error():
         process.encode(["\ud800"])
 
 
-# A child under somebody else's control
+# A child that an attacker controls
 
 TOOLS = """
 import json, os, signal, struct, sys, time

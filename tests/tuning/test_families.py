@@ -1,4 +1,4 @@
-"""Every family is trained by the same loop: its own logits, documents apart, adapters where the plan says."""
+"""The same loop trains every family: with its own logits, separate documents, and adapters as planned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first press asks, the second stops, and the former handler is always back."""
+"""The first interrupt requests a stop, the second stops, and the previous handler is always restored."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_optimizer_step() -> 
 
 
 class SmallMemory:
-    """Stands for a device that holds no more than `limit` tokens of a forward pass."""
+    """Simulates a device with memory for `limit` tokens of a forward pass."""
 
     def __init__(self, model: Any, limit: int) -> None:
         self.limit, self.largest = limit, 0

@@ -1,4 +1,4 @@
-"""The plan counts what the run will train, and what it needs."""
+"""The plan's counts are those of the run, in parameters, tokens and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An interrupted run that goes on gives the numbers of one that was never interrupted."""
+"""A resumed run has the numbers of one that was never interrupted."""
 
 from __future__ import annotations
 
