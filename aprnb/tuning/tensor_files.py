@@ -45,7 +45,7 @@ def read_tensors(path: Path, most_bytes: int) -> dict[str, Tensor]:
     """
     with closing(ByteSource(path)) as source:
         if source.size_bytes > most_bytes:
-            raise CheckpointError(f"{path} has {source.size_bytes:,} bytes", expected=f"at most {most_bytes:,}")
+            raise CheckpointError(f"{path} takes {source.size_bytes:,} bytes", expected=f"at most {most_bytes:,}")
         shard = read_shard(source)
         return {name: _read_tensor(source, shard.data_start, entry) for name, entry in shard.tensors.items()}
 

@@ -300,7 +300,7 @@ NAMES: dict[str, Tensors] = {
 @way("an adapter on a tensor that cannot take one")
 @pytest.mark.parametrize("tensors", PLACES.values(), ids=PLACES.keys())
 def test_only_linear_layers_of_the_base_take_an_adapter(base, tmp_path, tensors):
-    refused(base, adapter(tmp_path / "a", PLAIN, tensors), UsageProblem, "changes |holds ")
+    refused(base, adapter(tmp_path / "a", PLAIN, tensors), UsageProblem, "changes |contains ")
 
 
 @way("an adapter on a tensor that cannot take one")

@@ -60,7 +60,7 @@ def test_the_pasted_cell_plans_the_real_model(shell, folder, monkeypatch):
 def test_another_size_is_an_error_that_shows_both_counts(folder):
     done = command_line(folder, "plan", "checkpoints/qwen_qwen3-8b.apr", *OPTIONS.replace("8B", "0.6B").split())
     assert done.returncode == 5
-    assert "names 600,000,000" in done.stderr
+    assert "means 600,000,000" in done.stderr
     assert "holds 8,190,735,360" in done.stderr
 
 
