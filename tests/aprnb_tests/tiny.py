@@ -74,7 +74,7 @@ def schedule_of(examples: Examples, *steps: tuple[tuple[int, ...], ...]) -> Sche
         tokens, labels = (sum(counts[index] for index in chosen) for counts in (examples.lengths, examples.labelled))
         return Step(parts, epoch=0, tokens=tokens, labelled_tokens=labels)
 
-    return Schedule(tuple(map(step, steps)), len(steps))
+    return Schedule(tuple(map(step, steps)))
 
 
 def tiny_recipe(**options: Any) -> SettledRecipe:

@@ -26,10 +26,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Every step of a run, in order; `steps_without_limit` is how many the epochs have without max_steps."""
+    """Every step of a run, in order."""
 
     steps: tuple[Step, ...]
-    steps_without_limit: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def build_schedule(
             chosen = order[start : start + batch_size]
             tokens, labels = (sum(counts[index] for index in chosen) for counts in (lengths, labelled))
             steps.append(Step(_first_fit(chosen, lengths, micro_batch_tokens), epoch, tokens, labels))
-    return Schedule(tuple(steps[:wanted]), per_epoch * epochs)
+    return Schedule(tuple(steps[:wanted]))
 
 
 def pack(examples: Sequence[Example], indices: Sequence[int]) -> Packed:
