@@ -35,9 +35,23 @@ from aprnb.printable import message
 
 
 class AprnbError(Exception):
-    """Base class of these errors; `exit_code` is what the command line returns.
+    """Base class of all errors that aprnb raises; `str()` is the message, in one or two lines.
 
-    The parts may contain text from files: control characters are made visible, long names and messages are cut.
+    The parts may contain text from files: control characters are escaped, long names and messages are cut.
+
+    Attributes:
+        found: what was found.
+        expected: what was expected instead, or None.
+        where: the file, byte offset, tensor or line, or None.
+        action: what to do next, or None.
+        exit_code: what the command line returns with this error.
+
+    Example:
+        >>> try:
+        ...     aprnb.open("missing.apr")
+        ... except aprnb.AprnbError as error:
+        ...     print(type(error).__name__, error.exit_code, error.found)
+        FileMissing 3 no file at missing.apr
     """
 
     exit_code = 1
@@ -58,7 +72,7 @@ class AprnbError(Exception):
         return f"{first}\n→ {self.action}" if self.action else first
 
     def to_json(self) -> dict[str, str | int | None]:
-        """Kind, message with its parts, and exit code."""
+        """Kind, message, exit code and the parts by name."""
         named = {"found": self.found, "expected": self.expected, "where": self.where, "action": self.action}
         return {"kind": type(self).__name__, "message": str(self), "exit_code": self.exit_code, **named}
 

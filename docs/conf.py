@@ -30,9 +30,11 @@ myst_heading_anchors = 3
 # Docstrings mark code with single backticks.
 default_role = "code"
 
+# Fields are listed in the class's own text; as entries of their own they would appear twice.
+napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "undoc-members": False}
+autodoc_default_options = {"members": True}
 
 
 def copy_tutorials() -> None:

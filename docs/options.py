@@ -35,8 +35,9 @@ class Public(SphinxDirective):
         lines = []
         for name in self.arguments[0].split():
             path, found = self.locate(name)
-            # The fields of a dataclass have comments at most: all members without an underscore are shown.
-            options = ["   :members:", "   :undoc-members:"] if inspect.isclass(found) else []
+            # A class lists its fields under "Attributes:"; where it does not, they are shown without a text.
+            listed = "Attributes:" in (found.__doc__ or "")
+            options = ["   :members:", *([] if listed else ["   :undoc-members:"])] if inspect.isclass(found) else []
             lines += [f".. auto{'class' if inspect.isclass(found) else 'function'}:: {path}", *options, ""]
         return self.parse_text_to_nodes("```{eval-rst}\n" + "\n".join(lines) + "\n```")
 

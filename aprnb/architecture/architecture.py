@@ -13,11 +13,36 @@ from aprnb.formats.fields import STANDARD
 
 @dataclass(frozen=True)
 class Architecture:
-    """Fields are named as in Hugging Face configs; `sources[field]` is where each value comes from.
+    """The dimensions and options of a model, each with its source; fields are named as in Hugging Face configs.
 
-    `extra` contains what only some families have (soft caps, multipliers, experts); a standard field that the family
-    does not have is None. `rope_scaling` and `sliding_window` are None where there is none. `assumptions` lists fields
-    that the file leaves open and that are the same in every published checkpoint of the family.
+    Attributes:
+        model_type: the family, such as "qwen3".
+        hidden_size: width of the embedding and of each layer's input and output.
+        num_hidden_layers: decoder layers.
+        num_attention_heads: query heads of a layer.
+        num_key_value_heads: key and value heads of a layer; equal to the query heads, or a divisor of their number.
+        head_dim: width of one head.
+        intermediate_size: width inside the MLP.
+        vocab_size: rows of the embedding.
+        max_position_embeddings: longest sequence in tokens.
+        rope_theta: base of the rotary embedding's frequencies; None for learned positions.
+        rms_norm_eps: epsilon of the norms, LayerNorm's too.
+        tie_word_embeddings: the head is the embedding matrix.
+        attention_bias: the attention's projections have biases.
+        mlp_bias: the MLP's projections have biases.
+        sliding_window: attended positions in tokens; None for all.
+        rope_scaling: the object of that name in Hugging Face configs; None without scaling.
+        hidden_act: activation function of the MLP.
+        extra: fields that only some families have (soft caps, multipliers, experts).
+        sources: field → where its value comes from.
+        assumptions: fields that the file leaves open and that are equal in all published checkpoints of the family.
+        warnings: statements of the file that were overruled or ignored.
+        superseded: tensors that are not weights, such as RoPE factors or a copy of the embedding beside the true head.
+
+    Example:
+        >>> architecture = aprnb.open("pocket-qwen3.apr").architecture
+        >>> architecture.num_hidden_layers, architecture.sources["num_hidden_layers"]
+        (3, 'layers in the tensor index')
     """
 
     model_type: str
@@ -42,21 +67,21 @@ class Architecture:
     assumptions: tuple[str, ...] = field(repr=False, compare=False, default=())
     warnings: tuple[str, ...] = field(repr=False, compare=False, default=())
     superseded: tuple[str, ...] = field(repr=False, compare=False, default=())
-    """Tensors of the file that are not weights: a second, unused head, RoPE factors."""
 
     @property
     def family(self) -> Family:
+        """The family's tensors, rules and names."""
         return FAMILIES[self.model_type]
 
     def __getitem__(self, name: str) -> Any:
-        """A field's value, standard or extra; the rows of a fused q, k and v too."""
+        """A field's value, standard or extra; also the rows of a fused q, k and v (`qkv_rows`)."""
         if name == "qkv_rows":
             return (self.num_attention_heads + 2 * self.num_key_value_heads) * self.head_dim
         return getattr(self, name) if name in STANDARD else self.extra.get(name)
 
     @property
     def attention(self) -> str:
-        """The implementation in `transformers` that is exact: `eager` for capped logits, else the family's."""
+        """The exact implementation in `transformers`, which is `eager` for capped logits, else the family's."""
         return "eager" if self["attn_logit_softcapping"] is not None else self.family.attention
 
     def fields(self) -> dict[str, Any]:
@@ -71,6 +96,7 @@ class Architecture:
         return config
 
     def to_json(self) -> dict[str, dict[str, Any]]:
+        """Field → its value and source."""
         return {name: {"value": value, "source": self.sources.get(name, "")} for name, value in self.fields().items()}
 
 

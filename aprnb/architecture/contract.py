@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from aprnb.architecture.architecture import Architecture, ExpectedTensor, expected_tensors
@@ -18,14 +17,31 @@ from aprnb.formats import Checkpoint, TensorEntry, open_checkpoint
 def check(
     path: str | os.PathLike[str] | Checkpoint,
     *,
-    config: str | Path | Mapping[str, Any] | None = None,
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     strict: bool = False,
 ) -> ContractReport:
-    """Compares the file's tensors with the architecture that the file names.
+    """Compare a checkpoint's tensors with those that its architecture requires; needs no torch, reads no weights.
 
-    Raises CheckpointError or ArchitectureError for a file that cannot be read or names no architecture, and with
-    `strict` for every warning of either; a mismatch is a violation in the report.
+    Args:
+        path: a checkpoint file, a Hugging Face folder, or an open `Checkpoint`.
+        config: a `config.json` (path or dict) for fields that the file does not settle.
+        overrides: single fields, such as `{"rope_theta": 10000.0}`; they take precedence over `config`.
+        strict: raise CheckpointError for any warning.
+
+    Returns:
+        The `ContractReport`. A mismatch is a violation in it; `raise_for_violations` makes it an exception.
+
+    Raises:
+        UsageProblem: `config` or `overrides` are not valid.
+        FileMissing: nothing is at `path`, or no config is at `config`.
+        CheckpointError: the file is malformed.
+        ArchitectureError: the file contradicts itself or leaves a field open, or its family is not supported.
+
+    Example:
+        >>> report = aprnb.check("pocket-qwen3.apr")
+        >>> report.ok, report.checked, report.parameters
+        (True, 35, 869632)
     """
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, strict=strict)
     architecture = resolve(checkpoint, config=config, overrides=overrides)
@@ -35,6 +51,7 @@ def check(
 
 
 def check_contract(checkpoint: Checkpoint, architecture: Architecture) -> ContractReport:
+    """`check` of an open checkpoint against an architecture that is resolved already."""
     expected = expected_tensors(architecture)
     stored, surplus = arrange(checkpoint, architecture, expected)
     rows: list[ContractRow] = []

@@ -36,6 +36,7 @@ class Violation:
         return f"{shown_name(self.tensor)}: {self.kind}: expected {self.expected}, found {self.found}"
 
     def to_json(self) -> dict[str, str]:
+        """The fields by name."""
         return {"tensor": self.tensor, "kind": self.kind, "expected": self.expected, "found": self.found}
 
 
@@ -52,9 +53,20 @@ class ContractRow:
 
 @dataclass(frozen=True)
 class ContractReport(Displayed):
-    """Every expected tensor and every one found, compared; `weights` maps model names to the file's names.
+    """The tensors that an architecture requires, compared with those of a file.
 
-    `readings` describes how each weight is made that is not one unchanged tensor of the file.
+    Attributes:
+        path: the file or folder.
+        architecture: the `Architecture` that the tensors were compared with.
+        rows: one for each required tensor, with its symbolic shape and the file's entry.
+        violations: tensors that are missing, unexpected, without bytes, or of another shape or dtype.
+        weights: weight of the model (Hugging Face name) → tensor of the file.
+        readings: weight → how it is made, where it is not one unchanged tensor of the file.
+
+    Example:
+        >>> report = aprnb.check("pocket-qwen3.apr")
+        >>> report.rows[0].arithmetic
+        '[vocab_size, hidden_size] = [1024, 128]'
     """
 
     path: Path
@@ -66,10 +78,12 @@ class ContractReport(Displayed):
 
     @property
     def ok(self) -> bool:
+        """Whether there are no violations."""
         return not self.violations
 
     @property
     def exit_code(self) -> int:
+        """0 without violations, else 5."""
         return 0 if self.ok else ContractError.exit_code
 
     @property
@@ -79,11 +93,11 @@ class ContractReport(Displayed):
 
     @property
     def parameters(self) -> int:
-        """Unique parameters of the model: the sum over the expected shapes."""
+        """Unique parameters of the model, the sum over the expected shapes."""
         return sum(prod(row.expected_shape) for row in self.rows)
 
     def raise_for_violations(self) -> ContractReport:
-        """Returns itself if there are none; raises ContractError with the first ten in full and forty more by name."""
+        """Return the report itself, or raise ContractError with ten violations in full and forty more by name."""
         if self.ok:
             return self
         shown = "\n".join(f"  {violation}" for violation in self.violations[:_SHOWN])
@@ -98,9 +112,11 @@ class ContractReport(Displayed):
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Verdict, number of checked tensors and violations."""
         return {"ok": self.ok, "checked": self.checked, "violations": [v.to_json() for v in self.violations]}
 
     def document(self) -> Document:
+        """Verdict, violations, architecture and all tensors."""
         return _document(self)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ MAX_CONFIG_CHARACTERS = 1 << 20
 def resolve(
     checkpoint: Checkpoint,
     *,
-    config: str | Path | Mapping[str, Any] | None = None,
+    config: str | PathLike[str] | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Architecture:
     """The architecture of `checkpoint`; `config` and `overrides` come from the user.

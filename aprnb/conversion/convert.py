@@ -1,4 +1,4 @@
-"""`convert`: opens the source, checks its contract, and passes it to the writer of the target's format."""
+"""`aprnb.convert`: opens and checks the source, and calls the writer of the target's format."""
 
 from __future__ import annotations
 
@@ -25,18 +25,38 @@ def convert(
     *,
     dtype: str | None = None,
     force: bool = False,
-    config: str | Path | Mapping[str, Any] | None = None,
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Converted:
-    """Writes `source` (`.apr`, GGUF, safetensors or a Hugging Face folder) as `target`, whose name tells the kind.
+    """Convert a checkpoint to another format or dtype.
 
-    `X.apr`, `X.gguf` and `X.safetensors` are files, any other name is a Hugging Face folder. `dtype` is one of f32,
-    f16, bf16, q8, q4, q4_k, q6_k; without it tensors keep theirs where the target has it. `progress(done, total)` is
-    told bytes of tensors. Tensors stream; nothing appears at `target` unless it is complete.
+    Tensors are converted part by part. The result is written to a temporary file or folder and then renamed.
 
-    Raises ArchitectureError or ContractError for a source that is not what it says, UsageProblem for what the target
-    cannot hold, OutputExists unless `force`, OutputError for a full disk.
+    Args:
+        source: an `.apr`, GGUF or safetensors file, a Hugging Face folder, or an open `Checkpoint`.
+        target: `X.apr`, `X.gguf` or `X.safetensors`; any other name is a Hugging Face folder.
+        dtype: "f32", "f16", "bf16", "q8", "q4", "q4_k" or "q6_k"; unless given, tensors keep theirs where the target
+            supports it.
+        force: overwrite `target`.
+        config: a `config.json` (path or dict) for fields that the source does not settle.
+        overrides: single fields, such as `{"rope_theta": 10000.0}`; they take precedence over `config`.
+        progress: called with the bytes of tensors that are done, and those in all.
+
+    Returns:
+        The `Converted` with path, size, duration, and warnings about what the target does not keep.
+
+    Raises:
+        UsageProblem: an invalid target or dtype, or a target that cannot hold the model.
+        FileMissing, CheckpointError: the source cannot be read.
+        ArchitectureError, ContractError: the source does not determine a model, or its tensors do not match it.
+        OutputExists: `target` exists, without `force`.
+        OutputError: `target` cannot be written.
+
+    Example:
+        >>> result = aprnb.convert("pocket-qwen3.apr", "pocket-qwen3.gguf", dtype="f16")
+        >>> result.format, result.tensors
+        ('gguf', 35)
     """
     path = Path(target)
     kind = target_kind(path)
@@ -59,7 +79,7 @@ def convert(
 
 
 def _require_apart(path: Path, kind: Kind, checkpoint: Checkpoint) -> None:
-    """Raises where the target is a file that is read, or a folder to replace that contains one."""
+    """Raises where the target is a file that is read, or a folder that contains one and would be replaced."""
     target = path.resolve()
     for read in (checkpoint.path, *(file.source.path for file in checkpoint.contents.files)):
         resolved = read.resolve()
@@ -68,7 +88,7 @@ def _require_apart(path: Path, kind: Kind, checkpoint: Checkpoint) -> None:
 
 
 def target_kind(path: Path) -> Kind:
-    """The format of a target's name; raises UsageProblem for an unsupported suffix or an invalid name."""
+    """The format that a target's name stands for; raises UsageProblem for an invalid name or an unsupported ending."""
     try:
         path.resolve().exists()
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The result of a conversion, and what its writer reports."""
+"""The result of a conversion: what the writer returns, and what `aprnb.convert` returns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind = Literal["apr", "gguf", "safetensors", "huggingface"]
 
 @dataclass(frozen=True)
 class Written:
-    """What a writer reports: the number of tensors, and warnings for what it could not do as requested."""
+    """How many tensors a writer wrote, and notes on what the target does not keep."""
 
     tensors: int
     notes: tuple[str, ...] = ()
@@ -23,7 +23,17 @@ class Written:
 
 @dataclass(frozen=True)
 class Converted(Displayed):
-    """The written checkpoint; `warnings` are those of the source, and what could not be done as requested."""
+    """A written checkpoint.
+
+    Attributes:
+        source: the file or folder that was read.
+        path: the file or folder that was written.
+        format: "apr", "gguf", "safetensors" or "huggingface" (a folder).
+        tensors: how many were written.
+        size_bytes: of all written files.
+        seconds: that the conversion took.
+        warnings: of the source, and what the target does not keep.
+    """
 
     source: Path
     path: Path
@@ -34,6 +44,7 @@ class Converted(Displayed):
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """The fields by name."""
         return {
             "source": str(self.source),
             "path": str(self.path),
@@ -45,6 +56,7 @@ class Converted(Displayed):
         }
 
     def document(self) -> Document:
+        """The fields with their units, and the warnings."""
         blocks: list[Block] = [
             Fields(
                 (

@@ -25,9 +25,18 @@ if TYPE_CHECKING:
 class Checkpoint(Mapping[str, np.ndarray]):
     """A read-only mapping of tensor name to float32 array; each access reads and decodes that tensor anew.
 
-    `metadata` has the keys of `.apr` for every format; `tensors` are the entries under the file's own names.
-    The constructor raises CheckpointError for an invalid file; `strict` also raises for what would be a
-    warning.
+    Open one with `aprnb.open`, which documents the arguments and errors. It is a context manager that closes the files.
+
+    Attributes:
+        path: the file or folder.
+        tensors: name in the file → `TensorEntry`: dtype, shape (outermost dimension first), offset and size in bytes.
+        warnings: what is missing or wrong in the file and has only one possible reading.
+        contents: all that was read before tensor data, such as format version, flags and checksums.
+
+    Example:
+        >>> checkpoint = aprnb.open("pocket-qwen3.apr")
+        >>> checkpoint["model.norm.weight"].shape, checkpoint.entry("model.norm.weight").dtype.name
+        ((128,), 'BF16')
     """
 
     def __init__(self, path: str | os.PathLike[str], *, strict: bool = False, verify: bool = False) -> None:
@@ -41,7 +50,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     @cached_property
     def metadata(self) -> Mapping[str, Any]:
-        """The metadata under the keys of `.apr`; a GGUF file's graph is replaced by the family that has it."""
+        """The file's metadata, with the keys of `.apr` for every format; a GGUF graph is replaced by its family."""
         described = dict(self.contents.metadata)
         if self.format == "gguf":
             from aprnb.architecture.identify import gguf_names
@@ -51,7 +60,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     @property
     def format(self) -> str:
-        """`apr`, `gguf`, `safetensors` or `huggingface` (a folder)."""
+        """One of `apr`, `gguf`, `safetensors` and `huggingface` (a folder)."""
         return self.contents.format
 
     @property
@@ -61,7 +70,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     @cached_property
     def architecture(self) -> Architecture:
-        """Which model this is, every field with its source; raises ArchitectureError, never guesses."""
+        """The model's architecture, every field with its source; raises ArchitectureError where a field is open."""
         from aprnb.architecture import resolve
 
         return resolve(self)
@@ -83,7 +92,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         return (self.read_part(name, at, min(part_bytes, size - at)) for at in range(0, size, part_bytes))
 
     def read_part(self, name: str, start: int, size_bytes: int) -> bytearray:
-        """`size_bytes` of the tensor's bytes from `start`, to compare or copy it without having all of it in memory."""
+        """`size_bytes` of the tensor's bytes from byte `start`; raises ValueError for a range outside the tensor."""
         entry = self.entry(name)
         if not 0 <= start <= start + size_bytes <= entry.size_bytes:
             raise ValueError(f"bytes {start}–{start + size_bytes} are outside {name} ({entry.size_bytes} bytes)")
@@ -97,25 +106,25 @@ class Checkpoint(Mapping[str, np.ndarray]):
         return data
 
     def is_hole(self, name: str, start: int, size_bytes: int) -> bool:
-        """Whether this part of the tensor is a hole of a sparse file: zeros that were never written."""
+        """Whether this part of the tensor is a hole of a sparse file, which reads as zeros and takes no disk space."""
         entry = self.entry(name)
         file = self.contents.files[entry.file]
         return file.source.is_hole(file.data_start + entry.offset + start, size_bytes)
 
     def keep_hashes(self) -> None:
-        """Hashes each tensor that is read from now on from its first byte to its last, for `content_hashes`."""
+        """Hash each tensor that is read from now on from its first byte to its last, for `content_hashes`."""
         self._hashes = {}
 
     def content_hashes(self, names: Iterable[str]) -> dict[str, str]:
         """SHA-256 of each tensor's bytes, in hexadecimal.
 
-        Of tensors that were read since `keep_hashes`, whole or part after part, the hash is that of the bytes as they
-        were first read; the others are read now.
+        For a tensor that was read since `keep_hashes`, whole or in consecutive parts, this is the hash of the bytes
+        that were read; the others are read now.
         """
         return {name: self._taken_hash(name) or self._hash(name) for name in names}
 
     def fingerprint(self) -> str:
-        """SHA-256 over metadata, index and all tensors' bytes. Reads the whole file."""
+        """SHA-256 over metadata, index and all tensors' bytes, in hexadecimal. Reads the whole file."""
         digest = hashlib.sha256(
             repr(sorted(self.metadata.items(), key=lambda item: item[0])).encode("utf-8", "replace")
         )
@@ -152,7 +161,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         return f"Checkpoint({str(self.path)!r}, {len(self)} tensors, {self.size_bytes:,} bytes)"
 
     def refuse_warnings(self, warnings: Sequence[str]) -> None:
-        """Closes the file and raises CheckpointError if there are any: what `strict` means."""
+        """Close the files and raise CheckpointError if there are any `warnings`."""
         if warnings:
             self.close()
             raise CheckpointError(
@@ -161,6 +170,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
             )
 
     def close(self) -> None:
+        """Close the files; tensors cannot be read afterwards."""
         for file in self.contents.files:
             file.source.close()
 
@@ -174,11 +184,22 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
 
 def open_checkpoint(path: str | os.PathLike[str], *, strict: bool = False, verify: bool = False) -> Checkpoint:
-    """Opens a checkpoint: metadata and tensor index are read and checked, no tensor data.
+    """Open a checkpoint: read and check its metadata and tensor index, but no tensor data.
 
-    `path` is an `.apr`, GGUF or safetensors file, or a Hugging Face folder; the first bytes tell, not the name. What a
-    file lacks or has wrong and can be read in one way only is listed in `warnings`; `strict=True` refuses it.
-    `verify=True` also checks the footer checksum of an `.apr` over the whole file. Raises FileMissing, or
-    CheckpointError that names what the file is, where it breaks, and what to do.
+    Args:
+        path: an `.apr`, GGUF or safetensors file, or a Hugging Face folder. The first bytes decide, not the name.
+        strict: raise CheckpointError for what would be in `warnings`.
+        verify: also check the footer checksum of an `.apr` file, for which the whole file is read.
+
+    Returns:
+        The `Checkpoint`, a mapping of tensor name to float32 array.
+
+    Raises:
+        FileMissing: nothing is at `path`.
+        CheckpointError: the file is malformed, or of an unsupported format; the message names the byte.
+
+    Example:
+        >>> aprnb.open("pocket-qwen3.apr")
+        Checkpoint('pocket-qwen3.apr', 36 tensors, 1,756,036 bytes)
     """
     return Checkpoint(path, strict=strict, verify=verify)

@@ -30,7 +30,7 @@ class ShardWarning(str):
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor: `shape` outermost dimension first, `offset` relative to the data section of `files[file]`."""
+    """One tensor: `shape` outermost dimension first, `offset` in bytes from the data section of `files[file]`."""
 
     name: str
     dtype: DType
@@ -41,11 +41,12 @@ class TensorEntry:
 
     @property
     def elements(self) -> int:
+        """The product of the dimensions."""
         return prod(self.shape)
 
     @property
     def is_tied_placeholder(self) -> bool:
-        """A head with its full shape and no bytes: how writers mark a head that is tied to the embedding."""
+        """Whether this is a head with its shape and no bytes, which means that it equals the embedding."""
         return self.name == HEAD_NAME and self.size_bytes == 0 and self.elements > 0
 
     def require_bytes(self) -> None:
@@ -67,9 +68,8 @@ class DataFile:
 class Contents:
     """A file (or a folder of them), read and checked up to its tensor data.
 
-    `metadata` has the keys of `.apr` whatever the format, so that one resolver serves them all. `warnings` are
-    what the file lacks or has wrong and could be read in one way only, each with its byte offset. `checksums` gives the
-    state of each.
+    `metadata` has the keys of `.apr` for every format, so that one resolver serves them all. `warnings` list what is
+    missing or wrong and has only one possible reading, each with its byte offset.
     """
 
     format: Format

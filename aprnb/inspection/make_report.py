@@ -20,17 +20,35 @@ from aprnb.tokenizer.tokenizer_files import find_tokenizer_files
 def inspect(
     path: str | os.PathLike[str] | Checkpoint,
     *,
-    config: str | Path | Mapping[str, Any] | None = None,
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     verify: bool = False,
     strict: bool = False,
     stats: bool = False,
 ) -> Report | UnsupportedReport:
-    """Read header, metadata and index, resolve the architecture and check the tensors against it; no torch.
+    """Report what a checkpoint contains, and compare its tensors with its architecture; needs no torch.
 
-    A file of an unsupported family is reported too, with the reason; so is the header of a container that cannot be
-    opened. `verify` also checks the footer checksum, `strict` makes every warning an error, `stats` decodes every
-    tensor and examines its values. Raises FileMissing or CheckpointError for a file that does not open.
+    Args:
+        path: a checkpoint file, a Hugging Face folder, or an open `Checkpoint`.
+        config: a `config.json` (path or dict) for fields that the file does not settle.
+        overrides: single fields, such as `{"rope_theta": 10000.0}`; they take precedence over `config`.
+        verify: also check the footer checksum of an `.apr` file, for which the whole file is read.
+        strict: raise CheckpointError for any warning.
+        stats: also decode every tensor: range, mean, standard deviation, zeros, NaN and infinite values.
+
+    Returns:
+        The `Report`, also where the architecture cannot be resolved (`report.architecture_error` says why); an
+        `UnsupportedReport` for a container that is recognised and not supported.
+
+    Raises:
+        UsageProblem: `config` or `overrides` are not valid.
+        FileMissing: nothing is at `path`, or no config is at `config`.
+        CheckpointError: the file is malformed.
+
+    Example:
+        >>> report = aprnb.inspect("pocket-qwen3.apr")
+        >>> report.ok, report.architecture.model_type, report.parameters["unique"]
+        (True, 'qwen3', 869632)
     """
     try:
         checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, verify=verify, strict=strict)

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report(Displayed):
-    """What was found; `architecture` and `contract` are None where `architecture_error` says why."""
+    """What `aprnb.inspect` found; the last expression of a notebook cell shows it as a card.
+
+    Attributes:
+        checkpoint: the open `Checkpoint`.
+        architecture: the resolved `Architecture`; None where it cannot be resolved.
+        architecture_error: the reason for that, else None.
+        contract: the `ContractReport`; None without an architecture.
+        tokenizer: kind, vocabulary size, special tokens, pre-tokenizer and chat template.
+        statistics: of all tensors' values with `stats=True`, else None.
+    """
 
     checkpoint: Checkpoint
     architecture: Architecture | None
@@ -32,13 +41,13 @@ class Report(Displayed):
 
     @property
     def ok(self) -> bool:
-        """The architecture is known, every tensor matches it, and no value that was read is NaN or infinite."""
+        """Whether the architecture is resolved, every tensor matches it, and all values that were read are finite."""
         values = self.statistics is None or self.statistics.ok
         return self.contract is not None and self.contract.ok and values
 
     @property
     def exit_code(self) -> int:
-        """0 where nothing is wrong, or the family is not supported, which is not an error in the file."""
+        """0 if nothing is wrong or only the family is not supported, else 5."""
         if self.statistics is not None and not self.statistics.ok:
             return ContractError.exit_code
         if self.architecture_error:
@@ -47,32 +56,34 @@ class Report(Displayed):
 
     @property
     def warnings(self) -> tuple[str, ...]:
+        """Warnings about file, architecture and tokenizer, each once."""
         found = [*self.checkpoint.warnings, *(self.architecture.warnings if self.architecture else ())]
         found += [*self.tokenizer.get("warnings", ()), *_declared_quantization(self.checkpoint)]
         return tuple(dict.fromkeys(found))
 
     @property
     def parameters(self) -> dict[str, int]:
-        """Elements of every index entry, and of the model with a tied head counted once."""
+        """Elements of all index entries as `total`, and of the model with a tied head counted once as `unique`."""
         total = sum(entry.elements for entry in self.checkpoint.tensors.values())
         return {"total": total, "unique": self.contract.parameters if self.contract else total}
 
     def layers(self) -> tuple[Share, ...]:
-        """What is outside the layers, then layer by layer."""
+        """Number, elements and bytes of the tensors outside the layers, then of each layer."""
         return shares_by_layer(self.checkpoint.tensors.values())
 
     def dtypes(self) -> tuple[Share, ...]:
-        """Largest share of the bytes first."""
+        """Number, elements and bytes of the tensors of each dtype, most bytes first."""
         return shares_by_dtype(self.checkpoint.tensors.values())
 
     @property
     def df(self) -> DataFrame:
-        """The tensors as a pandas DataFrame."""
+        """A pandas DataFrame with name, dtype, shape, offset and size in bytes of each tensor."""
         import pandas
 
         return pandas.DataFrame(self.to_json()["tensors"])
 
     def to_json(self) -> dict[str, Any]:
+        """The document of `aprnb inspect --json`."""
         settled: dict[str, Any] = (
             {"architecture": self.architecture.to_json()}
             if self.architecture
@@ -100,6 +111,7 @@ class Report(Displayed):
         }
 
     def file_facts(self) -> dict[str, Any]:
+        """Path, size in bytes, format, version, flags and checksums."""
         contents = self.checkpoint.contents
         return {
             "path": str(self.checkpoint.path),
@@ -112,6 +124,7 @@ class Report(Displayed):
         }
 
     def document(self) -> Document:
+        """The card: verdict, warnings, and the tables of layers and tensors."""
         blocks: list[Block] = [Paragraph(_verdict(self)), Fields(_file(self))]
         if self.contract and self.contract.violations:
             columns = (Column("tensor"), Column("kind"), Column("expected"), Column("found"))

@@ -38,7 +38,10 @@ _THREADS = min(2, os.cpu_count() or 1)
 
 @dataclass(frozen=True, slots=True)
 class TensorStatistics:
-    """One tensor's values; minimum, maximum, mean and std (population) are those of its finite elements."""
+    """One tensor's values; minimum, maximum, mean and std (population) are those of its finite elements.
+
+    They are None for a tensor without finite elements. `zeros`, `nan` and `infinite` count elements.
+    """
 
     name: str
     elements: int
@@ -52,23 +55,30 @@ class TensorStatistics:
 
     @property
     def ok(self) -> bool:
+        """Whether all elements are finite."""
         return not (self.nan or self.infinite)
 
 
 @dataclass(frozen=True)
 class Statistics(Displayed):
-    """The statistics of every tensor that has bytes, in the file's order."""
+    """The statistics of every tensor that has bytes.
+
+    Attributes:
+        path: the file or folder.
+        rows: one `TensorStatistics` for each tensor, in the file's order.
+    """
 
     path: str
     rows: tuple[TensorStatistics, ...]
 
     @property
     def ok(self) -> bool:
-        """No value is NaN or infinite."""
+        """Whether all values are finite."""
         return all(row.ok for row in self.rows)
 
     @property
     def damaged(self) -> tuple[TensorStatistics, ...]:
+        """The rows with NaN or infinite values."""
         return tuple(row for row in self.rows if not row.ok)
 
     @property
@@ -79,10 +89,12 @@ class Statistics(Displayed):
         return pandas.DataFrame(self.to_json()["tensors"])
 
     def to_json(self) -> dict[str, Any]:
+        """Verdict and rows."""
         names = TensorStatistics.__dataclass_fields__
         return {"ok": self.ok, "tensors": [{name: getattr(row, name) for name in names} for row in self.rows]}
 
     def document(self) -> Document:
+        """Verdict, the damaged tensors, and a table of all."""
         found = f"{len(self.damaged)} of {len(self.rows)} tensors hold NaN or infinite values"
         blocks: list[Block] = [Paragraph(f"all {len(self.rows)} tensors hold finite values" if self.ok else found)]
         if not self.ok:
@@ -93,6 +105,7 @@ class Statistics(Displayed):
 
 
 def values_table(statistics: Statistics) -> Table:
+    """The statistics as a table, one row for each tensor."""
     return Table(
         "Values",
         _COLUMNS,
@@ -141,9 +154,18 @@ def tensor_statistics(
     names: Iterable[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Statistics:
-    """Decode the tensors `names` (by default all that have bytes) and examine every value.
+    """Decode tensors and examine every value.
 
-    `progress(done, total)` counts elements. Raises TruncatedFile for a file that became shorter meanwhile.
+    Args:
+        checkpoint: an open checkpoint.
+        names: of the tensors; all that have bytes unless given.
+        progress: called with the elements done and the elements in all.
+
+    Returns:
+        The `Statistics`.
+
+    Raises:
+        TruncatedFile: the file became shorter since it was opened.
     """
     chosen = [name for name in (checkpoint.tensors if names is None else names) if checkpoint.entry(name).size_bytes]
     sums: Mapping[str, _Sums] = {name: _Sums() for name in chosen}

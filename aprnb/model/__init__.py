@@ -13,7 +13,7 @@ from aprnb.errors import MissingExtra
 
 _HOMES = {
     "build_model": "aprnb.model.build",
-    "load": "aprnb.model.build",
+    "load": "aprnb.model.loading",
     "model_config": "aprnb.model.build",
     "Placement": "aprnb.model.device",
     "place": "aprnb.model.device",
@@ -23,9 +23,10 @@ _HOMES = {
 __all__ = ["Generation", "Placement", "build_model", "generate", "load", "model_config", "place"]
 
 if TYPE_CHECKING:
-    from aprnb.model.build import build_model, load, model_config
+    from aprnb.model.build import build_model, model_config
     from aprnb.model.device import Placement, place
     from aprnb.model.generation import Generation, generate
+    from aprnb.model.loading import load
 
 
 def _is_missing(package: str) -> bool:

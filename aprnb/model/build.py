@@ -10,48 +10,24 @@ import ctypes
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
-from aprnb.architecture import Architecture, ContractReport, check_contract, expected_tensors, resolve
+from aprnb.architecture import Architecture, ContractReport, expected_tensors
 from aprnb.architecture.weights import read_weight
 from aprnb.errors import ArchitectureError, ContractError
-from aprnb.formats import Checkpoint, open_checkpoint
+from aprnb.formats import Checkpoint
 from aprnb.formats.codecs import decode
-from aprnb.model.device import Placement, place
+from aprnb.model.device import Placement
 from aprnb.model.experts import module_shapes
 from aprnb.model.gpu_decode import can_decode, decode_on
 from aprnb.model.nf4 import quick_4bit
 from aprnb.model.quiet import quiet_loading
-from aprnb.tokenizer.choose import choose_tokenizer
 
 _DIRECT = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-
-def load(
-    path: str | os.PathLike[str] | Checkpoint,
-    device: str = "auto",
-    dtype: str | torch.dtype = "auto",
-    quantize: str | None = None,
-    *,
-    config: str | Path | Mapping[str, Any] | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    chat_template: str | None = None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The model and its tokenizer, from the file alone.
-
-    `quantize` is None, "nf4" or "int8" (bitsandbytes; the linear layers, not embedding, head or stacked experts).
-    Raises ArchitectureError or ContractError before a weight is read, TokenizerError, ContractError for NaN weights.
-    """
-    checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
-    report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
-    report.raise_for_violations()
-    tokenizer = choose_tokenizer(checkpoint, report.architecture, chat_template).tokenizer
-    return build_model(checkpoint, report, place(device, dtype, quantize)), tokenizer
 
 
 def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Placement) -> PreTrainedModel:
@@ -80,6 +56,7 @@ def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Place
 
 
 def model_class(architecture: Architecture) -> type[PreTrainedModel]:
+    """The `transformers` class of the family."""
     return getattr(transformers, architecture.family.class_name)
 
 

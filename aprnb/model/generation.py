@@ -19,7 +19,13 @@ _ENCODE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """`prompt` as the model saw it, the new token ids (the end token too), and their text without special tokens."""
+    """A generated answer; `str()` is its text.
+
+    Attributes:
+        prompt: the text that was tokenized, with the chat template applied.
+        ids: the new token ids, the end token included.
+        text: the new tokens as text, without special tokens.
+    """
 
     prompt: str
     ids: tuple[int, ...]
@@ -30,6 +36,7 @@ class Generation:
         return self.text
 
     def to_json(self) -> dict[str, Any]:
+        """The fields by name."""
         return {"prompt": self.prompt, "ids": list(self.ids), "text": self.text}
 
 
@@ -42,10 +49,27 @@ def generate(
     system: str | None = None,
     max_new_tokens: int = 64,
 ) -> Generation:
-    """The most likely continuation, token by token; `raw` uses `prompt` without the chat template.
+    """Answer a prompt with the most likely token at each step (greedy decoding).
 
-    Stops at the tokenizer's end token or after `max_new_tokens`. Raises UsageProblem for a prompt without tokens or
-    longer than the model's positions, TokenizerError where the tokenizer fails on it.
+    Args:
+        model: a model from `aprnb.load`; it is put into evaluation mode meanwhile.
+        tokenizer: its tokenizer.
+        prompt: the user's message.
+        raw: use `prompt` without the chat template.
+        system: a system message in front of the prompt; not used with `raw`.
+        max_new_tokens: stop after this many tokens, or at the tokenizer's end token.
+
+    Returns:
+        The `Generation` with the prompt as the model saw it, the new token ids, and their text.
+
+    Raises:
+        UsageProblem: the prompt has no tokens, or with the answer more than the model's positions.
+        TokenizerError: the tokenizer cannot encode the prompt, or has no chat template and `raw` is not set.
+
+    Example:
+        >>> model, tokenizer = aprnb.load("pocket-qwen3.apr", device="cpu")
+        >>> aprnb.generate(model, tokenizer, "Spell cow.", max_new_tokens=8).text
+        'c o w'
     """
     _require_encodable(prompt)
     text = prompt if raw else chat_prompt(tokenizer, prompt, system)

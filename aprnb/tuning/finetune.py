@@ -71,7 +71,7 @@ def plan(
         model: as in `aprnb.finetune`, and so are all others.
 
     Returns:
-        The `Plan`: architecture with the source of each field, settled recipe, numbers of rows, tokens and steps,
+        The `Plan` with the architecture and its sources, settled recipe, numbers of rows, tokens and steps,
         memory by term in bytes, assumptions, warnings. `print(plan)` shows it, `plan.to_json()` is the document.
 
     Raises:
@@ -178,7 +178,7 @@ def finetune(
         listener: called with each event (`aprnb.tuning.training.events`).
 
     Returns:
-        The `Run`: status, plan, metrics, files, and the tuned model for `run.generate`.
+        The `Run` with status, plan, metrics, files, and the tuned model for `run.generate`.
 
     Raises:
         UsageProblem: options that do not fit together, or that model or device cannot honour.

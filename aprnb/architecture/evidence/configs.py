@@ -23,7 +23,7 @@ _BOTH_WAYS = {"use_bidirectional_attention": True, "is_causal": False}
 """Keys and values with which attention is bidirectional: an encoder under a decoder's name."""
 
 
-def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+def read_config(source: str | PathLike[str] | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     """A Hugging Face config as an object, and its name for messages."""
     if isinstance(source, Mapping):
         return source, "config"

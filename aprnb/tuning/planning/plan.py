@@ -31,7 +31,30 @@ _TERMS = {
 
 @dataclass(frozen=True)
 class Plan(Displayed):
-    """Everything that is known before the run; `recipe` has no open choices."""
+    """What a run will do; `print(plan)` shows it, and so does the last expression of a notebook cell.
+
+    Attributes:
+        base: the checkpoint to tune.
+        architecture: its `Architecture`.
+        recipe: the training options, without open choices.
+        options: those of the call: rows, outputs, evaluation.
+        facts: device, its name and free memory in bytes, dtype of the computation.
+        parameters_total: of the model, a tied head counted once.
+        parameters_trainable: of the adapter, or of the model for the method "full".
+        rows: given for training, after the split.
+        rows_without_labels: of them, left out since no answer remains to learn.
+        rows_truncated: of them, cut at `recipe.max_seq_len` tokens.
+        tokens: of the rows that remain, once.
+        labelled_tokens: the answers' part of them, on which the loss is computed.
+        held_out_rows: to evaluate on.
+        held_out_labelled_tokens: of these rows.
+        total_steps: optimizer steps of the whole run.
+        largest_micro_batch: in tokens.
+        memory: bytes at the peak of a step, by term.
+        assumptions: architecture fields and choices that no one stated.
+        warnings: about file, data and memory.
+        tokenizer: where it comes from, and how it compares with the embedding.
+    """
 
     base: Path
     architecture: Architecture
@@ -53,9 +76,9 @@ class Plan(Displayed):
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
     tokenizer: tuple[str, str] = ("", "")
-    """Its source, and how its size compares with the embedding."""
 
     def to_json(self) -> dict[str, Any]:
+        """The document of `aprnb plan --json`."""
         return {
             "architecture": self.architecture.to_json(),
             "method": self.recipe.method,
@@ -82,7 +105,7 @@ class Plan(Displayed):
         }
 
     def document(self) -> Document:
-        """What `--plan` shows."""
+        """The card: model, training, data, memory by term, architecture and recipe."""
         memory = self.memory.to_json()
         rows = tuple((name, bytes_text(memory[name]), note) for name, note in _TERMS.items())
         blocks: list[Block] = [

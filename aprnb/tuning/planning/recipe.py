@@ -19,7 +19,11 @@ Switch = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What determines the result of training. None means "chosen later", by method, model, device or memory."""
+    """The options that determine the numbers of a training.
+
+    Each field is the argument of `aprnb.finetune` with the same name, unit and default. None and "auto" are open:
+    method, model, device or memory decide.
+    """
 
     method: str = option("method")
     rank: int | None = option("rank")
@@ -46,7 +50,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What belongs to one call: rows, model, device, outputs. A resumed run may have others."""
+    """The options of one call: rows, model, device, outputs. A resumed run may have others."""
 
     data: Any = option("data")
     eval_data: Any = option("eval_data")
@@ -94,9 +98,11 @@ class SettledRecipe:
 
     @property
     def trains_adapter(self) -> bool:
+        """Whether the method is "lora" or "qlora"."""
         return self.method != "full"
 
     def to_json(self) -> dict[str, Any]:
+        """The fields by name."""
         targets = self.target_modules
         return {**vars(self), "target_modules": targets if isinstance(targets, str) else list(targets)}
 

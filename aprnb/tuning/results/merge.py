@@ -37,7 +37,14 @@ _MERGE_ANYWAY = "merge it into the base that it was trained on, or add --other-b
 
 @dataclass(frozen=True)
 class Merged:
-    """The written file and how many of its tensors differ from the base's."""
+    """A merged model; `str()` is one line that says what changed.
+
+    Attributes:
+        path: the written `.apr` file.
+        tensors: how many it has.
+        changed: how many differ from the base's.
+        check: the comparison of its logits with those of base + adapter, where one was made.
+    """
 
     path: Path
     tensors: int
@@ -49,6 +56,7 @@ class Merged:
         return f"{self.path}: {self.changed} of {self.tensors} tensors changed"
 
     def to_json(self) -> dict[str, Any]:
+        """Output path and the numbers of tensors."""
         return {"output": str(self.path), "tensors": self.tensors, "changed": self.changed}
 
 
@@ -59,17 +67,45 @@ def merge(
     *,
     output_dtype: str | None = None,
     force: bool = False,
-    config: str | Path | Mapping[str, Any] | None = None,
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     chat_template: str | None = None,
     other_base: bool = False,
     verify: Verify | None = None,
 ) -> Merged:
-    """Writes base + PEFT adapter as one `.apr`; float bases keep their dtype, quantised ones become F16.
+    """Merge a PEFT LoRA adapter into its base and write the result as one `.apr` model.
 
-    The output is re-opened, passes the contract and `verify` before it takes its name. An adapter that records its base
-    merges only into a base with the same architecture and the same bytes, unless `other_base`. Raises UsageProblem for
-    an adapter that does not fit the base, GateError where the merge changed nothing, OutputExists unless `force`.
+    W' = W + alpha / rank · B·A (Hu et al. 2021, section 4.1). The output is written to a temporary file, re-opened and
+    compared with the architecture, then renamed.
+
+    Args:
+        base: an `.apr`, GGUF or safetensors file, or a Hugging Face folder.
+        adapter: folder of a PEFT adapter, such as NAME.adapter/ of `aprnb.finetune`.
+        output: the `.apr` file to write.
+        output_dtype: "F32", "F16" or "BF16", of matrices; unless given, tensors keep the base's dtype and quantised
+            ones become F16.
+        force: overwrite `output`.
+        config: a `config.json` (path or dict) for fields that the base does not settle.
+        overrides: single fields, such as `{"rope_theta": 10000.0}`; they take precedence over `config`.
+        chat_template: name or file of a template where the base has none.
+        other_base: also merge an adapter that records another base than this one.
+        verify: called with the temporary file before it is renamed; raises to reject it.
+
+    Returns:
+        The `Merged` with path, number of tensors, and how many differ from the base's.
+
+    Raises:
+        UsageProblem: an invalid option, or an adapter that does not fit the base or was trained on another one.
+        FileMissing, CheckpointError: base or adapter cannot be read.
+        ArchitectureError, ContractError, TokenizerError: the base is not a complete model.
+        GateError: the merge changed no tensor.
+        OutputExists: `output` exists, without `force`.
+        OutputError: `output` cannot be written.
+
+    Example:
+        >>> run = aprnb.finetune("pocket-qwen3.apr", data="rows.jsonl", method="lora", max_steps=2, output="tuned.apr")
+        >>> print(aprnb.merge("pocket-qwen3.apr", "tuned.adapter", "merged.apr"))
+        merged.apr: 21 of 36 tensors changed
     """
     if output_dtype is not None:
         output_dtype = read_value(OPTIONS["output_dtype"], output_dtype)

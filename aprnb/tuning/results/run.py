@@ -1,4 +1,4 @@
-"""A run that ended: its numbers, its files, the tuned model, and all of it as a document."""
+"""A run that ended: its metrics, its files, the tuned model, and how they are shown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,20 @@ _ROWS_SHOWN = 12
 
 
 class Run(Displayed):
-    """A run that ended: `plan`, `metrics`, `status`, files, and the tuned model until `release`."""
+    """A run that ended, with the tuned model in memory until `release`; the last expression of a cell shows a card.
+
+    Attributes:
+        base: the checkpoint that was tuned.
+        plan: the `Plan` of the run.
+        where: paths of the run's files.
+        metrics: rows of `metrics.jsonl`, in order; losses are means over labelled tokens, in nats.
+        status: "finished", or "interrupted" with the state saved for `resume=True`.
+        notices: warnings during the run.
+        merge_check: how far the written model's logits are from the trained model's.
+        peak_memory_bytes: of the GPU, or of the process on a CPU.
+        output: the tuned model; None where none was written.
+        adapter: the PEFT adapter; None for the method "full".
+    """
 
     def __init__(self, base: Path, plan: Plan, where: Places, metrics: list[Mapping[str, Any]]) -> None:
         self.base, self.plan, self.where, self.metrics = base, plan, where, metrics
@@ -50,15 +63,17 @@ class Run(Displayed):
 
     @property
     def exit_code(self) -> int:
+        """0, or 130 for an interrupted run."""
         return Interrupted.exit_code if self.status == "interrupted" else 0
 
     @property
     def steps(self) -> list[Mapping[str, Any]]:
-        """One row per optimizer step that was made."""
+        """The rows of optimizer steps."""
         return [row for row in self.metrics if "loss" in row]
 
     @property
     def evaluations(self) -> list[Mapping[str, Any]]:
+        """The rows of evaluations on the held-out rows; the first is that of the base."""
         return [row for row in self.metrics if "eval_loss" in row]
 
     @property
@@ -83,11 +98,9 @@ class Run(Displayed):
     def generate(
         self, prompt: str, *, raw: bool = False, system: str | None = None, max_new_tokens: int = 64
     ) -> Generation:
-        """Answer `prompt` with the tuned model, always taking the most likely token.
+        """Answer `prompt` with the tuned model; arguments and errors are those of `aprnb.generate`.
 
-        `raw` passes the prompt without the chat template, `system` adds a system message, and the answer has at most
-        `max_new_tokens` tokens. Raises UsageProblem after `release`, for a prompt without tokens, and for a prompt that
-        is longer than the model's positions.
+        Also raises UsageProblem after `release`.
 
             run.generate("What does the cow say?").text
         """
@@ -107,7 +120,7 @@ class Run(Displayed):
         *,
         output_dtype: str | None = None,
         force: bool = False,
-        config: str | Path | Mapping[str, Any] | None = None,
+        config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         overrides: Mapping[str, Any] | None = None,
         chat_template: str | None = None,
         other_base: bool = False,
@@ -136,10 +149,11 @@ class Run(Displayed):
         )
 
     def plot(self) -> Figure:
-        """The training curves."""
+        """Loss and held-out loss by step, as a matplotlib figure."""
         return training_curve(self.steps, self.evaluations)
 
     def to_json(self) -> dict[str, Any]:
+        """The document of `aprnb finetune --json`."""
         losses = [row["loss"] for row in self.steps]
         evals = [row["eval_loss"] for row in self.evaluations]
         return {
@@ -158,6 +172,7 @@ class Run(Displayed):
         }
 
     def document(self) -> Document:
+        """The card: outcome, files, curve, steps and plan."""
         blocks: list[Block] = [Fields((*_outcome(self), *_files(self)))]
         if self.steps:
             picture = Picture(figure_png(self.plot()), curve_words(self.steps, self.evaluations))
