@@ -28,6 +28,7 @@ class DType:
 
     @property
     def is_quantized(self) -> bool:
+        """Whether several elements share a scale."""
         return self.block_elements > 1 or self.name == "AprQ8"
 
     def flat_size_bytes(self, elements: int) -> int:

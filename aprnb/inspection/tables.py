@@ -51,15 +51,18 @@ def shares_by_dtype(entries: Iterable[TensorEntry]) -> tuple[Share, ...]:
 
 
 def layer_table(shares: Iterable[Share]) -> Table:
+    """One row for each share, with its dtypes."""
     columns = (Column("layer"), *_SHARE_COLUMNS, Column("dtypes"))
     return Table("Layers", columns, tuple((*_figures(share), ", ".join(share.dtypes)) for share in shares))
 
 
 def dtype_table(shares: Iterable[Share]) -> Table:
+    """One row for each share."""
     return Table("By dtype", (Column("dtype"), *_SHARE_COLUMNS), tuple(_figures(share) for share in shares))
 
 
 def tensor_table(checkpoint: Checkpoint, contract: ContractReport | None) -> Table:
+    """One row for each tensor, with its symbolic shape where there is a contract."""
     symbolic = {row.tensor: row.arithmetic for row in contract.rows} if contract else {}
     rows = tuple(
         (

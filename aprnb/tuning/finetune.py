@@ -192,7 +192,7 @@ def finetune(
         ('finished', 'tuned.apr')
     """
     given = dict(locals())
-    tell = given.pop("listener") or (lambda event: None)
+    tell = given.pop("listener") or (lambda _: None)
     base = given.pop("model")
     recipe, options = read_options(given)
     base = require_named(base, options.model_size)

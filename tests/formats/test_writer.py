@@ -84,7 +84,7 @@ def test_no_space_left_is_reported_and_leaves_no_file(tmp_path):
         [sys.executable, "-c", program, str(tmp_path / "x.apr")], capture_output=True, text=True, check=True
     )
     assert run.stdout.startswith("OutputError no space left to write")
-    assert os.listdir(tmp_path) == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_tensor_of_the_wrong_size_is_refused(tmp_path):

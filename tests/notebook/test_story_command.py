@@ -1,7 +1,6 @@
 """The command of the story, as typed: in a shell and pasted as a cell, against the 8B-shaped file."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -80,4 +79,4 @@ def test_a_cell_without_a_body_fails_like_the_line(shell, folder, monkeypatch, l
 
 
 def test_nothing_was_written(folder):
-    assert sorted(os.listdir(folder / "checkpoints")) == ["qwen_qwen3-8b.apr"]
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["qwen_qwen3-8b.apr"]

@@ -59,7 +59,7 @@ class FieldRule:
     value: Any
     certainty: Literal["certain", "assumed"]
     reason: str
-    applies: Callable[[Mapping[str, Any]], bool] = lambda settled: True
+    applies: Callable[[Mapping[str, Any]], bool] = lambda _: True
 
     def answer(self, settled: Mapping[str, Any]) -> Any:
         return self.value(settled) if callable(self.value) else self.value
@@ -113,7 +113,7 @@ class Family:
     fields: tuple[str, ...] = fields()
     other_names: tuple[str, ...] = ()
     config_keys: Mapping[str, str] = field(default_factory=dict)
-    derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: {}
+    derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {}
     certain_chat_template: str | None = None
     pre_tokenizer: tuple[str, bool] | None = None
     """How its byte-level tokenizers split text, and whether that is an assumption (other models differ)."""

@@ -34,9 +34,11 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
+        """The sum of all terms."""
         return sum(dataclasses.astuple(self))
 
     def to_json(self) -> dict[str, int]:
+        """The terms by name, and their total."""
         return {**dataclasses.asdict(self), "total": self.total}
 
 

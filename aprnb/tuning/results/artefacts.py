@@ -37,10 +37,12 @@ class Places:
 
     @property
     def state(self) -> Path:
+        """The folder of resumable states."""
         return self.run / "state"
 
     @property
     def metrics(self) -> Path:
+        """The rows of steps and evaluations, JSON Lines."""
         return self.run / "metrics.jsonl"
 
 
@@ -114,6 +116,7 @@ def write_metrics(where: Places, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def file_sha256(path: Path) -> str:
+    """SHA-256 of a regular file, in hexadecimal."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
         while chunk := file.read(_HASH_CHUNK_BYTES):

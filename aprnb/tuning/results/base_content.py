@@ -36,6 +36,7 @@ class BaseContent:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
+        """The document of `base.json`."""
         return {"architecture": dict(self.architecture), "tensors": dict(self.tensors)}
 
 

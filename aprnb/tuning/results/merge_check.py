@@ -22,13 +22,14 @@ LIMIT = 0.03
 
 @dataclass(frozen=True)
 class MergeCheck:
-    """Largest absolute difference of any logit, the logits' range, and how many positions were compared."""
+    """The largest absolute difference of a logit, the logits' range, and how many positions were compared."""
 
     max_abs_difference: float
     logit_range: float
     positions: int
 
     def to_json(self) -> dict[str, Any]:
+        """The fields by name."""
         return {
             "max_abs_difference": self.max_abs_difference,
             "logit_range": self.logit_range,

@@ -72,7 +72,7 @@ def adapted_layers(model: nn.Module) -> dict[str, Any]:
 def import_peft() -> None:
     """Imports PEFT without the messages about optional kernels of bitsandbytes, which it imports."""
     with quiet_loading():
-        import peft  # noqa: F401
+        import peft  # noqa: F401  imported here first, where its remarks are silenced
 
 
 def wrapped_by_peft(model: Any, config: Any) -> Any:
