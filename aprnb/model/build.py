@@ -135,7 +135,7 @@ class _LazyWeight:
     def __getitem__(self, _: Any) -> torch.Tensor:
         self._heap.read(self._checkpoint.tensors[self._report.weights[self._name]].size_bytes)
         tensor = read_tensor(self._checkpoint, self._report, self._name, self._placement)
-        if not all(map(torch.isfinite, torch.aminmax(tensor))):  # both are NaN where an element is
+        if not all(map(torch.isfinite, torch.aminmax(tensor))):  # both are NaN where an element is; waits for a GPU
             raise ContractError(
                 f"tensor {self._report.weights[self._name]} holds NaN or infinity in {self._placement.dtype}",
                 where=str(self._checkpoint.path),

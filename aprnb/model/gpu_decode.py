@@ -1,6 +1,7 @@
-"""Decodes block-quantised bytes on a GPU: a quarter of the bytes crosses the bus, and the GPU does the arithmetic.
+"""Decodes block-quantised bytes on a GPU: the file's bytes cross the bus, not the larger values.
 
-Layouts and order of operations are those of `formats.codecs`, so both give the same bits.
+Layouts and order of operations are those of the functions in `formats.codecs`, so that both give the same bits: a
+product before a difference, in float32, rounded to the target's dtype at the end.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def decode_on(
 ) -> torch.Tensor:
     """The tensor of `shape` in `target` on `device`. Where `can_decode` is false, use `formats.codecs.decode`."""
     decoder, elements = _DECODERS[dtype.name], dtype.block_elements
+    # Only this copy waits for the GPU: the kernels below are queued.
     blocks = torch.frombuffer(raw, dtype=torch.uint8).to(device).reshape(-1, dtype.block_bytes)
     values = torch.empty((len(blocks), elements), dtype=target, device=device)
     step = PART_ELEMENTS // elements
@@ -82,7 +84,7 @@ def _shifted(packed: torch.Tensor, shifts: tuple[int, ...], mask: int) -> torch.
 
 
 def _halves(blocks: Blocks, start: int, stop: int) -> torch.Tensor:
-    """The f16 numbers `start` to `stop`, counted from the block's begin, as float32 columns."""
+    """The f16 numbers `start` to `stop`, counted from the start of the block, as float32 columns."""
     return blocks[:, 2 * start : 2 * stop].contiguous().view(torch.float16).float()
 
 

@@ -1,7 +1,7 @@
-"""4-bit quantisation on a CPU in bitsandbytes' own arithmetic, several times as fast.
+"""4-bit quantisation on a CPU with the same arithmetic as bitsandbytes, several times as fast.
 
-bitsandbytes searches the sorted codes for every element. Counting the midpoints that an element exceeds gives the same
-code, and numpy compares a whole part at once.
+bitsandbytes searches the sorted midpoints between codes for every element. Counting the midpoints that an element
+exceeds gives the same code, and numpy compares all elements of a part with one midpoint at once.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def quantize_4bit(
         inside = slice(part.start * blocksize, part.stop * blocksize)
         blocks = _float32(flat[inside]).reshape(-1, blocksize)
         largest[part] = np.abs(blocks).max(axis=1)
+        # Times the reciprocal, as bitsandbytes does: a division may give the next code close to a midpoint.
         blocks *= (np.float32(1) / np.maximum(largest[part], _TINY))[:, None]
         _count_exceeded(blocks.reshape(-1), midpoints, codes[inside])
 
@@ -66,7 +67,7 @@ def quantize_4bit(
     if rest.start < rest.stop:
         last = _float32(flat[rest])
         largest[whole] = max(np.abs(last).max(), _TINY)
-        _count_exceeded(last / largest[whole], midpoints, codes[rest])
+        _count_exceeded(last / largest[whole], midpoints, codes[rest])  # bitsandbytes divides the last, partial block
         codes[rest.stop :] = (midpoints < 0).sum()  # bitsandbytes pads with the code of 0
     if quant_type != "nf4":
         codes = order[codes]

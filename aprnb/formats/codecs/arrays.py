@@ -19,20 +19,21 @@ PART_ELEMENTS = 3 << 18
 """Elements at a time, 3 MiB of float32: with smaller parts two threads wait for each other between the calls."""
 _THREADS = min(2, os.cpu_count() or 1)
 _WORTH_A_THREAD = 1 << 21
+"""Elements from which on a second thread saves more than it takes to start."""
 
 
 def parts(count: int, elements_each: int) -> Iterator[slice]:
-    """Slices over `count` units of `elements_each` elements, of about PART_ELEMENTS each."""
+    """Slices over `count` units of `elements_each` elements: about PART_ELEMENTS elements in each slice."""
     step = max(1, PART_ELEMENTS // max(1, elements_each))
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 def in_parts(work: Callable[[slice], None], count: int, elements_each: int) -> None:
-    """Calls `work` for every part; large arrays on two threads, since numpy releases the interpreter's lock.
+    """Call `work` for every part; on two threads for large arrays, since numpy releases the interpreter's lock.
 
-    NaN and infinite scales come from the file: statistics and loading report them, so numpy's warnings are off.
+    numpy's warnings on NaN and infinite scales are off: statistics and loading report such values.
     """
-
+    # Both threads take from the iterator of a list; a generator raises where two of them advance it at once.
     waiting = iter(list(parts(count, elements_each)))
 
     def run() -> None:
@@ -50,6 +51,7 @@ def in_parts(work: Callable[[slice], None], count: int, elements_each: int) -> N
         for other in others:
             other.result()
     finally:
+        # One unit may be longer than a part (a wide padded row): this thread must not keep that much memory.
         for name in [name for name, held in vars(_ROOM).items() if held.size > PART_ELEMENTS]:
             delattr(_ROOM, name)
 
@@ -58,7 +60,7 @@ _ROOM = threading.local()
 
 
 def room(name: str, shape: tuple[int, ...]) -> Floats:
-    """This thread's own float32 memory, kept for the next part: new pages for each would cost as much as the work."""
+    """This thread's own float32 memory, kept for the next part: to map new pages takes as long as the work itself."""
     size = prod(shape)
     held: Floats | None = getattr(_ROOM, name, None)
     if held is None or held.size < size:
@@ -74,6 +76,8 @@ def float16_at(blocks: Bytes, start: int) -> Floats:
 
 def round_to_bf16(values: Floats, out: Halves) -> None:
     """Contiguous float32 to bfloat16 bit patterns, to the nearest, ties to even; NaN becomes 0x7FC0."""
+    # Half a unit of the last kept bit, less one, plus that bit: the sum carries into the kept half above a tie, and in
+    # a tie only where the kept bit is odd. NaN may overflow into another number, so it is set at the end.
     values, out = values.reshape(-1), out.reshape(-1)
     for part in parts(values.size, 2):  # half a part's memory
         bits, halves = values[part].view(np.uint32), out[part]
@@ -84,5 +88,5 @@ def round_to_bf16(values: Floats, out: Halves) -> None:
         rounded += bits
         rounded >>= 16
         np.copyto(halves, rounded, casting="unsafe")
-    if not np.isfinite(np.dot(values, values)):  # one quick pass where all is well
+    if not np.isfinite(np.dot(values, values)):  # one fast pass; it also overflows for large values without NaN
         out[np.isnan(values)] = 0x7FC0

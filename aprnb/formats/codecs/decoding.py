@@ -181,6 +181,7 @@ def _by_gguf(dtype: DType) -> Decoder:
         raise MissingExtra("gguf", "gguf") from None
     try:
         kind = GGMLQuantizationType[dtype.name]
+        # A type may be in the enumeration and have no decoder, which only a call shows.
         dequantize(np.zeros((1, dtype.block_bytes), np.uint8), kind)
     except (KeyError, NotImplementedError):
         raise CheckpointError(

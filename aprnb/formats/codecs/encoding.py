@@ -17,9 +17,13 @@ from aprnb.formats.dtypes import DType
 
 Encoder = Callable[[Floats, Bytes], None]
 _TINY = np.float32(6.1e-5)
+"""The tool's least scale of a block: about the smallest normal float16."""
 _SUB_TINY = np.float32(1e-10)
+"""The tool's least step of a sub-block: below it all codes are those of 0."""
 _SIGN, _BELOW_HALF = np.uint32(1 << 31), np.float32(np.nextafter(np.float32(0.5), np.float32(0))).view(np.uint32)
 _NIBBLES, _PAIRS = np.uint64(0x0F0F_0F0F_0F0F_0F0F), np.uint64(0x0303_0303_0303_0303)
+"""The low four and two bits of each byte of a word. Codes are packed eight at a time: numpy shifts words, not bytes, at
+full speed, and a code has no bits that a shift could move into the next byte."""
 
 
 def encode(values: Floats, dtype: DType) -> bytes:
@@ -92,10 +96,8 @@ def _clear_unused_nibbles(block: Bytes, used: int) -> None:
 
 
 def _codes(values: Floats, low: int, high: int) -> NDArray[np.int8]:
-    """To whole numbers, halves away from zero, within bounds; overwrites `values`.
-
-    Adds the largest float below 1/2 with the value's sign and truncates: with 1/2 itself 0.49999997 would become 1.
-    """
+    """Round to whole numbers within bounds, halves away from zero; overwrites `values`."""
+    # Add the largest float below 1/2 with the value's sign, then truncate: adding 1/2 would round 0.49999997 up to 1.
     np.clip(values, np.float32(low), np.float32(high), out=values)
     half = values.view(np.uint32) & _SIGN
     half |= _BELOW_HALF
@@ -104,7 +106,7 @@ def _codes(values: Floats, low: int, high: int) -> NDArray[np.int8]:
 
 
 def _reduced(operation: np.ufunc, values: Floats, width: int) -> Floats:
-    """Minimum or maximum of each run of `width`; quicker than along a short axis."""
+    """Minimum or maximum of each run of `width` values; `reduceat` is faster than an axis of 16 or 32."""
     flat = values.reshape(-1)
     result: Floats = operation.reduceat(flat, np.arange(0, flat.size, width))
     return result
@@ -135,7 +137,7 @@ def _apr_q4(values: Floats, out: Bytes) -> None:
     scale = np.where(peak > 0, peak / np.float32(7), np.float32(1)).astype(np.float32)
     codes = _codes(values / np.repeat(scale, 32).reshape(values.shape), -8, 7)
     codes += np.int8(8)
-    pairs = codes.view(np.uint16)  # two codes in two bytes, the first in the lower
+    pairs = codes.view(np.uint16)  # the first code in the low byte; shifted by 4, the second becomes its high nibble
     out[:, :2] = scale.astype("<f2").view(np.uint8).reshape(-1, 2)
     out[:, 2:] = (pairs | pairs >> 4).astype(np.uint8)
 

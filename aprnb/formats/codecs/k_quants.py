@@ -1,7 +1,7 @@
 """GGML's K-quants: super-blocks of 256 elements in sub-blocks of 16 or 32 with small scales of their own.
 
-Each decoder takes blocks [n, block bytes] and fills float32 [n, 256]. Layouts: ggml-quants of llama.cpp. Codes are cut
-from 64-bit words, since numpy vectorises their shifts and not those of bytes.
+Each decoder takes blocks [n, block bytes] and fills float32 [n, 256]. Layouts: ggml-quants of llama.cpp. Codes are
+extracted from words of eight bytes, since numpy shifts those eight bytes in one go, and bytes one by one.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _bits(packed: Words, shift: int, mask: np.uint64) -> Words:
     if not shift:
         return packed & mask
     codes = packed >> np.uint64(shift)
-    codes &= mask
+    codes &= mask  # clears what the shift moved in from the next byte
     return codes
 
 
@@ -106,7 +106,7 @@ def _put(runs: Floats, codes: Words, zero: int = 0) -> None:
 def _scale(out: Floats, scale: Floats, minimum: Floats | None = None) -> None:
     """`scale · code − minimum`, both per sub-block [n, sub-blocks].
 
-    np.repeat and one long product would be quicker, but it keeps the interpreter's lock while another thread waits.
+    np.repeat and one long product would be faster alone, but np.repeat holds the interpreter's lock.
     """
     runs = out.reshape(*scale.shape, -1)
     runs *= scale[:, :, None]

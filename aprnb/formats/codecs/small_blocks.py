@@ -13,7 +13,7 @@ from aprnb.formats.codecs.arrays import Bytes, Floats, float16_at
 def apr_q4(blocks: Bytes, out: Floats) -> None:
     """f16 scale, 16 bytes; element 2i in the low nibble of byte i, 2i+1 in the high one; (code − 8) · scale."""
     wide = blocks[:, 2:18].astype(np.uint16)
-    wide |= wide << 4  # one byte to two: low nibble first, in memory order
+    wide |= wide << 4  # with the mask 0x00hl becomes 0x0h0l: in memory the low nibble first
     wide &= 0x0F0F
     _scaled(out, _signed(wide.view(np.uint8), 8), float16_at(blocks, 0))
 
@@ -46,12 +46,12 @@ def q8_0(blocks: Bytes, out: Floats) -> None:
 
 
 def _scaled(out: Floats, codes: np.ndarray, scale: Floats) -> None:
-    np.copyto(out, codes)  # both release the interpreter's lock; np.repeat of the scales would not
+    np.copyto(out, codes)  # this and the product release the interpreter's lock; np.repeat of the scales would not
     out *= scale
 
 
 def _signed(codes: Bytes, zero: int) -> np.ndarray:
-    codes -= np.uint8(zero)
+    codes -= np.uint8(zero)  # wraps below 0, which the view as signed bytes turns into the negative number
     return codes.view(np.int8)
 
 

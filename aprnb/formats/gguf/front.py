@@ -21,13 +21,13 @@ MAX_FRONT_BYTES = 256 << 20
 MAX_KEY_BYTES = 65_535
 MAX_TENSORS = MAX_KEYS = 1 << 16
 MAX_TEXTS_BYTES = 40 << 20
-"""Memory for all texts and numbers together, beyond the size of the file (the largest published vocabulary needs
+"""Memory for all texts and numbers, in addition to the file's own size (the largest published vocabulary needs
 78 MiB)."""
 
 _FIRST_READ_BYTES, _AHEAD_BYTES = 64 << 10, 4 << 20
 _SHORT_LIST = 256
 _TOGETHER = 1 << 13
-"""Strings that are read at once; the arrays made for it take up to 60 bytes for each byte of theirs."""
+"""Strings that are read at once; the arrays for it take up to 60 bytes of memory for each byte of the strings."""
 
 
 @dataclass
@@ -67,6 +67,7 @@ class Front:
             )
         if have + missing > MAX_FRONT_BYTES:
             raise self.error(f"{what} reaches beyond byte {MAX_FRONT_BYTES:,}", expected="metadata that ends before it")
+        # As much again as was read before: few reads for a front of any size, and a small one is not exceeded by much.
         ahead = min(max(have, _FIRST_READ_BYTES), _AHEAD_BYTES, self.source.size_bytes - have)
         self._buffer += self.source.read(have, max(missing, ahead), what)
 

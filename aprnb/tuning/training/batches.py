@@ -46,7 +46,7 @@ class Batches:
         """
         lengths = examples.lengths
         labelled = planned_labels(examples, micro_batches)
-        random = capture_random(self._device)
+        random = capture_random(self._device)  # a repeated step draws the same dropout
         while True:
             parts = fit(micro_batches, lengths, self._limit)
             try:
@@ -110,7 +110,7 @@ class Batches:
             with self.precision():
                 loss, count = answer_loss(self._model, *row)
                 (loss / labelled).backward()
-            total += loss.detach()
+            total += loss.detach()  # on the device: item() below waits for it
             tokens, counted = tokens + len(row[0]), counted + count
         return Accumulated(total.item() / labelled, tokens, counted)
 

@@ -16,7 +16,7 @@ Postprocess = Callable[[Tensor], Tensor]
 
 
 def causal_model(model: Any) -> Any:
-    """The causal language model itself, taken out of a PEFT wrapper where there is one."""
+    """The causal language model, without the PEFT wrapper where there is one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -25,9 +25,10 @@ def answer_loss(model: Any, input_ids: Tensor, position_ids: Tensor, labelled: T
 
     `input_ids`, `position_ids` and `labelled` are [T]; positions restart at 0 with each document; `labelled[t]` says
     that token t is to be predicted (from t - 1, so never where a document begins). Neither an attention mask nor a KV
-    cache is passed: either one lets packed documents see each other.
+    cache is passed: either one would let packed documents attend to each other.
     """
     hidden = hidden_states(model, input_ids, position_ids)
+    # A synchronisation point: the number of targets is a shape, so nonzero waits for the GPU.
     targets = torch.nonzero(labelled[1:] & (position_ids[1:] > 0)).squeeze(1) + 1
     base = causal_model(model)
     head, postprocess = base.get_output_embeddings(), logits_postprocess(base.config)
@@ -71,6 +72,7 @@ def chunked_cross_entropy(hidden: Tensor, head: Any, targets: Tensor, postproces
     total = hidden.new_zeros((), dtype=torch.float32)
     for rows, wanted in zip(hidden.split(size), targets.split(size), strict=True):
         if torch.is_grad_enabled():
+            # The head has no dropout, so the random state need not be saved for each chunk.
             total = total + checkpoint(chunk_loss, rows, wanted, use_reentrant=False, preserve_rng_state=False)
         else:
             total = total + chunk_loss(rows, wanted)

@@ -23,6 +23,7 @@ def build_optimizer(model: nn.Module, recipe: SettledRecipe, device: torch.devic
     require_optimizer(recipe.optimizer, device.type)
     groups = decay_groups(model.named_parameters(), recipe.weight_decay)
     if recipe.optimizer == "adamw":
+        # fused: one pass over parameters, gradients and moments, on a CPU too.
         return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
     from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
 
