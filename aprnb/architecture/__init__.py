@@ -1,4 +1,4 @@
-"""Which model a checkpoint holds, and whether its tensors are those of that model."""
+"""The architecture of a checkpoint, and the comparison of its tensors with it."""
 
 from aprnb.architecture.architecture import Architecture, ExpectedTensor, expected_tensors, parameter_count
 from aprnb.architecture.contract import check, check_contract

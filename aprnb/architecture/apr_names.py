@@ -1,4 +1,4 @@
-"""The names under which tensors of other formats are written to an `.apr`: those of `apr import`."""
+"""The names under which tensors of other formats are written to an `.apr`: the same as `apr import` writes."""
 
 from __future__ import annotations
 

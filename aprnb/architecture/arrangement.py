@@ -75,7 +75,7 @@ def arrange(
 
 
 class _Arrangement:
-    """One file against one model."""
+    """The state of `arrange` for one file and one model."""
 
     def __init__(self, checkpoint: Checkpoint, architecture: Architecture, expected: Expected) -> None:
         self._architecture, self._expected = architecture, expected

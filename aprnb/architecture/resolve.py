@@ -69,7 +69,7 @@ def _given_family(overridden: Evidence, given_config: tuple[Mapping[str, Any], s
 
 
 def _inner_configs(checkpoint: Checkpoint, family: Family) -> tuple[list[Evidence], list[str]]:
-    """The configs inside the metadata: the source's own, and the text that a trainer left."""
+    """The configs inside the metadata: the source's own, and the text that a trainer wrote."""
     found, warnings = [], []
     inner = checkpoint.metadata.get("hf_config")
     if isinstance(inner, Mapping):

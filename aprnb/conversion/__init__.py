@@ -1,4 +1,4 @@
-"""One checkpoint as another: Hugging Face folders, safetensors, GGUF and `.apr`, each into each."""
+"""Conversion between Hugging Face folders, safetensors, GGUF and `.apr`, in every direction."""
 
 from aprnb.conversion.convert import convert
 from aprnb.conversion.converted import Converted

@@ -1,6 +1,6 @@
 """Writes complete `.apr` models: a checkpoint's tensors as stored, or its weights with some of them replaced.
 
-Tensors stream from source to target, one part of a tensor in memory at a time.
+One part of a tensor is in memory at a time.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _model_tensors(
     replace: Mapping[str, Replace],
     changed: set[str],
 ) -> list[ModelTensor]:
-    """The model's weights under the names that readers of the format know, or the parts that they know, and a head."""
+    """The model's weights under names that readers of the format support, split where they need that, and a head."""
     tensors = []
     for name, expected in expected_tensors(report.architecture).items():
         stored = checkpoint.tensors[report.weights[name]].dtype

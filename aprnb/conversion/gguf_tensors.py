@@ -45,7 +45,7 @@ class _Layout:
     transposed: bool
 
     def undoes(self, reading: Reading | None) -> bool:
-        """Whether the file has the weight in this layout already, as one whole tensor."""
+        """Whether the file stores the weight in this layout already, as one whole tensor."""
         if reading is None:
             return not (self.heads or self.shift or self.transposed)
         whole = len(reading.pieces) == 1 and reading.pieces[0].is_whole

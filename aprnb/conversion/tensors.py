@@ -1,4 +1,4 @@
-"""Which element type each tensor gets, and its bytes in that type, part by part."""
+"""The dtype of each written tensor, and its bytes in that dtype, part by part."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Counter:
         progress(0, total)
 
     def over(self, parts: Iterable[bytes | bytearray]) -> Iterator[bytes | bytearray]:
-        """The parts, each reported as it passes."""
+        """The same parts, each reported."""
         for part in parts:
             yield part
             self._done += len(part)

@@ -16,7 +16,7 @@ from aprnb.formats.dtypes import CODES, F32, DType
 def write(
     path: Path, checkpoint: Checkpoint, report: ContractReport, dtype: str | None, force: bool, progress: Progress
 ) -> Written:
-    """What `convert` calls for a target that ends in .apr."""
+    """The writer for targets that end in .apr."""
     wanted = TARGET_DTYPES[dtype] if dtype else None
 
     def dtype_of(name: str, stored: DType, shape: tuple[int, ...]) -> DType:

@@ -81,7 +81,7 @@ def _wanted(dtype: str | None) -> DType | None:
 
 
 def _general(metadata: Mapping[str, Any], dtypes: list[DType], path: Path) -> dict[str, GgufValue]:
-    """Name, licence and the like, and which type most of the matrices have."""
+    """Name, licence and similar keys, and the type of most matrices."""
     given = metadata.get("name")
     values = {"general.name": GgufValue("string", given if isinstance(given, str) and given else path.stem)}
     for key in ("author", "description", "license"):

@@ -48,7 +48,7 @@ class _Tensor:
 
 
 class _Weights:
-    """The model's weights in the dtypes that the target gets, each read when its turn comes."""
+    """The model's weights in the target's dtypes, each read when it is written."""
 
     def __init__(self, checkpoint: Checkpoint, report: ContractReport, dtype: str | None) -> None:
         if dtype is not None and dtype not in _FLOATS:
@@ -74,7 +74,7 @@ class _Weights:
 def write_file(
     path: Path, checkpoint: Checkpoint, report: ContractReport, dtype: str | None, force: bool, progress: Progress
 ) -> Written:
-    """One safetensors file with the weights alone."""
+    """One safetensors file with only the weights."""
     weights = _Weights(checkpoint, report, dtype)
     _write_shard(path, weights, weights.tensors, Counter(weights.size_bytes, progress), force)
     return Written(

@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints: bytes on one side, `Checkpoint` and tensor entries on the other."""
+"""Reading and writing checkpoints: `Checkpoint`, its tensor entries, and the writers."""
 
 from aprnb.formats.apr.header import Header
 from aprnb.formats.apr.writer import TensorSource, write_apr

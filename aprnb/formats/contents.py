@@ -1,4 +1,4 @@
-"""What a reader finds in a file before any tensor is read: the same for every format."""
+"""What a reader returns before any tensor is read: the same for every format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads JSON and text files, bounded; errors name the file."""
+"""Reads JSON and text files of bounded size; errors name the file."""
 
 from __future__ import annotations
 

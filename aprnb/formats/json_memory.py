@@ -27,7 +27,7 @@ _WIDE_BYTES = 24 << 20
 
 
 def bound_memory(raw: bytes | bytearray, values: int, size_bytes: int, what: str, offset: int) -> bool:
-    """Raise CheckpointError where the JSON holds more values than `values` and the file's `size_bytes` justify.
+    """Raise CheckpointError where the JSON has more values than `values` and the file's `size_bytes` allow.
 
     Returns whether its text takes much less memory with `\\u` for what is not ASCII.
     """

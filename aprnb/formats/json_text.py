@@ -1,4 +1,4 @@
-"""JSON from untrusted files: bounded before it is parsed, every error with its byte."""
+"""JSON from untrusted files: its memory is bounded before it is parsed, and every error names the byte."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def read_json(
 
 
 class _BeyondJson(ValueError):
-    """A number that Python's reader takes and JSON does not have."""
+    """A number that Python accepts and JSON does not."""
 
 
 def _reject(constant: str) -> Any:
@@ -72,7 +72,7 @@ def _reject(constant: str) -> Any:
 
 
 def _finite(text: str) -> float:
-    """The number, unless it is one that only Python's reader takes for infinity (1e999)."""
+    """The number; raises for one that Python reads as infinity (1e999)."""
     value = float(text)
     if -_LARGEST <= value <= _LARGEST:
         return value
@@ -103,7 +103,7 @@ def _narrowed(raw: bytes | bytearray) -> bytearray:
 
 
 def _escaped(text: str) -> str:
-    """The same JSON with `\\u` for what is not ASCII."""
+    """The same JSON with everything but ASCII as `\\u` escapes."""
     return text if text.isascii() else _BEYOND_ASCII.sub(lambda match: json.dumps(match.group())[1:-1], text)
 
 

@@ -1,4 +1,4 @@
-"""Chooses the reader of a file by its first bytes, and by its name only where those are text or too few."""
+"""Chooses the reader of a file by its first bytes, or by its name where these do not decide."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aprnb.formats.source import ByteSource, is_folder
 
 
 def read_contents(path: Path, verify: bool) -> Contents:
-    """What the file (or folder) at `path` holds; the caller closes its sources.
+    """The contents of the file or folder at `path`; the caller closes its sources.
 
     Raises FileMissing, UnsupportedFormat for a file of another kind, CheckpointError for one that is damaged.
     """

@@ -1,4 +1,4 @@
-"""Paths of sidecar files: names without a path, and links that do not lead out of the folder."""
+"""Paths of sidecar files: plain names, and links that stay in the folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bounded reading of one file, which another process may change meanwhile; no other module opens files for reading.
+"""Bounded reading of a file that another process may change; no other module opens files for reading.
 
 Reads instead of a memory map: a file that shrinks kills a process that has mapped it, while a read gives an error. Only
 regular files are read: opened without blocking, and checked after opening, when the name can no longer be exchanged.

@@ -16,7 +16,7 @@ _OTHER_NAME_OR_FORCE = "choose another name, or allow overwriting with --force"
 
 
 def require_writable(path: Path, force: bool) -> None:
-    """Raises where `path` exists (unless `force`) or its folder does not: asked before work starts, and again after."""
+    """Raises where `path` exists (unless `force`) or its folder does not; called before work starts and again after."""
     require_name(path)
     if os.path.lexists(path) and not force:
         raise OutputExists(f"{path} exists", action=_OTHER_NAME_OR_FORCE)
@@ -81,7 +81,7 @@ def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def require_name(path: Path) -> None:
-    """Raises where no file of this name can be made: its folder is missing, or the name is too long or has a NUL."""
+    """Raises where no file of this name can be created: its folder is missing, or the name is too long or has a NUL."""
     if not is_folder(path.absolute().parent):
         raise FileMissing(f"no folder {path.parent} to write {path.name} into", action=f"mkdir -p {path.parent}")
     try:

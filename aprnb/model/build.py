@@ -80,7 +80,7 @@ def model_config(architecture: Architecture) -> transformers.PretrainedConfig:
 
 
 def _rope_parameters(fields: dict[str, Any]) -> dict[str, Any]:
-    """Takes the rotation's fields out and gives them in the config's form: one object, or one per kind of layer."""
+    """Remove the rotation's fields and return them in the config's form: one object, or one for each kind of layer."""
     rope = {"rope_type": "default", **(fields.pop("rope_scaling") or {}), "rope_theta": fields.pop("rope_theta")}
     partial, original = fields.pop("partial_rotary_factor", None), fields.get("original_max_position_embeddings")
     rope |= {} if partial is None else {"partial_rotary_factor": partial}
@@ -165,7 +165,7 @@ def read_tensor(checkpoint: Checkpoint, report: ContractReport, name: str, place
 
 
 class _Heap:
-    """Returns freed memory to the system at intervals: glibc keeps the gaps between small tensors that stay.
+    """Returns freed memory to the system at intervals: glibc keeps the gaps between small tensors.
 
     The gaps take a fifth of a model of 8 B parameters in NF4. Trimming after each tensor costs a third of the time.
     """

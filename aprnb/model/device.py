@@ -27,7 +27,7 @@ class Placement:
 
 
 def place(device: str = "auto", dtype: str | torch.dtype = "auto", quantize: str | None = None) -> Placement:
-    """`auto` takes the GPU where there is one; then bfloat16 on a GPU that has it, else float32."""
+    """Resolve `auto`: the GPU if there is one, and bfloat16 on a GPU that supports it, else float32."""
     if quantize not in (None, "nf4", "int8"):
         raise UsageProblem(f"quantize {quantize!r} is not known", expected="nf4 or int8")
     chosen = _device(device)

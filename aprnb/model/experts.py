@@ -1,4 +1,4 @@
-"""Experts in files and in modules: files have a matrix for each expert, modules one stacked tensor for all of them.
+"""Experts in files and in modules: files have a matrix for each expert, modules one stacked tensor for all.
 
 `transformers` 5 stacks them while it loads (its conversion mapping): gate and up on top of each other as
 `experts.gate_up_proj` [experts, 2 · intermediate, hidden], down as `experts.down_proj`.
@@ -37,7 +37,7 @@ def module_shapes(expected: Mapping[str, tuple[int, ...]]) -> Shapes:
 
 
 def from_module(weights: Mapping[str, Any], name: str) -> Any:
-    """A file's weight out of a module's own: the expert's matrix is a part of the stacked tensor."""
+    """A file's weight from the module's weights: an expert's matrix is a slice of the stacked tensor."""
     match = _EXPERT.fullmatch(name)
     if not match:
         return weights[name.replace(_ROUTER, ".mlp.gate.weight")]

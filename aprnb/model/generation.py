@@ -107,7 +107,7 @@ def _require_encodable(prompt: str) -> None:
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, system: str | None = None) -> str:
-    """`prompt` as a user's turn in the tokenizer's chat template, opened for the answer."""
+    """`prompt` as the user's message in the tokenizer's chat template, followed by the start of the answer."""
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
     return render(tokenizer, messages, add_generation_prompt=True)

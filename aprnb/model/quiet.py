@@ -1,4 +1,4 @@
-"""Hides other libraries' progress bars and notices while a model loads."""
+"""Hides other libraries' progress bars and messages while a model loads."""
 
 from __future__ import annotations
 

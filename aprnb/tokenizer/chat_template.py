@@ -42,7 +42,7 @@ _CHILD = Path(__file__).with_name("sandbox") / "template_child.py"
 
 @dataclass(frozen=True)
 class Request:
-    """One rendering that is wanted."""
+    """One conversation to render."""
 
     messages: Sequence[Mapping[str, str]]
     add_generation_prompt: bool
@@ -118,7 +118,7 @@ def _render_batch(template: str, variables: Mapping[str, str], lines: Sequence[b
 
 
 def _read_renderings(answer: bytes, lines: Sequence[bytes]) -> list[Rendering]:
-    """What template_child.py wrote for `lines`; raises ChildFailed where the answer is malformed."""
+    """The answer of template_child.py to `lines`; raises ChildFailed where it is malformed."""
     stream = io.BytesIO(answer)
     found: list[Rendering] = []
     for line in lines:

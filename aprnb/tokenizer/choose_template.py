@@ -1,4 +1,4 @@
-"""Which chat template a checkpoint uses: one order for the inspection card and the model."""
+"""Which chat template a checkpoint uses: the same order for the inspection card and the model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class FoundTemplate:
-    """The template that a checkpoint has: text, or another value in its place; `source` says where."""
+    """The template that a checkpoint has: text, or an invalid value; `source` says where."""
 
     value: Any
     source: str

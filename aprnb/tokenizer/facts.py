@@ -1,4 +1,4 @@
-"""The tokenizer that the metadata describes, as data; needs none of torch, transformers and tokenizers."""
+"""The tokenizer that the metadata describes, as data; without torch, transformers and tokenizers."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def read_facts(metadata: Mapping[str, Any]) -> TokenizerFacts:
 
 
 def tokenizer_kind(metadata: Mapping[str, Any], vocabulary: list[str]) -> Kind:
-    """The kind that the metadata proves; raises TokenizerError for every other one."""
+    """The kind of the tokenizer; raises TokenizerError for an unsupported one."""
     stated = metadata.get("tokenizer.model_type") or metadata.get("tokenizer.model")
     named = stated.lower() if isinstance(stated, str) and len(stated) <= 64 else ""
     merges, scores = metadata.get("tokenizer.merges"), metadata.get("tokenizer.scores")
@@ -137,7 +137,7 @@ def _token_id(metadata: Mapping[str, Any], name: str, tokens: Mapping[int, str],
 
 
 def _read_merges(metadata: Mapping[str, Any], made: dict[str, bool]) -> Merges:
-    """The merges as written, checked in one pass that sets `made` of what each of them makes."""
+    """The merges as written, checked in one pass that sets `made` of each merge's result."""
     texts = checked_strings(metadata, "tokenizer.merges", MAX_MERGES)
     for at, text in enumerate(texts):
         left, space, right = text.partition(" ")

@@ -1,7 +1,6 @@
 """How a tokenizer splits text, in GGUF's terms: by rule, or by trying where the source's own tokenizer is available.
 
-GGUF names a few ways of splitting and keeps nothing of a tokenizer.json; a tokenizer that none of them reproduces is an
-error.
+GGUF names a few ways of splitting and contains no tokenizer.json; a tokenizer that none of them reproduces is an error.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def _ways(facts: TokenizerFacts, names: list[str]) -> Iterator[tuple[Splitting, 
 
 
 def _puts_bos(source: Tokenizer, facts: TokenizerFacts) -> bool:
-    """Whether a text gets a first token; raises where it gets others."""
+    """Whether the tokenizer adds a first token to a text; raises where it adds others."""
     bare, dressed = (source.encode(ORDINARY_TEXTS[0], add_special_tokens=special).ids for special in (False, True))
     if dressed == bare:
         return False

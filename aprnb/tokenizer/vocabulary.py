@@ -1,4 +1,4 @@
-"""A vocabulary as metadata lists it: its strings and numbers checked, the ids that are in use."""
+"""A vocabulary in metadata: its strings and numbers, checked, and the ids that are in use."""
 
 from __future__ import annotations
 

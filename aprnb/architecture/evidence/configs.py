@@ -1,4 +1,4 @@
-"""Reads a Hugging Face config into fields: spellings of single families, RoPE in its old and its new place."""
+"""Reads a Hugging Face config into fields: spellings of single families, old and new keys for RoPE."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aprnb.formats.source import is_folder
 
 MAX_CONFIG_BYTES = 16 << 20
 _NULL_SAYS_NONE = frozenset(name for name, field in FIELDS.items() if field.nullable) - {"layer_types"}
-"""A null for the kinds of layers states nothing: config classes then derive them from other keys."""
+"""A null for the kinds of layers states nothing: config classes derive them from other keys."""
 _BOTH_WAYS = {"use_bidirectional_attention": True, "is_causal": False}
 """Keys and values with which attention is bidirectional: an encoder under a decoder's name."""
 

@@ -51,7 +51,7 @@ def _parsed(text: str) -> Any:
 
 
 def from_metadata(metadata: Mapping[str, Any], family: Family) -> tuple[Evidence, list[str]]:
-    """The typed metadata; and a warning, where its writer is known to have guessed and it is not used."""
+    """The typed metadata, and a warning where it is ignored because its writer is known to guess."""
     says = {}
     for key, row in TYPED.items():
         hit = lookup(metadata, key)
@@ -76,7 +76,7 @@ def _why_guessed(metadata: Mapping[str, Any]) -> str | None:
 
 
 def from_shapes(tensors: Mapping[str, TensorEntry], family: Family) -> tuple[Evidence, dict[str, int]]:
-    """What the index proves, and the row counts of q and k, which prove the head size once the heads are known.
+    """What tensor shapes prove, and the row counts of q and k, which prove the head size once the heads are known.
 
     A dimension of the family's table that is one field proves that field. Where layers disagree the commonest value
     is taken, so that the contract can name the other layers.

@@ -1,4 +1,4 @@
-"""The model families that can be built, one file each."""
+"""The supported model families, one file each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAMILIES: dict[str, Family] = {}
 
 
 def register(family: Family) -> None:
-    """Makes a family known to the whole package; raises ValueError for a model type that is taken."""
+    """Add a family to those that the package supports; raises ValueError for a model type that is taken."""
     if family.model_type in FAMILIES:
         raise ValueError(f"the family {family.model_type} is registered already")
     FAMILIES[family.model_type] = family
@@ -38,7 +38,7 @@ for _family in (
 
 
 def family_named(name: str) -> Family | None:
-    """The family that goes by `name`: a model type, a class name or another spelling; None for an unknown one."""
+    """The family called `name`: a model type, a class name or another spelling; None for an unknown one."""
     wanted = name.strip().lower()
     return next((family for family in FAMILIES.values() if wanted in family.names), None)
 

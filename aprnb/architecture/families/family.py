@@ -22,7 +22,7 @@ class TensorRule:
 
     `shape` holds one symbolic dimension per axis: a field name, or several joined by `*` (or a number). `when` names
     the boolean field that must be true for the tensor to exist, `layers` says in which layers it does. `rotated_heads`
-    names the head count of a projection whose rows GGUF files of a permuting family hold in interleaved order.
+    names the head count of a projection whose rows are interleaved in GGUF files of a permuting family.
     Files may hold the tensor under one of `other` names; as the `parts` that make it, side by side along the last axis;
     or as rows of the tensor `fused`, which the tensors of that name share in the table's order.
     """

@@ -1,6 +1,6 @@
 """Gemma 2: norms before and after each block, soft caps on attention and final logits, every other layer windowed.
 
-Soft caps, query scale and window are in no `.apr` metadata and must be given. A config without `layer_types` means
+Soft caps, query scale and window are missing in `.apr` metadata and must be given. A config without `layer_types` means
 what the class computes: layers 0, 2, … attend to the window.
 """
 

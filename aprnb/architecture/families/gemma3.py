@@ -1,4 +1,4 @@
-"""Gemma 3 (text): norms on queries and keys, windowed layers with a rotation base of their own.
+"""Gemma 3 (text): norms on queries and keys, windowed layers with another rotation base.
 
 A config without `layer_types` means what the class computes: all but every `sliding_window_pattern`-th layer attend to
 the window. Models with a vision tower are another class.

@@ -1,4 +1,4 @@
-"""Granite (dense): Llama with four multipliers, which are in no `.apr` metadata and must be given."""
+"""Granite (dense): Llama with four multipliers, which `.apr` metadata does not contain and must be given."""
 
 from aprnb.architecture.families import decoder
 from aprnb.architecture.families.family import Family, GgufGraph, fields

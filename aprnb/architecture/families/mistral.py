@@ -1,4 +1,4 @@
-"""Mistral (dense): like Llama without biases; the sliding window differs between releases and is in no file."""
+"""Mistral (dense): like Llama without biases; the sliding window differs between releases, and no file states it."""
 
 from aprnb.architecture.families.decoder import COMMON, NO_MLP_BIAS, NO_ROPE_SCALING, POSITIONS, SILU
 from aprnb.architecture.families.family import Family, FieldRule, GgufGraph

@@ -1,6 +1,6 @@
 """Phi-3 and Phi-3.5/4-mini (dense): q, k and v in one matrix, gate and up in another; rotation may be partial.
 
-Window, rotated share and long-context factors are in no `.apr` metadata and must be given.
+`.apr` metadata does not contain window, rotated share and long-context factors: they must be given.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""`.apr` files whose bytes after the header are one compressed block, as one reader of the format packs them.
+"""`.apr` files whose bytes after the header are one compressed block, as one tool for the format packs them.
 
 LZ4: u32 unpacked size, then one LZ4 block. Zstandard: a standard frame. The header's offsets are those of the unpacked
 image: the 64 header bytes, then the unpacked block.

@@ -1,7 +1,7 @@
-"""What a dtype code of an index entry means: writers have used three numberings.
+"""The meaning of an index entry's dtype code: writers use three numberings.
 
-Older writers and the tool's direct GGUF path have numbers of their own: many codes have several meanings. The entry's
-size distinguishes most.
+Older writers and the tool's direct GGUF path use other numbers, so many codes have several meanings. The entry's size
+distinguishes most.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def settle_dtype(
     """The element type that `code` means for a tensor of this shape and size, and a warning or "".
 
     `model_type` is the metadata's. Raises ValueError for a code that no writer uses, and for a size that fits two
-    readings. Where no reading fits, the code's own meaning comes back for the caller to compare.
+    readings. Where no reading fits, the code's own meaning is returned for the caller to compare.
     """
     if code not in _READINGS:
         raise ValueError(f"a tensor has dtype code {code}, which no writer of the format uses")

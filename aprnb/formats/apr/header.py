@@ -91,7 +91,7 @@ def header_checksum(raw: bytes) -> int:
 
 
 def pack_header(header: Header) -> bytes:
-    """64 bytes with the checksum computed, whatever `header.checksum` says."""
+    """The 64 bytes, with a computed checksum in place of `header.checksum`."""
     fields = (header.magic, *header.version, header.flags, header.tensor_count)
     places = (header.metadata_offset, header.metadata_size, header.tensor_index_offset, header.data_offset)
     raw = _LAYOUT.pack(*fields, *places, 0, bytes(20))
@@ -99,7 +99,7 @@ def pack_header(header: Header) -> bytes:
 
 
 def read_header(raw: bytes, path: object) -> Header:
-    """The header in `raw`, the file's first 64 bytes (fewer where it is shorter), checked in itself."""
+    """The header in `raw`, the file's first 64 bytes (fewer where it is shorter), checked for consistency."""
     require_magic(raw, path)
     if len(raw) < HEADER_BYTES:
         raise TruncatedFile(f"{path} ends at byte {len(raw)}, inside the header", expected="64 header bytes")

@@ -47,7 +47,7 @@ class _Places:
 
 
 def _outermost_keys(raw: bytes | bytearray) -> Iterator[tuple[str, int]]:
-    """Each key of the object that `raw` is known to hold, with the byte where it starts; builds none of the values."""
+    """Each key of the object in `raw`, with the byte where it starts; the values are not built."""
     for start, end in _outermost_key_bounds(raw):
         text = raw[start + 1 : end]
         yield json.loads(raw[start : end + 1]) if b"\\" in text else text.decode("utf-8"), start

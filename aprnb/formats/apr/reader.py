@@ -91,7 +91,7 @@ def _require_binary_index(index: bytes, header: Header, path: object) -> None:
 
 
 def _shard(metadata: Mapping[str, Any], header: Header) -> list[str]:
-    """What a shard says about the others; alone it is a complete file with a part of the tensors."""
+    """The warning for a shard: a complete file with a part of the model's tensors."""
     sharding = metadata.get("sharding")
     if not isinstance(sharding, Mapping):
         return ["the flags say sharded (byte 6), but the metadata name no shards"] if header.flags & SHARDED else []

@@ -39,7 +39,7 @@ class TensorSource:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the parts of a file are put together; the default is what the format's in-memory writer does.
+    """The order of a file's parts; the default is that of the format's in-memory writer.
 
     `metadata` and `data` name the order of the keys and of the payloads (the index is always sorted by name); `codes`
     are the numbers of the dtypes.

@@ -32,7 +32,7 @@ _TOGETHER = 1 << 13
 
 @dataclass
 class Budget:
-    """What remains of the limits for all files of one model together; each file adds its own size to the bytes."""
+    """What is left of the limits, which all files of a model share; each file adds its own size to the bytes."""
 
     tensors: int = MAX_TENSORS
     keys: int = MAX_KEYS
@@ -106,7 +106,7 @@ class Front:
         return count
 
     def text(self, what: str, most_bytes: int) -> str | None:
-        """A string; None where it is longer than `most_bytes`: it is then skipped."""
+        """A string; None for one longer than `most_bytes`, which is skipped."""
         size = self._length(what)
         start = self.position
         if start + size > len(self._buffer):
@@ -130,7 +130,7 @@ class Front:
         return text
 
     def texts(self, key: str) -> list[str]:
-        """A list of strings: its count, then the strings."""
+        """A list of strings, after its count."""
         count = self.count(f"the element count of {key}", 4 if self.version == 1 else 8)
         found: list[str] = []
         while len(found) < count:

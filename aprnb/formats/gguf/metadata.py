@@ -51,7 +51,7 @@ def apr_metadata(values: Values, tensors: Mapping[str, TensorEntry]) -> tuple[di
 
 
 def _identity(slug: str, values: Values) -> dict[str, Any]:
-    """The names are llama.cpp's: `Checkpoint.metadata` puts those of the family in their place."""
+    """The names are llama.cpp's: `Checkpoint.metadata` replaces them by those of the family."""
     capitalised = "".join(part.capitalize() for part in slug.split("_"))
     return {
         "model_type": slug,

@@ -24,7 +24,7 @@ _ADAPTER = "adapter_model.safetensors"
 
 
 def read_folder(folder: Path) -> Contents:
-    """The checkpoint in `folder`; raises CheckpointError or FileMissing where it holds none that can be read."""
+    """The checkpoint in `folder`; raises CheckpointError or FileMissing where it contains none."""
     single, index = folder / SINGLE, folder / INDEX
     if single.exists() and index.exists():
         raise CheckpointError(

@@ -26,7 +26,7 @@ MAX_TEMPLATE_BYTES = 4 << 20
 def folder_metadata(
     folder: Path, tensors: Mapping[str, TensorEntry], texts: Mapping[str, str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The metadata, and a warning for each thing in the folder that is not as expected."""
+    """The metadata, and a warning for everything unexpected in the folder."""
     config = _optional(folder, "config.json")
     warnings = [] if config else [f"no config.json in {folder}: the model type is unknown"]
     found: dict[str, Any] = {

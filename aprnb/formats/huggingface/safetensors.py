@@ -1,6 +1,6 @@
-"""Reads safetensors files: the length of the header (u64), the header as JSON, then the tensors without a gap.
+"""Reads safetensors files: the length of the header (u64), the header as JSON, then the tensors without gaps.
 
-Every entry is checked before a tensor is handed out, as the format asks: known dtypes, sizes that follow from the
+Every entry is checked before a tensor is exposed, as the format requires: known dtypes, sizes that follow from the
 shapes, offsets that start at 0, touch each other and end with the file.
 """
 
@@ -117,7 +117,7 @@ class _Header:
         return TensorEntry(name, dtype, tuple(shape), offsets[0], size, number)
 
     def check_extents(self, tensors: Mapping[str, TensorEntry]) -> None:
-        """The tensors fill the rest of the file, one after the other."""
+        """Check that the tensors fill the rest of the file without gaps."""
         start = LENGTH_BYTES + self.length
         reached, before = 0, ""
         for entry in sorted(tensors.values(), key=lambda entry: (entry.offset, entry.size_bytes)):

@@ -1,1 +1,1 @@
-"""Child processes with a clock and a memory limit, in which untrusted tokenizers and chat templates run."""
+"""Child processes with limits on time and memory, in which untrusted tokenizers and chat templates run."""

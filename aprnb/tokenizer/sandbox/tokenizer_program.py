@@ -1,4 +1,4 @@
-"""Bounds on what a tokenizer.json may make the tokenizers library do; checked before the library sees it.
+"""Bounds on what a tokenizer.json can make the tokenizers library do; checked before the library reads it.
 
 A tokenizer.json is a program: steps that replace, repeat and split text. Published ones are small; a malicious one of
 two kilobytes multiplies its input by millions. What the counts and lengths here cannot bound (regular expressions, the
