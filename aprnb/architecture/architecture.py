@@ -95,6 +95,10 @@ class Architecture:
             config["use_sliding_window"] = self.sliding_window is not None
         return config
 
+    def rows(self) -> tuple[tuple[str, str, str], ...]:
+        """Name, value and source of each field, as text."""
+        return tuple((name, str(value), self.sources.get(name, "")) for name, value in self.fields().items())
+
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Field → its value and source."""
         return {name: {"value": value, "source": self.sources.get(name, "")} for name, value in self.fields().items()}

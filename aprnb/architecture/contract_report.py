@@ -130,11 +130,7 @@ def _document(report: ContractReport) -> Document:
     if report.violations:
         rows = tuple((v.tensor, v.kind, v.expected, v.found) for v in report.violations)
         blocks.append(Table("Violations", _VIOLATION_COLUMNS, rows))
-    architecture = tuple(
-        (name, str(value), report.architecture.sources.get(name, ""))
-        for name, value in report.architecture.fields().items()
-    )
-    blocks.append(Details("Architecture", (Fields(architecture),)))
+    blocks.append(Details("Architecture", (Fields(report.architecture.rows()),)))
     blocks.append(Details("All tensors", (Table("Tensors", _COLUMNS, _rows(report)),)))
     return Document(f"Contract of {report.path.name}", "ok" if report.ok else "failed", tuple(blocks))
 

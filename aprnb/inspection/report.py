@@ -133,7 +133,7 @@ class Report(Displayed):
         if self.warnings:
             blocks.append(Messages("warning", self.warnings))
         if self.architecture:
-            blocks.append(Details("Architecture", (Fields(_architecture(self.architecture)),)))
+            blocks.append(Details("Architecture", (Fields(self.architecture.rows()),)))
             if self.architecture.assumptions:
                 blocks.append(Messages("assumption", self.architecture.assumptions))
         blocks.append(Details("Bytes by dtype", (dtype_table(self.dtypes()),)))
@@ -195,8 +195,3 @@ def _file(report: Report) -> tuple[tuple[str, str, str], ...]:
 def _checksums(report: Report) -> tuple[tuple[str, str, str], ...]:
     states = [f"{name} {state}" for name, state in report.checkpoint.contents.checksums.items()]
     return (("checksums", states[0], ", ".join(states[1:])),) if states else ()
-
-
-def _architecture(architecture: Architecture) -> tuple[tuple[str, str, str], ...]:
-    settled = architecture.to_json()
-    return tuple((name, str(field["value"]), str(field["source"])) for name, field in settled.items())

@@ -185,7 +185,7 @@ def _measured(checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[tuple[st
         for name in names:
             dtype = checkpoint.tensors[name].dtype
             for raw, shape in encoded_parts(checkpoint, name, _PART):
-                waiting.append((name, pool.submit(_decoded_sums, raw, dtype, shape)))
+                waiting.append((name, pool.submit(_sums, raw, dtype, shape)))
                 if len(waiting) > 2 * _THREADS:
                     first, future = waiting.popleft()
                     yield first, future.result()
@@ -193,13 +193,9 @@ def _measured(checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[tuple[st
             yield first, future.result()
 
 
-def _decoded_sums(raw: bytearray, dtype: DType, shape: tuple[int, ...]) -> _Sums:
-    return _sums(decode(raw, dtype, shape).reshape(-1))
-
-
-def _sums(values: Floats) -> _Sums:
-    """Slice by slice, so that the passes after the first find it in the core's cache."""
-    found = _Sums()
+def _sums(raw: bytearray, dtype: DType, shape: tuple[int, ...]) -> _Sums:
+    """Decode a part and sum it slice by slice, so that the passes after the first find a slice in the core's cache."""
+    values, found = decode(raw, dtype, shape).reshape(-1), _Sums()
     with np.errstate(all="ignore"):
         for start in range(0, values.size, _SLICE):
             found.add(_slice_sums(values[start : start + _SLICE], exact=values.size < _SMALL))

@@ -115,7 +115,7 @@ class Plan(Displayed):
                 (Column("term"), Column("size", "right"), Column("what")),
                 rows,
             ),
-            Details("Architecture", (Fields(_architecture_rows(self)),)),
+            Details("Architecture", (Fields(self.architecture.rows()),)),
             Details(
                 "Recipe",
                 (
@@ -178,7 +178,3 @@ def _data_rows(plan: Plan) -> tuple[tuple[str, Cell, str], ...]:
         ("tokens", plan.tokens, f"{plan.labelled_tokens:,} of them labelled (answers)"),
         ("held out", plan.held_out_rows, f"{plan.held_out_labelled_tokens:,} labelled tokens"),
     )
-
-
-def _architecture_rows(plan: Plan) -> tuple[tuple[str, Cell, str], ...]:
-    return tuple((name, str(field["value"]), field["source"]) for name, field in plan.architecture.to_json().items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,7 @@ class MergeCheck:
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""
-        return {
-            "max_abs_difference": self.max_abs_difference,
-            "logit_range": self.logit_range,
-            "positions": self.positions,
-        }
+        return asdict(self)
 
 
 def compare_adapter(
