@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import inspect
 import re
@@ -16,8 +17,14 @@ import pytest
 
 import aprnb
 from aprnb import errors
+from aprnb.architecture import Architecture, ContractReport
 from aprnb.arguments import parse
 from aprnb.commands import COMMANDS
+from aprnb.conversion import Converted
+from aprnb.inspection import Report, Statistics
+from aprnb.model import Generation
+from aprnb.tuning.planning.plan import Plan
+from aprnb.tuning.results.merge import Merged
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -28,6 +35,7 @@ PAGES = [
 PICTURES = sorted((ROOT / "docs" / "pictures").glob("*.png"))
 PUBLIC = [name for name in aprnb.__all__ if not name.endswith("_ipython_extension")]
 ERRORS = [error for _, error in inspect.getmembers(errors, inspect.isclass) if errors.AprnbError in error.__mro__[1:]]
+RESULTS = [Architecture, Converted, ContractReport, Generation, Merged, Plan, Report, Statistics]
 _WIDEST_CODE = 90
 
 
@@ -96,6 +104,22 @@ def test_the_api_page_lists_every_public_name() -> None:
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     shown = set(" ".join(re.findall(r"^```\{public\} (.+)$", text, re.MULTILINE)).split())
     assert shown >= set(PUBLIC)
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if inspect.isfunction(getattr(aprnb, name))])
+def test_a_public_function_documents_its_arguments_result_errors_and_an_example(name: str) -> None:
+    function = getattr(aprnb, name)
+    arguments, *rest = re.split(r"^(?:Returns|Raises|Example):$", inspect.getdoc(function), flags=re.MULTILINE)
+    assert len(rest) == 3
+    # `plan` refers to `finetune` for its arguments.
+    described = aprnb.finetune.__doc__ if name == "plan" else arguments
+    assert set(inspect.signature(function).parameters) <= set(re.findall(r"^ +(\w+): ", described, re.MULTILINE))
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: result.__name__)
+def test_a_result_documents_each_of_its_fields(result: type) -> None:
+    listed = re.findall(r"^    (\w+): ", inspect.getdoc(result).partition("Attributes:")[2], re.MULTILINE)
+    assert listed == [field.name for field in dataclasses.fields(result)]
 
 
 @pytest.mark.parametrize("name", PUBLIC)
