@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,44 +30,31 @@ DTYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K": 15, "Q6_K": 18, "BF16": 32}
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenGguf:
-    """What was written: `warnings` name what could not be written as requested."""
-
-    path: Path
-    tensors: int
-    size_bytes: int
-    warnings: tuple[str, ...]
-
-
 def write_gguf(
     path: Path,
     checkpoint: Checkpoint,
     report: ContractReport,
     *,
-    metadata: Mapping[str, Any] | None = None,
     dtype: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
-) -> WrittenGguf:
+) -> Written:
     """Writes the model as GGUF.
 
-    `report` is the checkpoint's contract without violations; `metadata` has name, tokenizer and chat template under
-    `.apr` keys (the checkpoint's own where not given). `dtype` is one of DTYPES in any case, None keeps each matrix's
-    type where GGUF has it (else F16); vectors are F32, as llama.cpp requires. Raises OutputError for what GGUF cannot
-    express, TokenizerError, OutputExists; nothing is left at `path` unless it is complete.
+    `report` is the checkpoint's contract without violations. `dtype` is one of DTYPES in any case, None keeps each
+    matrix's type where GGUF has it (else F16); vectors are F32, which llama.cpp requires. Raises OutputError for what
+    GGUF cannot express, TokenizerError, OutputExists; nothing is left at `path` unless it is complete.
     """
     report.raise_for_violations()
     architecture = report.architecture
-    described = checkpoint.metadata if metadata is None else metadata
     plans = plan_tensors(checkpoint, report, _wanted(dtype))
     values = architecture_values(architecture)
-    values |= _general(described, [plan.tensor.dtype for plan in plans], checkpoint.path)
-    values |= tokenizer_values(described, architecture.model_type, architecture.vocab_size)
+    values |= _general(checkpoint.metadata, [plan.tensor.dtype for plan in plans], checkpoint.path)
+    values |= tokenizer_values(checkpoint.metadata, architecture.model_type, architecture.vocab_size)
     tensors = [plan.tensor for plan in plans] + rope_tensors(architecture)
     _require_expressed(values, tensors, architecture)
-    size = write_gguf_file(path, values, tensors, force=force, progress=progress)
-    return WrittenGguf(path, len(tensors), size, _warnings(plans, values))
+    write_gguf_file(path, values, tensors, force=force, progress=progress)
+    return Written(len(tensors), _warnings(plans, values))
 
 
 def _wanted(dtype: str | None) -> DType | None:
@@ -159,7 +145,6 @@ def write(
     """What `convert` calls for a target that ends in .gguf."""
     wanted = _OWN_NAMES.get(dtype, dtype) if dtype else None
     try:
-        written = write_gguf(path, checkpoint, report, dtype=wanted, force=force, progress=progress)
+        return write_gguf(path, checkpoint, report, dtype=wanted, force=force, progress=progress)
     except OSError as error:
         raise failed_to_write(path, error) from error
-    return Written(written.tensors, written.warnings)

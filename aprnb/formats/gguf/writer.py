@@ -67,8 +67,8 @@ def write_gguf_file(
     *,
     force: bool = False,
     progress: Progress | None = None,
-) -> int:
-    """Writes the file and returns its bytes; one part of a tensor is in memory at a time.
+) -> None:
+    """Writes the file; one part of a tensor is in memory at a time.
 
     Raises OutputExists, FileMissing for a missing folder, OutputError for a full disk or a tensor of the wrong size;
     nothing is left at `path` unless it is complete.
@@ -87,7 +87,6 @@ def write_gguf_file(
             if size != tensor.size_bytes:
                 raise OutputError(f"{tensor.name} gave {size:,} bytes", expected=f"{tensor.size_bytes:,}")
             written += size + file.write(bytes(aligned(size) - size))
-    return total
 
 
 def aligned(size: int) -> int:
