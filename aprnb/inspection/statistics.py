@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,8 +90,7 @@ class Statistics(Displayed):
 
     def to_json(self) -> dict[str, Any]:
         """Verdict and rows."""
-        names = TensorStatistics.__dataclass_fields__
-        return {"ok": self.ok, "tensors": [{name: getattr(row, name) for name in names} for row in self.rows]}
+        return {"ok": self.ok, "tensors": [asdict(row) for row in self.rows]}
 
     def document(self) -> Document:
         """Verdict, the damaged tensors, and a table of all."""
@@ -106,14 +105,7 @@ class Statistics(Displayed):
 
 def values_table(statistics: Statistics) -> Table:
     """The statistics as a table, one row for each tensor."""
-    return Table(
-        "Values",
-        _COLUMNS,
-        tuple(
-            (row.name, row.elements, row.minimum, row.maximum, row.mean, row.std, row.zeros, row.nan, row.infinite)
-            for row in statistics.rows
-        ),
-    )
+    return Table("Values", _COLUMNS, tuple(map(astuple, statistics.rows)))
 
 
 @dataclass
