@@ -12,8 +12,8 @@
     ├── ArchitectureError      5    the file does not determine the model's architecture
     │   └── UnsupportedFamily  5    aprnb does not support the model's family
     ├── ContractError          5    the tensors do not match the architecture
-    ├── TokenizerError         5
-    │   └── ChatTemplateError  5
+    ├── TokenizerError         5    the tokenizer is not determined, or fails
+    │   └── ChatTemplateError  5    the chat template is missing, or fails
     ├── DataError              5    invalid training rows
     ├── GateError              5    a check before or after training failed
     ├── TrainingError          1    training cannot continue

@@ -52,7 +52,7 @@ def generate(
     """Answer a prompt with the most likely token at each step (greedy decoding).
 
     Args:
-        model: a model from `aprnb.load`; it is put into evaluation mode meanwhile.
+        model: a model from `aprnb.load`; it is in evaluation mode during the call.
         tokenizer: its tokenizer.
         prompt: the user's message.
         raw: use `prompt` without the chat template.
