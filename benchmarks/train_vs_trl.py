@@ -24,7 +24,7 @@ METHOD = (
     f"{WARM_UP} warm up. Tokens are counted without padding. Asserted: tokens and gradient norm above 0 in every "
     "step. TRL's wrapped packing lets documents see each other; ours does not."
 )
-# What TRL was tried with; the best median stands in the table, all stand in the JSON.
+# What TRL was tried with; the best median is in the table, all are in the JSON.
 SETTINGS: dict[str, dict[str, Any]] = {
     "rows padded to the longest, 16 at a time": {"per_device_train_batch_size": 16},
     "rows padded to the longest, grouped by length, 4 at a time": {

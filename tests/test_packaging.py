@@ -58,7 +58,7 @@ def test_public_names_are_the_same_whatever_was_imported_before() -> None:
 
 
 def test_a_missing_extra_is_named_with_its_pip_line(tmp_path: Path, pocket_qwen3: Path) -> None:
-    # A finder that denies torch stands for an environment without the extra; the rest of the run is real.
+    # A finder that denies torch simulates an environment without the extra; the rest of the run is real.
     code = (
         "import sys, aprnb\n"
         "class Without:\n"

@@ -54,7 +54,7 @@ def require_named(model: str | os.PathLike[str] | None, model_size: str | None) 
         return model
     if model_size:
         raise size_without_file(model_size)
-    raise UsageProblem("no checkpoint is given", action="give its path: %%apr_finetune model.apr")
+    raise UsageProblem("no checkpoint is given", action="give the path of a checkpoint, such as model.apr")
 
 
 def prepare(model: str | os.PathLike[str], recipe: Recipe, options: RunOptions) -> Preparation:

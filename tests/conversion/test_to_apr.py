@@ -9,7 +9,7 @@ import pytest
 
 import aprnb
 
-TIED = {"tied_embeddings"}  # true beside a trained head of its own
+TIED = {"tied_embeddings"}  # true, although it has a trained head
 ROTATION = {"rope_type"}  # 0 (interleaved) for split halves
 HF: dict[str, tuple[str, str | None, set[str]]] = {
     "pocket-qwen3": ("qwen3", None, set()),

@@ -91,7 +91,7 @@ def test_a_sidecar_tokenizer_of_the_base_is_kept_in_the_tuned_model(source, repo
     bare = aprnb.convert(folder, tmp_path / "bare.apr").path
     bare.with_name("tokenizer.json").write_text(json.dumps(parsed))
     bare.with_name("tokenizer_config.json").write_text((folder / "tokenizer_config.json").read_text())
-    (tmp_path / "out").mkdir()  # where no tokenizer.json lies beside
+    (tmp_path / "out").mkdir()  # a folder without a tokenizer.json
     run = aprnb.finetune(
         bare, data=repository / "notebooks" / "ask-the-cow.jsonl", output=str(tmp_path / "out" / "t.apr"),
         method="lora", max_steps=1, learning_rate=1e-2, max_seq_len=64, chat_template="chatml",

@@ -124,4 +124,4 @@ def test_a_shard_alone_breaks_its_contract_which_names_what_the_others_hold(pock
     assert not report.ok
     missing = {violation.tensor for violation in report.violations if violation.kind == "missing"}
     with aprnb.open(pocket_qwen3) as source:
-        assert missing == set(source) - there - {"lm_head.weight"}  # the tied head is no tensor of the model
+        assert missing == set(source) - there - {"lm_head.weight"}  # the tied head is not a tensor of the model

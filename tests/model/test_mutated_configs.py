@@ -115,7 +115,7 @@ def test_a_changed_config_gives_the_logits_of_transformers_or_is_rejected(name, 
     family, compared = FAMILIES[name], 0
     families.saved(name, tmp_path / "hf", 2)
     original = json.loads((tmp_path / "hf" / "config.json").read_text())
-    (tmp_path / "there").mkdir()  # away from the config, which would be found beside
+    (tmp_path / "there").mkdir()  # away from the config, which would be a sidecar file
     for number in range(CASES):
         rng = random.Random(f"{name}/{number}")
         config = mutated(original, rng)

@@ -60,7 +60,7 @@ def test_another_size_is_an_error_that_shows_both_counts(folder):
     done = command_line(folder, "plan", "checkpoints/qwen_qwen3-8b.apr", *OPTIONS.replace("8B", "0.6B").split())
     assert done.returncode == 5
     assert "means 600,000,000" in done.stderr
-    assert "holds 8,190,735,360" in done.stderr
+    assert "has 8,190,735,360" in done.stderr
 
 
 def test_a_size_without_a_file_says_what_to_do(folder):

@@ -183,7 +183,7 @@ def test_the_rate_rises_to_its_peak_and_falls_along_a_cosine() -> None:
     rates = [learning_rate(step, 100, 1.0, 0.1) for step in range(1, 101)]
     assert rates[:10] == pytest.approx([0.1 * step for step in range(1, 11)])
     assert rates[10:] == sorted(rates[10:], reverse=True)
-    # Step 56 is halfway between 11 and 101, where the cosine stands at one half.
+    # Step 56 is halfway between 11 and 101, where the cosine is one half.
     assert rates[55] == pytest.approx(0.5)
     assert 0 < rates[-1] < 0.001
 

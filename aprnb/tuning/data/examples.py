@@ -241,7 +241,7 @@ def _warnings(counts: _Counts, tokenizer: Any) -> Iterator[str]:
     if counts.control_text:
         yield f"{counts.control_text:,} row(s) contain control tokens as text, which the model reads as such"
     if counts.straddling:
-        yield f"{counts.straddling:,} row(s): the answer's first characters share a token with the prompt; not trained"
+        yield f"{counts.straddling:,} row(s): the answer's first characters share a token with the prompt: not trained"
     if counts.cut_end_tokens:
         yield f"{counts.cut_end_tokens:,} answer(s) are cut off before their end-of-turn token"
     if tokenizer.eos_token_id is None or tokenizer.eos_token_id not in counts.end_tokens:

@@ -54,5 +54,5 @@ def size_without_file(text: str) -> UsageProblem:
     parse_model_size(text)
     return UsageProblem(
         f"--model-size {text} without a checkpoint: a size does not identify a model",
-        action="give the path of a checkpoint: %%apr_finetune model.apr (`apr import` makes one from a model)",
+        action="give the path of a checkpoint, such as model.apr (`apr import` makes one from a model)",
     )

@@ -42,7 +42,9 @@ def known_option(written: str, where: str) -> Option:
     name = "overrides" if name == "set" else name
     if name not in OPTIONS:
         near = closest(name, OPTIONS)
-        raise UsageProblem(f"unknown option {written!r}{near}", where=where, action="list them with %apr_finetune?")
+        raise UsageProblem(
+            f"unknown option {written!r}{near}", where=where, action="see `aprnb finetune --help` or `%apr_finetune?`"
+        )
     return OPTIONS[name]
 
 

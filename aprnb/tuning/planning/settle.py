@@ -36,7 +36,7 @@ def settle(
         return estimate(candidate, architecture, candidate.micro_batch_tokens).total
 
     notes: list[str] = []
-    most_bytes, free = _USABLE * facts.available_bytes, bytes_text(facts.available_bytes)
+    most_bytes, free = _USABLE * facts.available_bytes, f"{bytes_text(facts.available_bytes)} free"
     method = recipe.method
     if method == "auto":
         needed = needed_bytes(closed("lora", "on"))

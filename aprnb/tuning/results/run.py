@@ -86,9 +86,8 @@ class Run(Displayed):
         if losses[-1] > losses[0]:
             return (f"the held-out loss rose from {losses[0]:.4f} to {losses[-1]:.4f}: the base model was better",)
         if losses[-1] > 1.05 * min(losses):
-            return (
-                f"the held-out loss was best at step {best['step']} ({min(losses):.4f}) and rose later: fewer epochs",
-            )
+            lowest = f"step {best['step']} ({min(losses):.4f})"
+            return (f"the held-out loss was lowest at {lowest} and rose afterwards: try fewer epochs",)
         return ()
 
     def hold(self, model: Any, tokenizer: Any) -> None:
