@@ -42,7 +42,7 @@ def test_torch_is_the_cpu_build_within_the_package_s_range(binder: Path, reposit
     assert version[1] in wanted.specifier
 
 
-def test_no_line_brings_cuda(binder: Path) -> None:
+def test_no_line_installs_cuda(binder: Path) -> None:
     assert not [line for line in requirement_lines(binder) if re.search(r"nvidia|cuda|triton|whl/cu\d", line)]
 
 
@@ -51,7 +51,7 @@ def test_the_package_is_installed_from_the_checkout_in_a_form_that_the_builder_k
     assert ".[notebook,train]" in requirement_lines(binder)
 
 
-def test_post_build_is_executable_stops_at_errors_and_is_sound_bash(binder: Path) -> None:
+def test_post_build_is_executable_stops_at_errors_and_is_valid_bash(binder: Path) -> None:
     script = binder / "postBuild"
     assert os.access(script, os.X_OK)
     assert "set -euo pipefail" in script.read_text(encoding="utf-8")

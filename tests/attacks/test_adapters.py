@@ -323,7 +323,7 @@ def test_a_head_of_its_own_takes_an_adapter_and_a_tied_one_does_not(base, tied, 
 
 
 @way("an adapter on a tensor that cannot take one")
-def test_turned_weights_are_taken_for_turned_layers_only(base, tmp_path):
+def test_transposed_weights_are_accepted_for_transposed_layers_only(base, tmp_path):
     made = adapter(tmp_path / "a", {**PLAIN, "fan_in_fan_out": True})
     refused(base, made, UsageProblem, r"sets fan_in_fan_out; expected false: this model's layers are \[out, in\]")
 

@@ -93,7 +93,7 @@ def test_the_card_sorts_searches_pages_and_shows_the_entry_of_a_selected_tensor(
     assert "widgets" not in saved["metadata"]
 
 
-def test_only_one_cell_of_a_kernel_session_carries_the_script(pocket: LabPage) -> None:
+def test_only_one_cell_of_a_kernel_session_contains_the_script(pocket: LabPage) -> None:
     page = pocket
     page.open("once.ipynb", ["%load_ext aprnb", "%apr_inspect pocket.apr", "%apr_check pocket.apr"])
     for number in (0, 1, 2, 1):

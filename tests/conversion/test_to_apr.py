@@ -148,7 +148,7 @@ def test_rejections_leave_no_files(pocket_qwen3, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.apr", "there.apr"]
 
 
-def test_a_model_that_is_not_what_it_says_is_not_converted(foreign, tmp_path):
+def test_an_unsupported_model_is_not_converted(foreign, tmp_path):
     with pytest.raises(aprnb.AprnbError, match="family 'bert'"):
         aprnb.convert(foreign / "slice_model.apr", tmp_path / "x.apr")
     assert list(tmp_path.iterdir()) == []

@@ -467,7 +467,7 @@ def test_what_is_not_ours_is_named_and_nothing_is_removed(
 
 @pytest.mark.parametrize("make", LINKS)
 @pytest.mark.parametrize("replace", REPLACERS)
-def test_a_link_under_a_name_of_ours_is_not_ours(
+def test_a_link_with_the_name_of_a_written_file_does_not_count_as_one(
     tmp_path: Path, replace: Callable[[Path], None], make: Callable[[Path], None]
 ) -> None:
     target = ours(tmp_path / "x")

@@ -148,7 +148,7 @@ def test_a_git_lfs_pointer_is_named(tmp_path):
         opened(tmp_path, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
 
 
-def test_the_header_may_end_in_blanks(tmp_path):
+def test_the_header_may_end_in_spaces(tmp_path):
     text = json.dumps({"a": info("F32", [1], 0, 4)}).encode() + b"     "
     assert opened(tmp_path, file_of(text, b"\0\0\x80?"))["a"].tolist() == [1.0]
 

@@ -26,7 +26,7 @@ def test_the_kernel_gives_the_bits_of_bitsandbytes(elements, dtype, kind):
     assert torch.equal(values, kept)
 
 
-def test_values_on_a_midpoint_take_the_lower_code_as_theirs_do():
+def test_values_on_a_midpoint_take_the_lower_code_as_in_bitsandbytes():
     from bitsandbytes.functional import get_4bit_type
 
     code = get_4bit_type("nf4", device="cpu")
@@ -36,7 +36,7 @@ def test_values_on_a_midpoint_take_the_lower_code_as_theirs_do():
     assert torch.equal(quantize_4bit(values, 64, "nf4", torch.uint8)[0], theirs(values, 64, "nf4", torch.uint8)[0])
 
 
-def test_the_kernel_serves_only_while_it_is_asked_for():
+def test_the_kernel_is_replaced_only_inside_the_block():
     def kernels() -> str:
         return torch._C._dispatch_dump("bitsandbytes::quantize_4bit")
 

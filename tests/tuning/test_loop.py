@@ -158,7 +158,7 @@ def test_dropout_after_out_of_memory_is_that_of_a_run_that_began_with_smaller_mi
     assert losses(list(events)) == expected
 
 
-def test_out_of_memory_with_a_single_row_is_an_error_with_the_way_out() -> None:
+def test_out_of_memory_with_a_single_row_is_an_error_with_an_action() -> None:
     run = tiny_run(held_out=False)
     events = run.events()
     next(events)

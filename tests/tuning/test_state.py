@@ -97,9 +97,7 @@ for event in tiny_run(lora_dropout=0.1).events(save=saver(Path(sys.argv[1]))):
     assert [row["loss"] for row in state.metrics if "loss" in row] == expected[:4]
 
 
-def test_a_state_that_was_cut_off_while_writing_is_not_taken_for_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_incomplete_state_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = saved_state(tmp_path)
 
     def full(tensors: Any, path: Path) -> None:
@@ -145,7 +143,7 @@ def test_the_optimizer_comes_back_as_it_was(tmp_path: Path) -> None:
         assert all(torch.equal(loaded.optimizer["state"][number][name], value) for name, value in moments.items())
 
 
-def test_a_different_recipe_is_refused_by_the_name_of_the_option(tmp_path: Path) -> None:
+def test_a_different_recipe_is_an_error_that_names_the_option(tmp_path: Path) -> None:
     saved_state(tmp_path)
     with pytest.raises(UsageProblem, match=r"--rank is 8; the saved run has 4"):
         load_state(tmp_path, identity_of(tiny_run(rank=8).recipe))
@@ -158,7 +156,7 @@ def test_different_rows_or_another_base_are_refused(tmp_path: Path, part: str, w
         load_state(tmp_path, dataclasses.replace(state.identity, **{part: "other"}))
 
 
-def test_no_state_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_a_missing_state_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(FileMissing, match="no saved state"):
         load_state(tmp_path / "nowhere", identity_of(tiny_run().recipe))
 
