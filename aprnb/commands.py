@@ -113,7 +113,8 @@ def _options(*names: str) -> tuple[Option, ...]:
 
 
 _COMMON = _options("as", "json", "help")
-_ANY_MODEL = (*_options("config", "overrides"), replace(OPTIONS["verbose"], only="shell"), *_COMMON)
+_VERBOSE = replace(OPTIONS["verbose"], only="shell", help="show the traceback of an unexpected error")
+_ANY_MODEL = (*_options("config", "overrides"), _VERBOSE, *_COMMON)
 """What every command but training adds; a notebook shows tracebacks by itself."""
 _SOURCE = replace(OPTIONS["checkpoint"], place="SOURCE")
 _OUTPUT = replace(OPTIONS["output"], required=True, help="the model to write, NAME.apr")
