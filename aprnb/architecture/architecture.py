@@ -37,7 +37,7 @@ class Architecture:
         sources: field → where its value comes from.
         assumptions: fields that the file leaves open and that are equal in all published checkpoints of the family.
         warnings: statements of the file that were overruled or ignored.
-        superseded: tensors that are not weights, such as RoPE factors or a copy of the embedding beside the true head.
+        superseded: tensors that are not weights, such as RoPE factors or a copy of the embedding next to the head.
 
     Example:
         >>> architecture = aprnb.open("pocket-qwen3.apr").architecture

@@ -17,13 +17,13 @@ import numpy as np
 from aprnb.architecture import Architecture, ContractReport, check, expected_tensors
 from aprnb.architecture.apr_names import apr_names, written_names
 from aprnb.conversion.apr_metadata import model_metadata, stored_metadata
-from aprnb.conversion.tensors import Counter, Origin, Progress, checked, silent, tensor_bytes, weight_parts
+from aprnb.conversion.tensors import Counter, Origin, checked, silent, tensor_bytes, weight_parts
 from aprnb.errors import OutputError
 from aprnb.formats import Checkpoint, TensorSource, write_apr
 from aprnb.formats.atomic import staged
 from aprnb.formats.codecs import encode
 from aprnb.formats.codecs.arrays import Floats
-from aprnb.formats.contents import HEAD_NAME
+from aprnb.formats.contents import HEAD_NAME, Progress
 from aprnb.formats.dtypes import DType
 
 DtypeOf = Callable[[str, DType, tuple[int, ...]], DType]

@@ -10,9 +10,10 @@ from typing import Any
 
 from aprnb.architecture import ContractReport, check_contract, resolve
 from aprnb.conversion.converted import Converted, Kind, Written
-from aprnb.conversion.tensors import Progress, silent
+from aprnb.conversion.tensors import silent
 from aprnb.errors import UsageProblem
 from aprnb.formats import Checkpoint, open_checkpoint
+from aprnb.formats.contents import Progress
 from aprnb.option_values import read_value
 from aprnb.options import OPTIONS
 

@@ -13,11 +13,9 @@ from aprnb.errors import AprnbError, ContractError, OutputError
 from aprnb.formats import Checkpoint, TensorEntry
 from aprnb.formats.codecs import can_encode, encode, encode_parts, stays_float32
 from aprnb.formats.codecs.arrays import Floats
+from aprnb.formats.contents import Progress
 from aprnb.formats.dtypes import BY_NAME, F16, F32, LARGEST, LARGEST_FLOAT32, DType
 from aprnb.formats.values import PART_ELEMENTS, value_parts
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes in all."""
 
 TARGET_DTYPES: dict[str, DType] = {
     "f32": BY_NAME["F32"],

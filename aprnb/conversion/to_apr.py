@@ -8,8 +8,9 @@ from pathlib import Path
 from aprnb.architecture import ContractReport
 from aprnb.conversion.apr_model import ModelTensor, write_apr_model
 from aprnb.conversion.converted import Written
-from aprnb.conversion.tensors import TARGET_DTYPES, Progress, quantised_again, target_dtype
+from aprnb.conversion.tensors import TARGET_DTYPES, quantised_again, target_dtype
 from aprnb.formats import Checkpoint
+from aprnb.formats.contents import Progress
 from aprnb.formats.dtypes import CODES, F32, DType
 
 

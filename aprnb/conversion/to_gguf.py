@@ -19,9 +19,10 @@ from aprnb.conversion.tensors import quantised_again
 from aprnb.errors import ArchitectureError, OutputError
 from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.formats.atomic import failed_to_write
+from aprnb.formats.contents import Progress
 from aprnb.formats.dtypes import BY_NAME, F32, DType
 from aprnb.formats.gguf.values import GgufValue
-from aprnb.formats.gguf.writer import GgufTensor, Progress, gguf_front, write_gguf_file
+from aprnb.formats.gguf.writer import GgufTensor, gguf_front, write_gguf_file
 from aprnb.tokenizer.gguf_values import tokenizer_values
 
 DTYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")

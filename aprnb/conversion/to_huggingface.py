@@ -15,10 +15,11 @@ from typing import Any
 from aprnb.architecture import ContractReport, expected_tensors
 from aprnb.conversion.apr_metadata import SPECIAL_IDS
 from aprnb.conversion.converted import Written
-from aprnb.conversion.tensors import TARGET_DTYPES, Counter, Progress, weight_bytes
+from aprnb.conversion.tensors import TARGET_DTYPES, Counter, weight_bytes
 from aprnb.errors import OutputExists, UsageProblem
 from aprnb.formats import Checkpoint
 from aprnb.formats.atomic import atomic_file, atomic_folder, write_json
+from aprnb.formats.contents import Progress
 from aprnb.formats.dtypes import F16, DType
 
 MAX_SHARD_BYTES = 5_000_000_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
@@ -12,6 +12,8 @@ from aprnb.formats.dtypes import DType
 from aprnb.formats.source import ByteSource
 
 Format = Literal["apr", "gguf", "safetensors", "huggingface"]
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in total."""
 Checksum = Literal["absent", "not checked", "ok"]
 HEAD_NAME = "lm_head.weight"
 MAX_DIMS = 8

@@ -168,7 +168,7 @@ def finetune(
         config: a `config.json` (path or dict) for what the file does not say.
         overrides: single architecture fields, likewise.
         chat_template: name or file of a template where the checkpoint has none.
-        output: the tuned model, NAME.apr, with NAME.adapter/ and NAME.run/ beside it; "MODEL-finetuned.apr" in the
+        output: the tuned model, NAME.apr, with NAME.adapter/ and NAME.run/ next to it; "MODEL-finetuned.apr" in the
             working folder unless given.
         output_dtype: of the tuned model; that of the base unless given, F16 for a quantised base.
         adapter_only: write no tuned model.
@@ -181,7 +181,7 @@ def finetune(
         The `Run` with status, plan, metrics, files, and the tuned model for `run.generate`.
 
     Raises:
-        UsageProblem: options that do not fit together, or that model or device cannot honour.
+        UsageProblem: options that do not fit together, or that model or device do not support.
         AprnbError: FileMissing, CheckpointError, ArchitectureError, ContractError, TokenizerError and DataError for
             what cannot be read; OutputExists without `force`; GateError and TrainingError where training fails;
             Interrupted at the second SIGINT.

@@ -11,15 +11,13 @@ from typing import Any
 
 from aprnb.errors import OutputError
 from aprnb.formats.atomic import atomic_file
+from aprnb.formats.contents import Progress
 from aprnb.formats.dtypes import GGML, DType
 from aprnb.formats.gguf.values import ARRAY, SCALARS, STRING, GgufValue
 
 ALIGNMENT = 32
 MAX_NAME_BYTES = 64
 """What llama.cpp can hold (GGML_MAX_NAME, its NUL included)."""
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes written and the bytes in all."""
 
 _CODES = {kind: (code, letter) for code, (kind, letter) in SCALARS.items()}
 _NUMBERS = {dtype.name: code for code, dtype in GGML.items()}
