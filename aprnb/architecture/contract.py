@@ -1,4 +1,4 @@
-"""The contract: compares the tensors of a file with those that the model requires. No torch, no tensor data."""
+"""The contract: compares the tensors of a file with those that the model requires. No torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def check(
     overrides: Mapping[str, Any] | None = None,
     strict: bool = False,
 ) -> ContractReport:
-    """Compare a checkpoint's tensors with those that its architecture requires; needs no torch, reads no weights.
+    """Compare a checkpoint's tensors with those that its architecture requires; needs no torch.
+
+    Reads no weights, except to compare the output head with the embedding.
 
     Args:
         path: a checkpoint file, a Hugging Face folder, or an open `Checkpoint`.

@@ -62,7 +62,7 @@ def plan(
     resume: bool = False,
     verbose: bool = False,
 ) -> Plan:
-    """Show what `finetune` would do with the same arguments, before any weight is read; nothing is written.
+    """Show what `finetune` would do with the same arguments, before any weight is loaded; nothing is written.
 
     The arguments are those of `aprnb.finetune`, with the same meaning and defaults. `output`, `force`, `resume` and
     `verbose` change nothing here.
@@ -130,7 +130,7 @@ def finetune(
 ) -> Run:
     """Fine-tune the checkpoint at `model` on rows of instructions and answers.
 
-    The plan is reported to `listener` as `Planned` before any weight is read; the events of the run follow. The first
+    The plan is reported to `listener` as `Planned` before any weight is loaded; the events of the run follow. The first
     SIGINT ends the run after the current micro-batch with its state saved (`run.status == "interrupted"`; `resume=True`
     continues it), a second one raises `Interrupted`. None as a value means that the option is not given.
 

@@ -58,7 +58,7 @@ def require_named(model: str | os.PathLike[str] | None, model_size: str | None) 
 
 
 def prepare(model: str | os.PathLike[str], recipe: Recipe, options: RunOptions) -> Preparation:
-    """Everything up to the plan; nothing is written and no weight is read.
+    """Everything up to the plan; nothing is written and no weight is loaded.
 
     Raises the error of the first part that fails: the file, its architecture, its contract, its tokenizer, the rows.
     """

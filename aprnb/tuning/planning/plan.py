@@ -1,4 +1,4 @@
-"""The plan of a run: what it will train, on what, with how much memory, before any weight is read (no torch).
+"""The plan of a run: what it will train, on what, with how much memory, before any weight is loaded (no torch).
 
 recipe, notes = settle.settle(recipe, checkpointing, architecture, facts)    every open choice made, each with a note
 plan = make_plan.make_plan(report, recipe, options, examples, held_out, schedule, facts, notes)

@@ -16,7 +16,7 @@ EVAL_ROW = ("step", "eval_loss")
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """The first event, before any weight is read."""
+    """The first event, before any weight is loaded."""
 
     plan: Plan
 
