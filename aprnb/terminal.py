@@ -25,7 +25,7 @@ class OutputLost(Exception):
         super().__init__(str(reason))
 
     def discard(self) -> None:
-        """Directs the stream to the null device, or the interpreter reports the error once more when it ends."""
+        """Directs the stream to the null device, or the interpreter reports the error again when it ends."""
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self.stream.fileno())
         os.close(null)

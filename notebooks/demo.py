@@ -1,6 +1,6 @@
 """`make demo`: runs the first tutorial in a copy of this folder and reports the results.
 
-`python notebooks/demo.py [FOLDER]`; FOLDER is demo/ beside notebooks/ unless given.
+`python notebooks/demo.py [FOLDER]`; FOLDER is demo/ next to notebooks/ unless given.
 """
 
 from __future__ import annotations

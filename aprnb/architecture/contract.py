@@ -48,7 +48,7 @@ def check(
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, strict=strict)
     architecture = resolve(checkpoint, config=config, overrides=overrides)
     if strict:
-        checkpoint.refuse_warnings((*checkpoint.warnings, *architecture.warnings))
+        checkpoint.reject_warnings((*checkpoint.warnings, *architecture.warnings))
     return check_contract(checkpoint, architecture)
 
 

@@ -77,7 +77,7 @@ def odd_layout(checkpoint: Checkpoint) -> list[str]:
 def came_from_gguf(checkpoint: Checkpoint) -> bool:
     """Whether an `.apr` holds GGUF's bytes under any names: `apr import` renames tensors and changes none.
 
-    It states the origin and `rope_type` 0, the rotation of neighbours; files written by this package state 2.
+    It states the origin and `rope_type` 0, RoPE on adjacent pairs; files written by this package state 2.
     `apr convert` of a safetensors file states both wrongly, but names the class and has no `model.` keys.
     """
     metadata = checkpoint.metadata

@@ -22,7 +22,7 @@ _OF_THE_SOURCE = (
     "architecture", "description", "hf_architecture", "hf_config", "hf_model_type", "model_type", "original_format",
     "source_metadata",
 )  # fmt: skip
-"""What a file says about the source of its tensors; not true of weights that are computed anew."""
+"""What a file says about the source of its tensors; not true of weights that are recomputed."""
 _MIRRORS = "model."
 """GGUF's keys, which `apr import` copies: they describe GGUF's layout."""
 Shapes = Mapping[str, tuple[int, ...]]

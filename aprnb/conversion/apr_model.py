@@ -31,7 +31,7 @@ DtypeOf = Callable[[str, DType, tuple[int, ...]], DType]
 Replace = Callable[[int, Floats], Floats]
 """Takes values of a weight, flat in C order, and the index of the first of them; gives those to write."""
 Verify = Callable[[Path, frozenset[str]], None]
-"""Takes the written file, before it gets its name, and the names of the weights whose bytes were changed."""
+"""Takes the written file, before it is renamed, and the names of the weights whose bytes were changed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
-    """A read-only mapping of tensor name to float32 array; each access reads and decodes that tensor anew.
+    """A read-only mapping of tensor name to float32 array; each tensor is read and decoded on each access.
 
     Open one with `aprnb.open`, which documents the arguments and errors. It is a context manager that closes the files.
 
@@ -46,7 +46,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         self.warnings: tuple[str, ...] = self.contents.warnings
         self._hashes: dict[str, tuple[int, Any]] | None = None  # the bytes hashed so far, and the hash
         if strict:
-            self.refuse_warnings(self.warnings)
+            self.reject_warnings(self.warnings)
 
     @cached_property
     def metadata(self) -> Mapping[str, Any]:
@@ -160,7 +160,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, {len(self)} tensors, {self.size_bytes:,} bytes)"
 
-    def refuse_warnings(self, warnings: Sequence[str]) -> None:
+    def reject_warnings(self, warnings: Sequence[str]) -> None:
         """Close the files and raise CheckpointError if there are any `warnings`."""
         if warnings:
             self.close()

@@ -19,7 +19,7 @@ _BEYOND_ASCII = re.compile("[^\x00-\x7f]+")
 _LARGEST = sys.float_info.max
 
 Read = Callable[[], bytes | bytearray]
-"""Reads the JSON's bytes, each time anew: they need not stay while the text and its values are in memory."""
+"""Reads the JSON's bytes again on each call, so they need not stay in memory with the text and its values."""
 
 Pairs = Callable[[list[tuple[str, Any]]], dict[str, Any]]
 

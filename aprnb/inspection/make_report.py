@@ -37,7 +37,7 @@ def inspect(
         stats: also decode every tensor: range, mean, standard deviation, zeros, NaN and infinite values.
 
     Returns:
-        The `Report`, also where the architecture cannot be resolved (`report.architecture_error` says why); an
+        The `Report`, also where the architecture cannot be resolved (`report.failure` says why); an
         `UnsupportedReport` for a container that is recognised and not supported.
 
     Raises:
@@ -56,16 +56,16 @@ def inspect(
         if not error.facts:
             raise
         return UnsupportedReport(Path(str(path)), error)
-    architecture, contract, refusal = None, None, None
+    architecture, contract, failure = None, None, None
     try:
         architecture = resolve(checkpoint, config=config, overrides=overrides)
         contract = check_contract(checkpoint, architecture)
     except ArchitectureError as error:
-        refusal = error
+        failure = error
     values = tensor_statistics(checkpoint) if stats else None
-    report = Report(checkpoint, architecture, refusal, contract, _tokenizer(checkpoint, architecture), values)
+    report = Report(checkpoint, architecture, failure, contract, _tokenizer(checkpoint, architecture), values)
     if strict:
-        checkpoint.refuse_warnings(report.warnings)
+        checkpoint.reject_warnings(report.warnings)
     return report
 
 

@@ -33,8 +33,8 @@ CHOOSE_ANOTHER = f"name one with --chat-template ({', '.join(TEMPLATES)}, or a f
 SECONDS_PER_BATCH, SECONDS_PER_REQUEST = 10.0, 0.01
 _BATCH_REQUESTS, _BATCH_BYTES = 4_000, 8_000_000
 # Limits of renderings as JSON. A template writes each message once, or twice (as text and as an argument in JSON), and
-# text of its own: the longest default system text that we know, of Command R7B, has 2.7 kB. So honest renderings stay
-# below 2 bytes per byte of input and 16 KiB on average over a batch; a single one may have 1 MiB more.
+# text of its own: the longest default system text that we know, of Command R7B, has 2.7 kB. So legitimate renderings
+# stay below 2 bytes per byte of input and 16 KiB on average over a batch; a single one may have 1 MiB more.
 _BYTES_PER_INPUT_BYTE, _BYTES_PER_REQUEST, _BYTES_PER_RENDERING = 2, 16 * 1024, 1024**2
 _PROBLEM_CHARACTERS = 400
 _CHILD = Path(__file__).with_name("sandbox") / "template_child.py"
@@ -50,7 +50,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Rendering:
-    """The text, or the template's objection to the conversation."""
+    """The text, or the error that the template raised."""
 
     text: str | None
     problem: str | None

@@ -75,7 +75,7 @@ class GgufGraph:
     slug: str | None = None
     """The file's `general.architecture`; None where llama.cpp has no graph of the family."""
     permutes_rows: bool = False
-    """It rotates neighbours: files hold the rows of q and k interleaved."""
+    """RoPE on adjacent pairs: files hold the rows of q and k interleaved."""
     adds_one_to_norms: bool = False
     """Norms add 1 to their weight: files hold the sum."""
     layer_norm: bool = False
@@ -120,7 +120,7 @@ class Family:
     nfc_vocabulary: tuple[str, str, int] | None = None
     """Its published vocabulary, whose text is normalised to NFC: a name, and one token with its id."""
     pad_token: str | None = None
-    """What its published models pad with, which their metadata do not state."""
+    """The padding token of its published models, absent from their metadata."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """How `transformers` computes it exactly: caps on attention logits need `eager`."""
     window_switch: bool = False

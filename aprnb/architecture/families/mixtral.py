@@ -1,4 +1,4 @@
-"""Mixtral: Mistral with experts in every layer; the shares of the chosen ones are normalised by the class."""
+"""Mixtral: Mistral with experts in every layer; the class normalises the routing weights of the selected experts."""
 
 from aprnb.architecture.families import decoder
 from aprnb.architecture.families.family import Family, GgufGraph, fields

@@ -1,6 +1,6 @@
 """Runs a script of this package in a child process, for work on untrusted input; bounds its time and its output.
 
-Untrusted input may take the child over, so the parent relies on nothing that the child does: it reads no more bytes
+Untrusted input may compromise the child, so the parent relies on nothing that the child does: it reads no more bytes
 than it asked for, and its clock holds for a child that stops reading, closes its output or starts other processes.
 
 A question is bytes; the script knows where it ends. An answer is its length (8 bytes, little-endian), then its bytes.

@@ -51,15 +51,15 @@ class PublicNamespace(Namespace):
         self, *rest = args
         names = dict(*rest, **kwargs)
         for name in names:
-            _refuse_private(name)
+            _reject_private(name)
         Namespace.__init__(self, names)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        _refuse_private(name)
+        _reject_private(name)
         Namespace.__setitem__(self, name, value)
 
 
-def _refuse_private(name: Any) -> None:
+def _reject_private(name: Any) -> None:
     if str(name).startswith("_"):
         raise jinja2.exceptions.SecurityError(f"namespace name {name!r} begins with an underscore")
 

@@ -30,7 +30,7 @@ from aprnb.tuning.results.merge_check import MergeCheck
 
 Verify = Callable[[Path], MergeCheck | None]
 _MOST_BYTES, _MOST_BYTES_PER_PARAMETER = 16 << 20, 8
-"""Of an adapter's file: a pair of float32 matrices of the largest useful rank is twice as large as the weight."""
+"""Size limit of an adapter file: float32 matrices of the largest useful rank are twice as large as the weight."""
 _OTHER_BASE = "the adapter was trained on another base"
 _MERGE_ANYWAY = "merge it into the base that it was trained on, or add --other-base"
 

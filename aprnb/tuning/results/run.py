@@ -124,7 +124,7 @@ class Run(Displayed):
         chat_template: str | None = None,
         other_base: bool = False,
     ) -> Merged:
-        """Merge the run's adapter into its base once more, to another file or in another dtype.
+        """Merge the run's adapter into its base again, to another file or in another dtype.
 
         The arguments are those of `aprnb.merge`; `config`, `overrides` and `chat_template` are those of the run unless
         given. Raises UsageProblem for a run without an adapter, and what `aprnb.merge` raises.
