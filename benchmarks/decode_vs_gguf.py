@@ -1,4 +1,4 @@
-"""Decoding a 4096×4096 matrix to float32 and to bfloat16, beside `gguf.quants.dequantize` (which gives float32).
+"""Decoding a 4096×4096 matrix to float32 and to bfloat16, compared with `gguf.quants.dequantize` (which gives float32).
 
 python benchmarks/decode_vs_gguf.py
 """

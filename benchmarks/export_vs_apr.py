@@ -1,4 +1,4 @@
-""".apr to safetensors, 1 GB of F32 (the tool's export always writes F32), beside `apr export`.
+""".apr to safetensors, 1 GB of F32 (the tool's export always writes F32), compared with `apr export`.
 
 python benchmarks/export_vs_apr.py
 """

@@ -1,4 +1,4 @@
-"""Rows per second of a whole fine-tuning run, from the command to its artefacts; beside `apr finetune`.
+"""Rows per second of a whole fine-tuning run, from the command to its artefacts, compared with `apr finetune`.
 
     APRNB_FIXTURES=FOLDER python benchmarks/finetune_vs_apr.py
 
@@ -46,7 +46,7 @@ def main() -> None:
             theirs.append(by_apr(apr, base, rows, folder))
             ours.append(by_aprnb(base, rows, folder))
     document = {
-        "question": "Rows per second of a whole fine-tuning run, beside apr finetune",
+        "question": "Rows per second of a whole fine-tuning run, compared with apr finetune",
         "method": METHOD,
         "machine": machine("torch", "transformers", "peft"),
         "aprnb": {"rows_per_s": spread([found["rows_per_s"] for found in ours]), "runs": ours},

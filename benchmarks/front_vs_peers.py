@@ -1,5 +1,5 @@
-"""Opening: an 8B-shaped file with a 152k vocabulary beside `apr inspect` and the `gguf` reader; 31,337 tensors beside
-the `safetensors` package.
+"""Opening an 8B-shaped file with a 152k vocabulary, compared with `apr inspect` and the `gguf` reader; a table of
+31,337 tensors, compared with the `safetensors` package.
 
 python benchmarks/front_vs_peers.py
 """
@@ -30,7 +30,7 @@ from aprnb_tests import safetensors_bytes, story
 ROUNDS, GGUF_ROUNDS, MANY = 9, 3, 31_337
 METHOD = (
     f"Median of {ROUNDS} rounds in turn ({GGUF_ROUNDS} of the gguf package). In process and warm: open, architecture, "
-    "contract of 399 tensors, and the table of 31,337; `apr inspect` is a process and holds no contract, the peers "
+    "contract of 399 tensors, and the table of 31,337; `apr inspect` is a process and checks no contract, the peers "
     "list tensors only. Each round asserts the number of tensors, ours also a green contract. Limits: reading the "
     "bytes before the tensors' data, and parsing the metadata's JSON alone with json.loads."
 )

@@ -1,4 +1,4 @@
-"""File to NF4 module, Qwen3-0.6B's shape, beside transformers + bitsandbytes from safetensors.
+"""File to NF4 module, Qwen3-0.6B's shape, compared with transformers + bitsandbytes from safetensors.
 
 python benchmarks/load_vs_transformers.py
 """

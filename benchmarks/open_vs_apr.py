@@ -1,4 +1,4 @@
-"""How long until a checkpoint is open, its architecture resolved and its contract held; beside `apr inspect --json`.
+"""Time to open a checkpoint, resolve its architecture and check its contract, compared with `apr inspect --json`.
 
 python benchmarks/open_vs_apr.py [FILE ...]     the shipped checkpoint and a sparse 8B-shaped file unless given
 """
@@ -18,7 +18,7 @@ from record import HERE, POCKET, apr_binary, machine, save, spread
 ROUNDS = 9
 METHOD = (
     f"Median (fastest to slowest) of {ROUNDS} rounds in turn. Process: `aprnb inspect --json` from the start of "
-    "Python. In process: open, architecture and contract. `apr inspect` reads header and metadata and holds no "
+    "Python. In process: open, architecture and contract. `apr inspect` reads header and metadata and checks no "
     "contract. Each round asserts the number of tensors, ours also a green contract."
 )
 
@@ -67,7 +67,7 @@ def main() -> None:
         given = [Path(name) for name in sys.argv[1:]]
         results = {path.name: measure(path, apr) for path in given or [POCKET, eight_billion(Path(folder))]}
     document = {
-        "question": "Open a checkpoint and hold its contract, beside apr inspect",
+        "question": "Open a checkpoint and check its contract, compared with apr inspect",
         "method": METHOD,
         "machine": machine(),
         "seconds": results,

@@ -1,4 +1,4 @@
-"""Quantising seven 4096×4096 matrices (one layer), beside the real tool's `apr convert --quantize`.
+"""Quantising seven 4096×4096 matrices (one layer), compared with the real tool's `apr convert --quantize`.
 
 python benchmarks/quantise_vs_apr.py
 """
@@ -92,7 +92,7 @@ def main() -> None:
         write(source)
         results = {name: measure(name, source, apr) for name in TYPES}
     document = {
-        "question": "Quantise 4096×4096 matrices, beside apr convert",
+        "question": "Quantise 4096×4096 matrices, compared with apr convert",
         "method": METHOD,
         "machine": machine(),
         "seconds": results,

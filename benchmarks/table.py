@@ -24,9 +24,9 @@ def seconds(value: float) -> str:
 
 
 def row(work: str, peer: str, ours: float, its: float | None, limit: str, least: float) -> list[str]:
-    beside = [seconds(its), f"{ours / its:.2f}"] if its else ["writes none", ""]
+    peers = [seconds(its), f"{ours / its:.2f}"] if its else ["writes none", ""]
     times = ours / least
-    return [work, peer, seconds(ours), *beside, f"{limit}: {seconds(least)}", f"{times:,.{0 if times >= 10 else 1}f}"]
+    return [work, peer, seconds(ours), *peers, f"{limit}: {seconds(least)}", f"{times:,.{0 if times >= 10 else 1}f}"]
 
 
 def opening() -> list[list[str]]:
@@ -35,7 +35,7 @@ def opening() -> list[list[str]]:
     return [
         row(work, peer, took[mine], took[its], limit, took[front])
         for work, peer, mine, its, front in (
-            ("open an 8B-shaped .apr and hold its contract", "`apr inspect`", "aprnb", "apr inspect", "front"),
+            ("open an 8B-shaped .apr and check its contract", "`apr inspect`", "aprnb", "apr inspect", "front"),
             ("the same as GGUF", "`gguf` reader", "aprnb, GGUF", "gguf reader", "front, GGUF"),
             ("table of 31,337 tensors (safetensors)", "`safetensors` loop", "aprnb, 31,337", "safetensors, 31,337",
              "front, 31,337"),

@@ -1,4 +1,4 @@
-"""Real tokens per second of LoRA and QLoRA training; beside TRL + PEFT + bitsandbytes at the best settings found.
+"""Real tokens per second of LoRA and QLoRA training, compared with TRL + PEFT + bitsandbytes at their best settings.
 
     python benchmarks/train_vs_trl.py [--method lora|qlora] [--rounds N]
 
@@ -87,7 +87,7 @@ def report(given: argparse.Namespace, prepared: dict[str, Any], found: dict[str,
             for who in ("aprnb", "TRL")}  # fmt: skip
     ratio = speeds[best["aprnb"]]["median"] / speeds[best["TRL"]]["median"]
     document = {
-        "question": f"Real tokens per second of {given.method} training, beside TRL + PEFT + bitsandbytes",
+        "question": f"Real tokens per second of {given.method} training, compared with TRL + PEFT + bitsandbytes",
         "method": METHOD.format(rounds=given.rounds, **prepared),
         "machine": machine("torch", "transformers", "peft", "bitsandbytes", "trl"),
         "ratio": ratio,

@@ -1,4 +1,4 @@
-"""Every tensor decoded and checked for NaN and infinity, beside `apr validate`, on an 8B-shaped Q4_K file.
+"""Every tensor decoded and checked for NaN and infinity, compared with `apr validate`, on an 8B-shaped Q4_K file.
 
 python benchmarks/values_vs_apr.py [GIGABYTES]     4.6 (Qwen3-8B's shapes) unless given; fewer layers for less
 
