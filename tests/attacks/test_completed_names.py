@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from registry import way
-from ways_beside import POCKET
+from ways_sidecars import POCKET
 
 EXPRESSION = "{open('X','w').write('x')}.apr"
 

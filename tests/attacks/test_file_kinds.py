@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from registry import way
-from ways_beside import POCKET, SECRET
+from ways_sidecars import POCKET, SECRET
 
 import aprnb
 from aprnb.architecture.evidence.configs import read_config
@@ -45,7 +45,7 @@ def opened(folder: Path) -> Any:
         return json.dumps(report.to_json(), default=str) + str(dict(checkpoint.metadata))
 
 
-BESIDE = dict(
+SIDECARS = dict(
     [
         folder_with("config.json", opened),
         folder_with("tokenizer.json", opened),
@@ -127,14 +127,14 @@ def outcome(read: Read, path: Path) -> str:
 
 @way("a pipe, device, folder or broken link in place of a file")
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
-@pytest.mark.parametrize("name", [*BESIDE, *NAMED])
+@pytest.mark.parametrize("name", [*SIDECARS, *NAMED])
 def test_a_file_of_another_kind_is_an_aprnb_error_or_treated_as_missing(tmp_path, monkeypatch, name, form):
     # Files of the kernel state no size and are read up to the limit; that of rows, 4 GiB, takes seconds.
     monkeypatch.setattr(row_sources, "MAX_DATA_BYTES", 64 << 20)
     folder = tmp_path / "model"
     folder.mkdir()
     form(folder / name)
-    outcome({**NAMED, **BESIDE}[name], folder / name)
+    outcome({**NAMED, **SIDECARS}[name], folder / name)
 
 
 def private_file(name: str) -> bytes:
@@ -148,14 +148,14 @@ def private_file(name: str) -> bytes:
     return SECRET.encode()
 
 
-@way("a link out of the folder in place of a file beside a checkpoint")
-@pytest.mark.parametrize("name", BESIDE)
+@way("a link out of the folder in place of a file next to a checkpoint")
+@pytest.mark.parametrize("name", SIDECARS)
 def test_a_link_out_of_the_folder_is_not_read(tmp_path, name):
     folder, private = tmp_path / "model", tmp_path / "private"
     folder.mkdir()
     private.write_bytes(private_file(name))
     (folder / name).symlink_to(private)
-    assert SECRET not in outcome(BESIDE[name], folder / name)
+    assert SECRET not in outcome(SIDECARS[name], folder / name)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "chat_template.jinja"])

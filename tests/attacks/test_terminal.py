@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from registry import way
-from ways_beside import POCKET
+from ways_sidecars import POCKET
 
 import aprnb
 from aprnb import cli

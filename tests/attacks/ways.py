@@ -4,11 +4,20 @@
 """
 
 import ways_apr
-import ways_beside
 import ways_bounds
 import ways_foreign
 import ways_metadata
 import ways_paths
+import ways_sidecars
 from registry import ATTACKS, Attack
 
-__all__ = ["ATTACKS", "Attack", "ways_apr", "ways_beside", "ways_bounds", "ways_foreign", "ways_metadata", "ways_paths"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "ways_apr",
+    "ways_bounds",
+    "ways_foreign",
+    "ways_metadata",
+    "ways_paths",
+    "ways_sidecars",
+]

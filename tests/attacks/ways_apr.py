@@ -1,4 +1,4 @@
-"""Lies in header, index, data and container of an `.apr` file."""
+"""Malformed header, index, data and container of an `.apr` file."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _(folder: Path) -> bytes:
     return file_of(b.entry("a", 128, (32,), 0, 18), data=b.pad(block))
 
 
-@attack("a head without bytes beside no embedding", None)
+@attack("a head without bytes, without an embedding", None)
 def _(folder: Path) -> bytes:
     return file_of(b.entry("lm_head.weight", 0, (4, 4), 0, 0), b.entry("x", 0, (4,), 0, 16))  # a tie to nothing
 

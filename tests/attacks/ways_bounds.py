@@ -152,7 +152,7 @@ def _(folder: Path) -> bytes:
 
 @attack("a list of 560,000 texts where a text belongs", None, "the format requires text")
 def _(folder: Path) -> bytes:
-    return apr({"name": [chr(0x100 + at % 20_000) for at in range(560_000)]})  # where is it? once more in memory
+    return apr({"name": [chr(0x100 + at % 20_000) for at in range(560_000)]})  # an error decodes it again
 
 
 @attack("a megabyte where a tokenizer's type belongs", None, "does not define")
@@ -171,7 +171,7 @@ def _(folder: Path) -> bytes:
     return file_of(ENTRY, metadata=b'{"a":"' + b"x" * (20 << 20) + b'\\ud83d\\ude00"}')
 
 
-@attack("an escaped emoji beside 14 MiB of ASCII", None)
+@attack("an escaped emoji next to 14 MiB of ASCII", None)
 def _(folder: Path) -> bytes:
     return file_of(ENTRY, metadata=b'{"a":"' + b"x" * (14 << 20) + b'","b":"\\ud83d\\ude00"}')
 

@@ -1,4 +1,4 @@
-"""Lies in GGUF and safetensors files."""
+"""Malformed GGUF and safetensors files."""
 
 from __future__ import annotations
 

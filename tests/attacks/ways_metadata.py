@@ -1,4 +1,4 @@
-"""Lies in the JSON of an `.apr` file: its form, its size, the architecture and the tokenizer that it claims."""
+"""Malformed JSON in an `.apr` file: its form, its size, the architecture and the tokenizer that it claims."""
 
 from __future__ import annotations
 

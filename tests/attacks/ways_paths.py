@@ -30,7 +30,7 @@ def _(folder: Path) -> Path:
     return folder / "x.apr"
 
 
-@attack("a hostile config beside the file", None)
+@attack("a hostile config next to the file", None)
 def _(folder: Path) -> bytes:
     (folder / "config.json").write_text('{"hidden_size":' * 50_000)
     return b.small_file(metadata={"architecture": "qwen3"})
@@ -63,10 +63,10 @@ def _(folder: Path) -> Path:
 BOMB = b'{"a":[' + b"[]," * 3_000_000 + b"1]}"
 
 
-def huggingface(folder: Path, **beside: bytes) -> Path:
+def huggingface(folder: Path, **sidecars: bytes) -> Path:
     """A valid `model.safetensors` with sidecar files, `tokenizer_json=` for tokenizer.json."""
     (folder / "model.safetensors").write_bytes(s.small_file())
-    for name, data in beside.items():
+    for name, data in sidecars.items():
         stem, _, ending = name.rpartition("_")
         (folder / f"{stem}.{ending}").write_bytes(data)
     return folder
@@ -77,7 +77,7 @@ def _(folder: Path) -> Path:
     return folder
 
 
-@attack("a pipe as the config beside the file", None)
+@attack("a pipe as the config next to the file", None)
 def _(folder: Path) -> bytes:
     os.mkfifo(folder / "config.json")  # reading it would wait for ever
     return b.small_file(metadata={"architecture": "qwen3"})

@@ -150,7 +150,7 @@ def _(folder: Path) -> bytes:
     return pocket_with(chat_template="{{ 1 }}", **{"tokenizer.chat_template": "{{ 2 }}"})
 
 
-@attack("a chat template beside the file that the card would not show", None, "tokenizer_config.json next to the file")
+@attack("a chat template next to the file that the card would not show", None, "tokenizer_config.json next to the file")
 def _(folder: Path) -> Path:
     shutil.copyfile(POCKET, folder / "x.apr")
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ 'SIDECAR' }}"}))
