@@ -108,7 +108,7 @@ def test_convert_writes_another_format_and_says_what_it_wrote(pocket_qwen3: Path
     assert aprnb("check", tmp_path / "x.gguf").returncode == 0
 
 
-def test_convert_refuses_what_a_target_cannot_hold(pocket_qwen3: Path, tmp_path: Path) -> None:
+def test_convert_rejects_what_a_target_cannot_hold(pocket_qwen3: Path, tmp_path: Path) -> None:
     run = aprnb("convert", pocket_qwen3, tmp_path / "folder", "--dtype", "q4_k")
     assert run.returncode == 2
     assert "safetensors hold floats only" in run.stderr

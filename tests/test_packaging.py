@@ -31,7 +31,7 @@ def test_the_train_extra_admits(project: dict[str, Any], package: str, version: 
 
 
 @pytest.mark.parametrize(("package", "version"), [("torch", "2.10.0"), ("torch", "2.14.0"), ("transformers", "5.16.0")])
-def test_the_train_extra_refuses(project: dict[str, Any], package: str, version: str) -> None:
+def test_the_train_extra_rejects(project: dict[str, Any], package: str, version: str) -> None:
     [wanted] = [Requirement(line) for line in project["optional-dependencies"]["train"] if line.startswith(package)]
     assert version not in wanted.specifier
 
@@ -111,5 +111,5 @@ def test_without_extras_the_wheel_opens_inspects_and_checks(wheel: Path, pocket_
         run = subprocess.run([str(python), "-m", "aprnb", *words, str(pocket_qwen3)], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
     asked = [str(python), "-m", "aprnb", "generate", str(pocket_qwen3), "--prompt", "x"]
-    refused = subprocess.run(asked, capture_output=True, text=True)
-    assert (refused.returncode, 'pip install "aprnb[train]"' in refused.stderr) == (2, True)
+    rejected = subprocess.run(asked, capture_output=True, text=True)
+    assert (rejected.returncode, 'pip install "aprnb[train]"' in rejected.stderr) == (2, True)

@@ -47,7 +47,7 @@ def with_checksum(data: bytes) -> bytes:
 
 
 def with_metadata(data: bytes, metadata: Mapping[str, Any] | bytes) -> bytes:
-    """The same tensors under other metadata; the writer, which refuses wrong ones, has no part in it."""
+    """The same tensors under other metadata; the writer, which rejects wrong ones, has no part in it."""
     count, _, _, index_offset, data_offset = struct.unpack_from("<IQIQQ", data, 8)
     text = metadata if isinstance(metadata, bytes) else json.dumps(metadata, separators=(",", ":")).encode()
     index, start = data[index_offset:data_offset], 64 + len(pad(text))

@@ -23,7 +23,7 @@ METADATA: dict[str, Any] = {"model_type": "test"}
 
 @dataclass(frozen=True)
 class Case:
-    """`warnings` are patterns, one for each; `refused` is the error's pattern where the file does not open.
+    """`warnings` are patterns, one for each; `rejected` is the error's pattern where the file does not open.
 
     `facts` are values of the header of a legacy container.
     """
@@ -32,7 +32,7 @@ class Case:
     reason: str
     data: bytes
     warnings: tuple[str, ...] = ()
-    refused: str | None = None
+    rejected: str | None = None
     values: Mapping[str, list[float]] = field(default_factory=lambda: AB)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -97,9 +97,9 @@ HEADERS = [
     ),
     Case("APR2", "the early draft", changed(whole(flags=0), 0, b"APR2"), (MAGIC_APR2, NO_LAYOUT)),
     Case("APRN of version 2", "its v1-compatible mode", changed(whole(flags=0), 0, b"APRN"), (MAGIC_APRN, NO_LAYOUT)),
-    Case("minor version", "nobody checks it", changed(whole(), 5, b"\7"), (r"2\.7 \(byte 5\)",)),
+    Case("minor version", "no reader checks it", changed(whole(), 5, b"\7"), (r"2\.7 \(byte 5\)",)),
     Case("unknown flag", "readers do not look at it", whole(flags=0x8400), (r"0x8000 are not defined \(byte 6\)",)),
-    Case("reserved bytes", "somebody used them", changed(whole(), 50, b"\1"), (r"not zero \(byte 50\)",)),
+    Case("reserved bytes", "a writer used them", changed(whole(), 50, b"\1"), (r"not zero \(byte 50\)",)),
     Case(
         "metadata elsewhere",
         "the header says where they are",
@@ -158,7 +158,7 @@ INDEXES = [
         "a repeated name",
         "older readers took it",
         whole(entries=(ENTRIES[0], entry("a", 0, (2,), 64, 8))),
-        refused=r"a is listed twice \(byte 157",
+        rejected=r"a is listed twice \(byte 157",
     ),
 ]
 
@@ -181,10 +181,10 @@ METADATA_CASES = [
         "two values under one key",
         "one reader takes the last, another none",
         whole(b'{"model_type":"test","hidden_size":64,"hidden_size":896}'),
-        refused=r"list hidden_size twice.*bytes 85 and 102",
+        rejected=r"list hidden_size twice.*bytes 85 and 102",
     ),
     Case(
-        "null beside an alias",
+        "null and an alias",
         "merges before aliases were made canonical",
         whole({**METADATA, "hidden_size": None, "hidden_dim": 896}),
         (r"spell hidden_size in 2 ways: hidden_size, hidden_dim \(byte 104\)",),
@@ -200,7 +200,7 @@ METADATA_CASES = [
         "two spellings that disagree",
         "two readings",
         whole({**METADATA, "hidden_size": 64, "d_model": 896}),
-        refused=r"hidden_size 64 and d_model 896.*bytes 85 and 102",
+        rejected=r"hidden_size 64 and d_model 896.*bytes 85 and 102",
     ),
     Case("alias alone", "the direct GGUF path", whole({**METADATA, "num_hidden_layers": 2})),
     Case(
@@ -209,8 +209,10 @@ METADATA_CASES = [
         whole({**METADATA, "quantization": "Q4_K_M"}),
         (r"quantization is Q4_K_M \(byte 85\); the format requires an object",),
     ),
-    Case("a size as text", "refused by the tool", whole({**METADATA, "hidden_size": "64"}), (r"hidden_size.*byte 85",)),
-    Case("model_type null", "refused by the tool", whole({"model_type": None}), (r"model_type is null \(byte 65\)",)),
+    Case(
+        "a size as text", "rejected by the tool", whole({**METADATA, "hidden_size": "64"}), (r"hidden_size.*byte 85",)
+    ),
+    Case("model_type null", "rejected by the tool", whole({"model_type": None}), (r"model_type is null \(byte 65\)",)),
     Case(
         "spaces in the JSON",
         "pretty-printed by hand",

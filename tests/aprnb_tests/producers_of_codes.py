@@ -76,31 +76,34 @@ CODES = [
     ),
     Case(
         "code 8 as Q4_K",
-        "the early direct GGUF path: as many bytes as AprQ4, told by its model_type",
+        "the early direct GGUF path: as many bytes as AprQ4, recognised by its model_type",
         one(8, (256,), Q4_K, EARLY),
         (r"dtype code 8 is read as Q4_K",),
         values={"a": Q4_K_VALUES},
     ),
     Case("code 8 as AprQ4 of 256", "any other model_type", one(8, (256,), Q4_0 * 8), values={"a": APR_Q4_VALUES * 8}),
     Case(
-        "code 8 of nobody",
+        "code 8 of no known writer",
         "no model_type",
         one(8, (256,), Q4_K, {"name": "x"}),
-        refused=r"can be AprQ4 or Q4_K.*byte 128",
+        rejected=r"can be AprQ4 or Q4_K.*byte 128",
     ),
-    Case("code 9 of 32", "as many bytes as AprQ8 and as Q8_1", one(9, (32,), Q8_1), refused=r"can be AprQ8 or Q8_1"),
+    Case("code 9 of 32", "as many bytes as AprQ8 and as Q8_1", one(9, (32,), Q8_1), rejected=r"can be AprQ8 or Q8_1"),
     Case(
         "rows padded to blocks", "the matrix encoder", one(12, (2, 128), Q4_K * 2), values={"a": Q4_K_VALUES[:128] * 2}
     ),
     Case("rows in one run", "the older helper", one(12, (2, 128), Q4_K), values={"a": Q4_K_VALUES}),
     Case(
-        "either", "3 × 200 takes three blocks both ways", one(12, (3, 200), Q4_K * 3), refused=r"padded rows or one run"
+        "either",
+        "3 × 200 takes three blocks both ways",
+        one(12, (3, 200), Q4_K * 3),
+        rejected=r"padded rows or one run",
     ),
     Case(
         "Q4_0 labelled F32",
         "an old defect of the direct path",
         one(0, (32,), Q4_0),
-        refused=r"takes 18 bytes; expected 128",
+        rejected=r"takes 18 bytes; expected 128",
     ),
-    Case("code 77", "nobody's", one(77, (4,), bytes(16)), refused=r"dtype code 77, which no writer"),
+    Case("code 77", "no known writer", one(77, (4,), bytes(16)), rejected=r"dtype code 77, which no writer"),
 ]

@@ -20,7 +20,7 @@ def rewrite(checkpoint: Checkpoint, path: Path, *, force: bool = False) -> None:
 
     The result equals the source byte by byte if that has a sorted index, a header checksum, compact JSON without a
     repeated key, and its tensors one after the other. Otherwise all tensors are identical and the metadata equal.
-    Raises OutputError for another format, and for what `write_apr` refuses.
+    Raises OutputError for another format, and for what `write_apr` rejects.
     """
     contents = checkpoint.contents
     if contents.format != "apr" or len(contents.files) != 1:

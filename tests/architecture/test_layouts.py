@@ -148,7 +148,7 @@ def test_an_adapter_is_an_error_that_names_it(pocket_qwen3, tmp_path):
         aprnb.check(written(tmp_path / "x.apr", base, matrices))
 
 
-def test_a_hybrid_under_a_dense_models_name_is_refused(pocket_qwen3, tmp_path):
+def test_a_hybrid_under_a_dense_models_name_is_rejected(pocket_qwen3, tmp_path):
     base = aprnb.open(pocket_qwen3)
     hybrid = arrays(base) | {"model.layers.1.linear_attn.A_log": np.zeros(4, np.float32)}
     with pytest.raises(aprnb.AprnbError, match="hybrid of linear and full attention"):

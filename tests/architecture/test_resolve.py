@@ -1,4 +1,4 @@
-"""Whose word counts: the architecture of every real file, and refusals that name the field and the way out."""
+"""Which source decides: the architecture of every real file, and errors that name the field and what to do."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_a_real_file_resolves_to_its_architecture_and_passes_the_contract(real, 
 
 
 @pytest.mark.parametrize("name", NEEDS_CONFIG)
-def test_a_file_that_leaves_the_forward_pass_open_is_refused_until_its_config_is_given(real, golden, sources, name):
+def test_a_file_that_leaves_the_forward_pass_open_is_rejected_until_its_config_is_given(real, golden, sources, name):
     source, message = NEEDS_CONFIG[name]
     with pytest.raises(aprnb.AprnbError, match=f"(?s){message}.*--config") as caught:
         aprnb.check(real(name))
@@ -51,7 +51,7 @@ def test_a_file_that_leaves_the_forward_pass_open_is_refused_until_its_config_is
     assert differences(report.architecture, golden(name)["true_architecture"]) == {}
 
 
-def test_a_config_of_another_model_is_refused(real, sources):
+def test_a_config_of_another_model_is_rejected(real, sources):
     with pytest.raises(aprnb.AprnbError, match="hidden_size is 128 according to .*256 according to config.json"):
         aprnb.check(real("pocket-qwen3-convert-q4k"), config=sources / "qwen3-untied" / "config.json")
 

@@ -76,7 +76,7 @@ class Workplace:
             root = self._folder / name
             root.mkdir()
             target = getattr(import_module(module), kind)(root)
-            self._made[name] = target, Case.beside(root, target.planted)
+            self._made[name] = target, Case.next_to(root, target.planted)
         return self._made[name]
 
     def run(self, seed: int, number: int) -> str:
@@ -91,7 +91,7 @@ class Workplace:
         except AprnbError as error:
             case.hold_secret(str(error))
             case.hold_files()
-            outcome = "refused"
+            outcome = "rejected"
         case.hold_outside()
         return outcome
 

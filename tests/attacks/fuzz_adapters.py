@@ -69,7 +69,7 @@ class Adapters:
             self._accept(case, folder, peft=rng.random() < LOADED)
         except AprnbError as error:
             case.hold_secret(str(error))
-            outcome = "refused"
+            outcome = "rejected"
         case.hold_files()
         if rng.random() < 0.2:
             outcome += _removed(case, folder)

@@ -28,7 +28,7 @@ class Target(Protocol):
         """Writes the case's files, mutated."""
 
     def examine(self, rng: random.Random, case: Case) -> str:
-        """Takes the files through everything; returns how far they came. Raises AprnbError where they are refused."""
+        """Takes the files through everything; returns how far they came. Raises AprnbError where they are rejected."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Case:
     _outside: Listing = field(default_factory=dict)
 
     @classmethod
-    def beside(cls, root: Path, planted: Mapping[str, bytes]) -> Case:
+    def next_to(cls, root: Path, planted: Mapping[str, bytes]) -> Case:
         """A case in `root` with the files `planted` outside."""
         (root / "case").mkdir()
         return cls(root / "case", root / "outside", planted)

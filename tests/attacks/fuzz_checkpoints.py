@@ -60,5 +60,5 @@ class Checkpoints:
                     target = path.with_name("converted" + rng.choice((".apr", ".gguf", ".safetensors")))
                     aprnb.convert(checkpoint, target, dtype=rng.choice((None, "f16")), force=True)
             except AprnbError:
-                return "values refused"
+                return "values rejected"
             return "green" if sound else "damaged values"

@@ -38,8 +38,8 @@ class Layout:
 def layouts() -> list[Layout]:
     """All of them; commoner ones several times."""
     sidecars, weights = sidecar_files(), tiny_weights()
-    beside = {f"m/{name}": data for name, data in sidecars.items()}
-    named = tuple(beside)
+    around = {f"m/{name}": data for name, data in sidecars.items()}
+    named = tuple(around)
     single = {"m/model.safetensors": safetensors_of(weights)}
     apr = apr_of(weights, {"architecture": "qwen3"})
     shards = _shards(weights)
@@ -48,17 +48,17 @@ def layouts() -> list[Layout]:
     names = [*sidecars, "model.safetensors"]
     links = {f"cache/snapshots/a/{name}": f"../../blobs/{number}" for number, name in enumerate(names)}
     return [
-        Layout("folder", "m", beside | single, named),
-        Layout("folder", "m", beside | single, named),
-        Layout("file", "m/model.safetensors", beside | single, named),
-        Layout("index", "m", beside | shards, (*named, "m/model.safetensors.index.json")),
-        Layout("index", "m", beside | shards, ("m/model.safetensors.index.json",)),
-        Layout("index", "m/model.safetensors.index.json", beside | shards, ("m/model.safetensors.index.json",)),
+        Layout("folder", "m", around | single, named),
+        Layout("folder", "m", around | single, named),
+        Layout("file", "m/model.safetensors", around | single, named),
+        Layout("index", "m", around | shards, (*named, "m/model.safetensors.index.json")),
+        Layout("index", "m", around | shards, ("m/model.safetensors.index.json",)),
+        Layout("index", "m/model.safetensors.index.json", around | shards, ("m/model.safetensors.index.json",)),
         Layout("hub", "cache/snapshots/a", blobs, tuple(blobs)[: len(sidecars)], links),
-        Layout("apr", "m/model.apr", beside | {"m/model.apr": apr}, named),
+        Layout("apr", "m/model.apr", around | {"m/model.apr": apr}, named),
         Layout("apr", "m/model.apr", own | {"m/model.apr": apr}, tuple(own)),
-        Layout("manifest", "m/model.json", beside | manifest_of(weights), ("m/model.json",)),
-        Layout("manifest", "m/model.json", beside | manifest_of(weights), (*named, "m/model.json")),
+        Layout("manifest", "m/model.json", around | manifest_of(weights), ("m/model.json",)),
+        Layout("manifest", "m/model.json", around | manifest_of(weights), (*named, "m/model.json")),
     ]
 
 

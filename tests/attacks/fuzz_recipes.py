@@ -125,7 +125,7 @@ class Recipes:
         self._settle(options, case)
         used = [self._used(name, value, case) for name, value in given.items() if name in PATHS]
         case.hold_files()
-        return "accepted" if all(used) else "accepted, a file of it refused"
+        return "accepted" if all(used) else "accepted, a file of it rejected"
 
     def _settle(self, options: RunOptions, case: Case) -> None:
         """What config, overrides and size of the recipe make of a checkpoint."""

@@ -104,7 +104,7 @@ def _converted(checkpoint: aprnb.Checkpoint, target: Path) -> str:
     try:
         aprnb.convert(checkpoint, target)
     except AprnbError:
-        return "conversion refused"
+        return "conversion rejected"
     with aprnb.open(target) as again:
         report = aprnb.inspect(again)
         if again.format != "safetensors" and not report.ok:

@@ -93,7 +93,7 @@ class States:
             self._restore(case, run, state)
         except AprnbError as error:
             case.hold_secret(str(error))
-            outcome = "refused"
+            outcome = "rejected"
             self._hold_unchanged()
         case.hold_files()
         if rng.random() < 0.3:
@@ -150,7 +150,7 @@ class States:
     def _hold_unchanged(self) -> None:
         equal = all(torch.equal(self._trainable[name], value) for name, value in self._before.items())
         if not equal or self._optimizer.state or not torch.equal(torch.get_rng_state(), self._random):
-            raise WrongVerdict("a state that was refused changed the model, the optimizer or the random numbers")
+            raise WrongVerdict("a state that was rejected changed the model, the optimizer or the random numbers")
 
 
 def _rename(rng: random.Random, state: Path, outside: Path) -> None:

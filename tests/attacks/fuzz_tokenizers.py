@@ -106,7 +106,7 @@ class Tokenizers:
 
 
 def _read(case: Case, attempt: Any) -> Any:
-    """What `attempt` gives; None where it is refused."""
+    """What `attempt` gives; None where it is rejected."""
     try:
         return attempt()
     except AprnbError as error:

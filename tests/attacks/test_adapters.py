@@ -1,4 +1,4 @@
-"""Adapters from anybody: what is not a plain LoRA of this base ends in one error, and nothing is written."""
+"""Untrusted adapters: what is not a plain LoRA of this base ends in one error, and nothing is written."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def adapter(made: Path, config: Any = PLAIN, tensors: Tensors | None = None) -> 
     return made
 
 
-def refused(base: Path, made: Path, kind: type[AprnbError], message: str) -> None:
+def rejected(base: Path, made: Path, kind: type[AprnbError], message: str) -> None:
     """The merge raises `kind` with `message`, and its folder stays empty."""
     out = made.with_name("out")
     out.mkdir()
@@ -117,7 +117,7 @@ NUMBERS = {
 @way("an adapter whose alpha or rank is not a usable number")
 @pytest.mark.parametrize("config", NUMBERS.values(), ids=NUMBERS.keys())
 def test_alpha_and_rank_are_finite_numbers(base, tmp_path, config):
-    refused(
+    rejected(
         base, adapter(tmp_path / "a", config), (UsageProblem, CheckpointError), r"lora_alpha|\br\b|rank|not JSON|digits"
     )
 
@@ -145,7 +145,7 @@ SHAPES: dict[str, Tensors] = {
 @way("adapter matrices of other shapes than the weight's")
 @pytest.mark.parametrize("tensors", SHAPES.values(), ids=SHAPES.keys())
 def test_shapes_are_exactly_those_of_the_weight(base, tmp_path, tensors):
-    refused(base, adapter(tmp_path / "a", PLAIN, tensors), UsageProblem, r"has model\.layers\.0\.self_attn\.q_proj")
+    rejected(base, adapter(tmp_path / "a", PLAIN, tensors), UsageProblem, r"has model\.layers\.0\.self_attn\.q_proj")
 
 
 def one_of(matrix: np.ndarray, value: float) -> np.ndarray:
@@ -171,17 +171,17 @@ VALUES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 @pytest.mark.parametrize("which", ["lora_A", "lora_B"])
 def test_values_are_finite_floats(base, tmp_path, spoil, which):
     tensors = {name: spoil(matrix) if which in name else matrix for name, matrix in pair().items()}
-    refused(base, adapter(tmp_path / "a", PLAIN, tensors), UsageProblem, "not finite numbers; expected finite floats")
+    rejected(base, adapter(tmp_path / "a", PLAIN, tensors), UsageProblem, "not finite numbers; expected finite floats")
 
 
 @way("an adapter with values that are not finite floats")
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F4", "U64", "COMPLEX", ""])
-def test_a_dtype_that_no_matrix_has_is_refused(base, tmp_path, dtype):
+def test_a_dtype_that_no_matrix_has_is_rejected(base, tmp_path, dtype):
     made = adapter(tmp_path / "a")
     halves = {"lora_A": (4, WIDTH), "lora_B": (WIDTH, 4)}
     packed = s.packed({f"{Q}.{name}.weight": (dtype, shape, bytes(256)) for name, shape in halves.items()})
     (made / WEIGHTS).write_bytes(packed)
-    refused(base, made, AprnbError, r"F8_E4M3|F4|U64|COMPLEX|dtype|bytes")
+    rejected(base, made, AprnbError, r"F8_E4M3|F4|U64|COMPLEX|dtype|bytes")
 
 
 def overflowing() -> dict[str, tuple[Tensors, float]]:
@@ -208,7 +208,7 @@ def test_merged_values_that_are_not_finite_are_not_written(base, tmp_path, name)
 
 
 @way("an adapter that makes merged weights infinite")
-def test_values_beyond_f16_are_refused_with_the_dtypes_that_hold_them(base, tmp_path):
+def test_values_beyond_f16_are_rejected_with_the_dtypes_that_hold_them(base, tmp_path):
     made = adapter(tmp_path / "a", PLAIN, pair(value=200))  # 4 · 200² · 8 / 4 = 320,000; F16 ends at 65,504
     with pytest.raises(OutputError, match="beyond the range of F16") as caught:
         merge(base, made, tmp_path / "merged.apr", output_dtype="F16")
@@ -245,9 +245,9 @@ MORE: list[tuple[str, Any]] = [
 
 @way("an adapter that is not a plain LoRA")
 @pytest.mark.parametrize(("key", "value"), [*NOT_PLAIN.items(), *MORE])
-def test_a_key_that_changes_the_result_is_refused(base, tmp_path, key, value):
+def test_a_key_that_changes_the_result_is_rejected(base, tmp_path, key, value):
     made = adapter(tmp_path / "a", {**PLAIN, key: value})
-    refused(base, made, UsageProblem, "expected a plain LoRA")
+    rejected(base, made, UsageProblem, "expected a plain LoRA")
 
 
 @way("an adapter that is not a plain LoRA")
@@ -300,13 +300,13 @@ NAMES: dict[str, Tensors] = {
 @way("an adapter on a tensor that cannot take one")
 @pytest.mark.parametrize("tensors", PLACES.values(), ids=PLACES.keys())
 def test_only_linear_layers_of_the_base_take_an_adapter(base, tmp_path, tensors):
-    refused(base, adapter(tmp_path / "a", PLAIN, tensors), UsageProblem, "changes |contains ")
+    rejected(base, adapter(tmp_path / "a", PLAIN, tensors), UsageProblem, "changes |contains ")
 
 
 @way("an adapter on a tensor that cannot take one")
 @pytest.mark.parametrize("tensors", NAMES.values(), ids=NAMES.keys())
 def test_only_pairs_of_a_and_b_are_taken(base, tmp_path, tensors):
-    refused(
+    rejected(
         base,
         adapter(tmp_path / "a", PLAIN, tensors),
         UsageProblem,
@@ -319,13 +319,13 @@ def test_a_head_of_its_own_takes_an_adapter_and_a_tied_one_does_not(base, tied, 
     own = adapter(tmp_path / "own", PLAIN, pair("base_model.model.lm_head", b=(VOCABULARY, 4)))
     assert merge(base, own, tmp_path / "own.apr", output_dtype="F32").changed == 1
     shared = pair("base_model.model.lm_head", (4, 2 * WIDTH), (VOCABULARY, 4))
-    refused(tied, adapter(tmp_path / "tied", PLAIN, shared), UsageProblem, r"changes lm_head\.weight")
+    rejected(tied, adapter(tmp_path / "tied", PLAIN, shared), UsageProblem, r"changes lm_head\.weight")
 
 
 @way("an adapter on a tensor that cannot take one")
 def test_transposed_weights_are_accepted_for_transposed_layers_only(base, tmp_path):
     made = adapter(tmp_path / "a", {**PLAIN, "fan_in_fan_out": True})
-    refused(base, made, UsageProblem, r"sets fan_in_fan_out; expected false: this model's layers are \[out, in\]")
+    rejected(base, made, UsageProblem, r"sets fan_in_fan_out; expected false: this model's layers are \[out, in\]")
 
 
 MALFORMED: dict[str, tuple[str, bytes]] = {
@@ -361,7 +361,7 @@ MALFORMED: dict[str, tuple[str, bytes]] = {
 def test_malformed_files_are_named(base, tmp_path, name, data):
     made = adapter(tmp_path / "a")
     (made / name).write_bytes(data)
-    refused(
+    rejected(
         base, made, (CheckpointError, UsageProblem), "adapter_" if name == CONFIG else "adapter_|contains the tensor"
     )
 
@@ -372,19 +372,19 @@ def test_truncated_weights_are_named(base, tmp_path, kept):
     made = adapter(tmp_path / "a")
     data = (made / WEIGHTS).read_bytes()
     (made / WEIGHTS).write_bytes(data[:kept])
-    refused(base, made, CheckpointError, "adapter_model.safetensors")
+    rejected(base, made, CheckpointError, "adapter_model.safetensors")
 
 
 @way("an adapter folder with malformed files")
-def test_names_of_tensors_that_repeat_are_refused(base, tmp_path):
+def test_names_of_tensors_that_repeat_are_rejected(base, tmp_path):
     made = adapter(tmp_path / "a")
     header = json.dumps({name: s.info("F32", [4, WIDTH], 0, 1024) for name in ("x", "y")}).replace('"y"', '"x"')
     (made / WEIGHTS).write_bytes(s.file_of(header.encode(), bytes(1024)))
-    refused(base, made, CheckpointError, "adapter_model.safetensors")
+    rejected(base, made, CheckpointError, "adapter_model.safetensors")
 
 
 @way("an adapter whose file claims more than its base could use")
-def test_a_sparse_file_of_80_gb_is_refused_before_it_is_read(base, tmp_path):
+def test_a_sparse_file_of_80_gb_is_rejected_before_it_is_read(base, tmp_path):
     made = adapter(tmp_path / "a")
     size = 40 << 30
     claims = {f"{Q}.lora_A.weight": s.info("F32", [4, size // 16], 0, size)}
@@ -393,7 +393,7 @@ def test_a_sparse_file_of_80_gb_is_refused_before_it_is_read(base, tmp_path):
     with (made / WEIGHTS).open("wb") as file:
         file.write(header)
         file.truncate(len(header) + 2 * size)
-    refused(base, made, CheckpointError, r"takes 85,\d+,\d+,\d+ bytes; expected at most")
+    rejected(base, made, CheckpointError, r"takes 85,\d+,\d+,\d+ bytes; expected at most")
 
 
 def pipe(path: Path) -> None:
@@ -425,7 +425,7 @@ def test_only_regular_files_of_the_folder_are_read(base, tmp_path, name, replace
     made = adapter(tmp_path / "a")
     (made / name).unlink()
     replace(made / name)
-    refused(base, made, kind, "adapter_")
+    rejected(base, made, kind, "adapter_")
 
 
 @way("an adapter file that is a pipe, a device or a link out of the folder")
@@ -433,7 +433,7 @@ def test_only_regular_files_of_the_folder_are_read(base, tmp_path, name, replace
 def test_the_record_of_the_base_is_a_regular_file_too(base, tmp_path, replace):
     made = adapter(tmp_path / "a")
     replace(made / adapter_files.RECORD_NAME)
-    refused(base, made, CheckpointError, adapter_files.RECORD_NAME)
+    rejected(base, made, CheckpointError, adapter_files.RECORD_NAME)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "x" * 5000, "a\0b", "file", "file/below"])
@@ -478,7 +478,7 @@ def test_an_adapter_that_shrinks_while_it_is_read_is_named(base, tmp_path, monke
         return shard
 
     monkeypatch.setattr(folder, "read_shard", shrinking)
-    refused(base, made, TruncatedFile, "became shorter while open")
+    rejected(base, made, TruncatedFile, "became shorter while open")
 
 
 @pytest.mark.parametrize("spoilt", ["rank", "weights"])

@@ -251,7 +251,7 @@ def pocket(pocket_qwen3: Path, tmp_path: Path) -> Path:
 
 
 @way("an adapter that is merged into another base")
-def test_a_changed_base_is_refused_at_the_merge_and_nothing_is_written(
+def test_a_changed_base_is_rejected_at_the_merge_and_nothing_is_written(
     pocket: Path, trained: Path, tmp_path: Path
 ) -> None:
     change(pocket, MIDDLE, zeroed)
@@ -344,7 +344,7 @@ RECORDS: dict[str, Callable[[Path], object]] = {
 
 @way("a malformed record of an adapter's base")
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_record_of_the_base_that_is_malformed_is_refused(trained: Path, tmp_path: Path, name: str) -> None:
+def test_a_record_of_the_base_that_is_malformed_is_rejected(trained: Path, tmp_path: Path, name: str) -> None:
     adapter = Path(shutil.copytree(trained, tmp_path / "x.adapter"))
     (adapter / "aprnb.json").unlink()
     RECORDS[name](adapter / "aprnb.json")
@@ -352,7 +352,7 @@ def test_a_record_of_the_base_that_is_malformed_is_refused(trained: Path, tmp_pa
         Delta(adapter)
 
 
-def test_a_record_that_is_a_link_to_another_adapters_is_refused(trained: Path, tmp_path: Path) -> None:
+def test_a_record_that_is_a_link_to_another_adapters_is_rejected(trained: Path, tmp_path: Path) -> None:
     adapter = Path(shutil.copytree(trained, tmp_path / "x.adapter"))
     (adapter / "aprnb.json").unlink()
     (adapter / "aprnb.json").symlink_to(trained / "aprnb.json")
@@ -376,7 +376,7 @@ OTHERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_record_of_another_base_is_refused_in_a_short_message(
+def test_a_record_of_another_base_is_rejected_in_a_short_message(
     pocket: Path, trained: Path, tmp_path: Path, name: str
 ) -> None:
     adapter = Path(shutil.copytree(trained, tmp_path / "x.adapter"))

@@ -72,7 +72,7 @@ def base(pocket_qwen3: Path, repository: Path) -> dict[str, Any]:
 
 
 def kept(base: dict[str, Any], where: Places, **options: Any) -> str:
-    """The error of a run that is refused before it does anything; everything stays as it was."""
+    """The error of a run that is rejected before it does anything; everything stays as it was."""
     before = listing(where.output.parent)
     with pytest.raises((OutputExists, FileMissing)) as caught:
         aprnb.finetune(output=str(where.output), **base, **options)
@@ -198,7 +198,7 @@ def test_a_list_that_is_a_link_to_another_runs_list_does_not_count(base: dict[st
 @way("a link in the place of a run's folder")
 @pytest.mark.parametrize("options", [{"force": True}, {"resume": True}, {"force": True, "resume": True}], ids=str)
 @pytest.mark.parametrize("name", ["out.run", "out.adapter"])
-def test_a_link_in_the_place_of_a_folder_is_refused(
+def test_a_link_in_the_place_of_a_folder_is_rejected(
     base: dict[str, Any], earlier: Places, tmp_path: Path, name: str, options: dict[str, Any]
 ) -> None:
     (tmp_path / name).rename(tmp_path / "moved")
@@ -227,7 +227,7 @@ def test_what_is_not_a_folder_stays(
 
 @pytest.mark.parametrize("length", [256, 300])
 @pytest.mark.parametrize("options", [{}, {"force": True}, {"resume": True}], ids=str)
-def test_an_output_whose_name_is_too_long_is_refused_at_once(
+def test_an_output_whose_name_is_too_long_is_rejected_at_once(
     base: dict[str, Any], tmp_path: Path, length: int, options: dict[str, Any]
 ) -> None:
     with pytest.raises(AprnbError, match="cannot be written"):
@@ -237,7 +237,7 @@ def test_an_output_whose_name_is_too_long_is_refused_at_once(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_adapters_name_that_is_too_long_is_refused_at_once(base: dict[str, Any], tmp_path: Path) -> None:
+def test_an_adapters_name_that_is_too_long_is_rejected_at_once(base: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(AprnbError, match=r"n\.adapter cannot be written|cannot be written"):
         aprnb.finetune(output=str(tmp_path / f"{'n' * 250}.apr"), **base)  # 258 with .adapter
     assert list(tmp_path.iterdir()) == []

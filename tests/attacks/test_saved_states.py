@@ -40,7 +40,7 @@ COW = "notebooks/ask-the-cow.jsonl"
 ONE_STEP: dict[str, Any] = {"max_steps": 1, "rank": 1, "method": "lora"}
 
 
-# A saved state, and a model and optimizer to put it into: tests that find it refused leave both as they were.
+# A saved state, and a model and optimizer to put it into: tests that find it rejected leave both as they were.
 
 
 @dataclasses.dataclass
@@ -122,7 +122,7 @@ def take(folder: Path, target: Target, steps: int = STEPS) -> None:
     restore(load_state(folder, target.identity, MOST_BYTES, steps), target.model, target.optimizer, CPU)
 
 
-def refused(folder: Path, target: Target, steps: int = STEPS) -> str:
+def rejected(folder: Path, target: Target, steps: int = STEPS) -> str:
     """The text of the AprnbError; neither model nor optimizer changed."""
     before = target.snapshot()
     with pytest.raises(AprnbError) as caught:
@@ -176,13 +176,13 @@ def put(document: Any, where: tuple[str | int, ...], value: Any) -> None:
 
 @way("a saved state with other types or keys than its own")
 @pytest.mark.parametrize(("where", "value"), WRONG, ids=lambda part: ascii(part)[:40])
-def test_a_field_of_another_type_or_value_is_refused(
+def test_a_field_of_another_type_or_value_is_rejected(
     planted: Planted, target: Target, where: tuple[str | int, ...], value: Any
 ) -> None:
     document = planted.document()
     put(document, where, value)
     planted.write(document)
-    refused(planted.folder, target)
+    rejected(planted.folder, target)
 
 
 OBJECTS: list[tuple[str | int, ...]] = [(), ("identity",), ("identity", "recipe"), ("metrics", 0)]
@@ -190,15 +190,15 @@ OBJECTS: list[tuple[str | int, ...]] = [(), ("identity",), ("identity", "recipe"
 
 @pytest.mark.parametrize("where", OBJECTS, ids=str)
 @pytest.mark.parametrize("value", [None, 1, "text"])
-def test_a_key_too_many_is_refused(planted: Planted, target: Target, where: tuple[str | int, ...], value: Any) -> None:
+def test_a_key_too_many_is_rejected(planted: Planted, target: Target, where: tuple[str | int, ...], value: Any) -> None:
     document = planted.document()
     put(document, (*where, "planted"), value)
     planted.write(document)
-    assert "planted" in refused(planted.folder, target) or where in (("identity",), ("metrics", 0))
+    assert "planted" in rejected(planted.folder, target) or where in (("identity",), ("metrics", 0))
 
 
 @pytest.mark.parametrize("where", OBJECTS, ids=str)
-def test_a_key_too_few_is_refused(planted: Planted, target: Target, where: tuple[str | int, ...]) -> None:
+def test_a_key_too_few_is_rejected(planted: Planted, target: Target, where: tuple[str | int, ...]) -> None:
     found = planted.document()
     for key in where:
         found = found[key]
@@ -209,7 +209,7 @@ def test_a_key_too_few_is_refused(planted: Planted, target: Target, where: tuple
             inner = inner[step]
         del inner[key]
         planted.write(document)
-        refused(planted.folder, target)
+        rejected(planted.folder, target)
 
 
 # state.json: text
@@ -249,9 +249,9 @@ TEXTS: dict[str, Callable[[str], bytes]] = {
 
 @way("a saved state that is not JSON, or has NaN, huge numbers or repeated keys")
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_document_of_another_text_is_refused(planted: Planted, target: Target, name: str) -> None:
+def test_a_document_of_another_text_is_rejected(planted: Planted, target: Target, name: str) -> None:
     planted.json.write_bytes(TEXTS[name](planted.json.read_text()))
-    assert "\x1b" not in refused(planted.folder, target)
+    assert "\x1b" not in rejected(planted.folder, target)
 
 
 # Files that are none
@@ -282,7 +282,7 @@ def test_only_regular_files_of_a_sensible_size_are_read(
     path = planted.step / file
     path.rename(planted.folder.parent / f"former-{file}")
     make(path)
-    assert file in refused(planted.folder, target)
+    assert file in rejected(planted.folder, target)
 
 
 # tensors.safetensors
@@ -366,15 +366,15 @@ TENSORS: dict[str, Callable[[Tensors], object]] = {
 
 @way("a saved state whose tensors are missing, of other shapes or types, or not finite")
 @pytest.mark.parametrize("name", TENSORS)
-def test_tensors_that_do_not_fit_are_refused_and_nothing_changes(planted: Planted, target: Target, name: str) -> None:
+def test_tensors_that_do_not_fit_are_rejected_and_nothing_changes(planted: Planted, target: Target, name: str) -> None:
     planted.change(TENSORS[name])
-    refused(planted.folder, target)
+    rejected(planted.folder, target)
 
 
 @pytest.mark.parametrize("size", [0, 7, 8, 100])
-def test_a_tensor_file_that_is_cut_off_is_refused(planted: Planted, target: Target, size: int) -> None:
+def test_a_tensor_file_that_is_cut_off_is_rejected(planted: Planted, target: Target, size: int) -> None:
     os.truncate(planted.safetensors, size)
-    refused(planted.folder, target)
+    rejected(planted.folder, target)
 
 
 def test_a_tensor_file_that_shrinks_after_it_was_read_changes_nothing(planted: Planted, target: Target) -> None:
@@ -509,14 +509,14 @@ TREES: dict[str, Callable[[Any], object]] = {
 
 @way("an optimizer state of another optimizer or of other parameters")
 @pytest.mark.parametrize("name", TREES)
-def test_an_optimizers_tree_that_does_not_fit_is_refused(planted: Planted, target: Target, name: str) -> None:
+def test_an_optimizers_tree_that_does_not_fit_is_rejected(planted: Planted, target: Target, name: str) -> None:
     document = planted.document()
     TREES[name](document)
     planted.write(document)
     if name.endswith("as a tensor"):
         node = {"betas": torch.ones(2), "eps": torch.tensor(1e-8)}
         planted.change(lambda tensors: tensors.update({f"optimizer/param_groups/0/{k}": v for k, v in node.items()}))
-    refused(planted.folder, target)
+    rejected(planted.folder, target)
 
 
 OTHERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -548,17 +548,17 @@ def stepped(optimizer: torch.optim.Optimizer, steps: int = STEPS) -> torch.optim
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_the_state_of_another_optimizer_is_refused(saved: Path, target: Target, tmp_path: Path, name: str) -> None:
+def test_the_state_of_another_optimizer_is_rejected(saved: Path, target: Target, tmp_path: Path, name: str) -> None:
     other = stepped(OTHERS[name](decay_groups(a_run().model.named_parameters(), 0.0)))
     state = load_state(saved, target.identity)
     save_state(tmp_path, dataclasses.replace(state, optimizer=other.state_dict()))
-    assert "optimizer" in refused(tmp_path, target)
+    assert "optimizer" in rejected(tmp_path, target)
 
 
 def test_a_state_before_the_first_step_has_no_optimizer_state(saved: Path, target: Target, tmp_path: Path) -> None:
     state = dataclasses.replace(load_state(saved, target.identity), step=0, metrics=())
     save_state(tmp_path / "with", state)
-    assert "other parameters" in refused(tmp_path / "with", target)
+    assert "other parameters" in rejected(tmp_path / "with", target)
     run = a_run()
     fresh = Target(run.model, build_optimizer(run.model, run.recipe, CPU), target.identity)
     save_state(tmp_path / "without", dataclasses.replace(state, optimizer=fresh.optimizer.state_dict()))
@@ -610,38 +610,38 @@ EIGHT: dict[str, Callable[[Tensors], object]] = {
 
 
 @pytest.mark.parametrize("name", EIGHT)
-def test_an_8_bit_state_that_does_not_fit_is_refused(eight: tuple[Planted, Target], name: str) -> None:
+def test_an_8_bit_state_that_does_not_fit_is_rejected(eight: tuple[Planted, Target], name: str) -> None:
     planted, fresh = eight
     planted.change(EIGHT[name])
-    refused(planted.folder, fresh)
+    rejected(planted.folder, fresh)
 
 
 @pytest.mark.parametrize("value", [-1, 0, STEPS + 1, 1.5, True, None, "2"])
-def test_an_8_bit_state_of_another_step_is_refused(eight: tuple[Planted, Target], value: Any) -> None:
+def test_an_8_bit_state_of_another_step_is_rejected(eight: tuple[Planted, Target], value: Any) -> None:
     planted, fresh = eight
     document = planted.document()
     moment("step", value)(document)
     planted.write(document)
-    refused(planted.folder, fresh)
+    rejected(planted.folder, fresh)
 
 
 @pytest.mark.parametrize("step", [torch.tensor(float(STEPS)), torch.full((2,), float(STEPS))], ids=["one", "two"])
-def test_an_8_bit_state_whose_step_is_a_tensor_is_refused(eight: tuple[Planted, Target], step: Tensor) -> None:
+def test_an_8_bit_state_whose_step_is_a_tensor_is_rejected(eight: tuple[Planted, Target], step: Tensor) -> None:
     planted, fresh = eight
     document = planted.document()
     moment("step", {"__tensor__": "optimizer/state/0/step"})(document)
     planted.write(document)
     planted.change(lambda tensors: tensors.update({"optimizer/state/0/step": step}))
-    refused(planted.folder, fresh)
+    rejected(planted.folder, fresh)
 
 
 @pytest.mark.parametrize("change", ["flat", "number"])
-def test_an_8_bit_state_of_another_form_is_refused(eight: tuple[Planted, Target], change: str) -> None:
+def test_an_8_bit_state_of_another_form_is_rejected(eight: tuple[Planted, Target], change: str) -> None:
     planted, fresh = eight
     document = planted.document()
     moment("__bnb_optimizer_quant_state__", {"pairs": []} if change == "flat" else 1)(document)
     planted.write(document)
-    refused(planted.folder, fresh)
+    rejected(planted.folder, fresh)
 
 
 # Folders of steps
@@ -655,54 +655,56 @@ NAMES = [
 
 @way("folders of a saved state with other names, or thousands of them")
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:30])
-def test_a_folder_of_another_name_next_to_a_state_is_refused(planted: Planted, target: Target, name: str) -> None:
+def test_a_folder_of_another_name_next_to_a_state_is_rejected(planted: Planted, target: Target, name: str) -> None:
     shutil.copytree(planted.step, planted.folder / name)
-    assert "is not a saved state" in refused(planted.folder, target, 10**9)
+    assert "is not a saved state" in rejected(planted.folder, target, 10**9)
 
 
 @pytest.mark.parametrize("make", [pipe, link_to_itself, link_to_a_device, dangling_link, sparse_file])
-def test_a_step_that_is_not_a_folder_is_refused(planted: Planted, target: Target, make: Callable[[Path], None]) -> None:
+def test_a_step_that_is_not_a_folder_is_rejected(
+    planted: Planted, target: Target, make: Callable[[Path], None]
+) -> None:
     make(planted.folder / "step-000009")
-    assert "is not a saved state" in refused(planted.folder, target, 10)
+    assert "is not a saved state" in rejected(planted.folder, target, 10)
 
 
-def test_a_step_that_is_a_link_to_a_state_is_refused(planted: Planted, target: Target) -> None:
+def test_a_step_that_is_a_link_to_a_state_is_rejected(planted: Planted, target: Target) -> None:
     planted.step.rename(planted.folder.parent / "elsewhere")
     planted.step.symlink_to(planted.folder.parent / "elsewhere")
-    assert "is not a saved state" in refused(planted.folder, target)
+    assert "is not a saved state" in rejected(planted.folder, target)
 
 
-def test_a_newest_step_without_files_is_refused(planted: Planted, target: Target) -> None:
+def test_a_newest_step_without_files_is_rejected(planted: Planted, target: Target) -> None:
     (planted.folder / "step-000009").mkdir()
-    assert "state.json" in refused(planted.folder, target, 10)
+    assert "state.json" in rejected(planted.folder, target, 10)
 
 
 @pytest.mark.parametrize("number", [1, 3, 123_456_789])
-def test_a_state_under_the_name_of_another_step_is_refused(planted: Planted, target: Target, number: int) -> None:
+def test_a_state_under_the_name_of_another_step_is_rejected(planted: Planted, target: Target, number: int) -> None:
     planted.step.rename(planted.folder / f"step-{number:06d}")
-    assert f"is of step {STEPS}" in refused(planted.folder, target, 10**9)
+    assert f"is of step {STEPS}" in rejected(planted.folder, target, 10**9)
 
 
-def test_a_state_after_the_runs_last_step_is_refused(planted: Planted, target: Target) -> None:
-    assert "after the run's last step" in refused(planted.folder, target, STEPS - 1)
+def test_a_state_after_the_runs_last_step_is_rejected(planted: Planted, target: Target) -> None:
+    assert "after the run's last step" in rejected(planted.folder, target, STEPS - 1)
 
 
 @pytest.mark.parametrize("name", ["step-{:06d}", ".aprnb-{}.part", "notes-{}"])
-def test_thousands_of_folders_are_refused(planted: Planted, target: Target, name: str) -> None:
+def test_thousands_of_folders_are_rejected(planted: Planted, target: Target, name: str) -> None:
     for number in range(10, 3_010):
         (planted.folder / name.format(number)).mkdir()
-    refused(planted.folder, target, 10**6)
+    rejected(planted.folder, target, 10**6)
 
 
 @pytest.mark.parametrize("make", [nothing, folder_, pipe, sparse_file, link_to_itself, dangling_link])
 def test_a_state_folder_without_a_state_is_named(tmp_path: Path, target: Target, make: Callable[[Path], None]) -> None:
     make(tmp_path / "state")
-    assert "no saved state in" in refused(tmp_path / "state", target)
+    assert "no saved state in" in rejected(tmp_path / "state", target)
 
 
 def test_a_state_folder_that_is_a_link_is_not_read(planted: Planted, target: Target, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(planted.folder)
-    assert "no saved state in" in refused(tmp_path / "link", target)
+    assert "no saved state in" in rejected(tmp_path / "link", target)
 
 
 @pytest.mark.parametrize("make", [pipe, sparse_file, link_to_itself, dangling_link])

@@ -191,7 +191,7 @@ def test_factors_of_another_kind_are_an_error_that_names_them(real, tmp_path):
     assert source.architecture.rope_scaling is None
 
 
-REFUSALS = {
+REJECTIONS = {
     "an activation that GGUF has no key for": ("llama-q4k", {"hidden_act": "gelu"}, {}, "hidden_act gelu"),
     "a window that llama.cpp's llama ignores": ("mistral", {"sliding_window": 64}, {}, "sliding_window"),
     "scaling of an unknown kind": (
@@ -202,9 +202,9 @@ REFUSALS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", REFUSALS)
+@pytest.mark.parametrize("case", REJECTIONS)
 def test_what_gguf_cannot_express_is_an_error_that_names_it(real, tmp_path, case):
-    name, overrides, options, words = REFUSALS[case]
+    name, overrides, options, words = REJECTIONS[case]
     with pytest.raises(aprnb.AprnbError, match=words):
         written(real(name), tmp_path, overrides, **options)
     assert list(tmp_path.iterdir()) == []

@@ -123,5 +123,5 @@ def test_false_statements_about_the_vocabularys_ids_give_no_tokenizer(tmp_path, 
     families.saved("qwen3", folder, vocabulary=1024, spread=0.0)
     sentencepiece(texts(repository)).save(str(folder / "tokenizer.json"))
     metadata = dict(aprnb.open(folder).metadata)
-    for lie in ([10**9], [-1], ["0"], [True]):
-        assert reassembled({**metadata, "hf_tokenizer": {**metadata["hf_tokenizer"], "ids_in_vocabulary": lie}}) is None
+    for ids in ([10**9], [-1], ["0"], [True]):
+        assert reassembled({**metadata, "hf_tokenizer": {**metadata["hf_tokenizer"], "ids_in_vocabulary": ids}}) is None

@@ -46,8 +46,8 @@ def write_file(target: Path, force: bool = True) -> None:
 
 
 def write_staged(target: Path, force: bool = True) -> None:
-    with staged(target, force) as beside:
-        beside.write_text("new")
+    with staged(target, force) as staging:
+        staging.write_text("new")
 
 
 def remove(target: Path) -> None:

@@ -22,7 +22,7 @@ def sharded(pocket_qwen3, sources, tmp_path) -> Path:
     return folder_of(pocket_qwen3, sources / "qwen3", tmp_path / "sharded", shards=3)
 
 
-def refused(path: Path, message: str, kind: type[AprnbError] = CheckpointError) -> None:
+def rejected(path: Path, message: str, kind: type[AprnbError] = CheckpointError) -> None:
     with pytest.raises(kind, match=message):
         aprnb.open(path)
 
@@ -66,7 +66,7 @@ def test_the_config_of_the_folder_above_is_not_read(folder):
     assert aprnb.open(folder).architecture.rope_theta == 1_000_000
 
 
-def test_a_config_that_contradicts_the_weights_is_refused_with_both(folder):
+def test_a_config_that_contradicts_the_weights_is_rejected_with_both(folder):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_size": 256}))
     with pytest.raises(AprnbError, match=r"hidden_size is 128 according to shape .*256 according to config.json"):
@@ -84,17 +84,17 @@ def test_weights_without_a_config_need_one_given(folder, sources):
 
 def test_a_folder_of_pickles_is_an_error_that_names_it(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
-    refused(tmp_path, "pytorch_model.bin, a Python pickle", UnsupportedFormat)
+    rejected(tmp_path, "pytorch_model.bin, a Python pickle", UnsupportedFormat)
 
 
 def test_an_adapter_is_an_error_that_names_it(tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(small_file())
-    refused(tmp_path, "PEFT adapter", UnsupportedFormat)
+    rejected(tmp_path, "PEFT adapter", UnsupportedFormat)
 
 
-def test_a_folder_with_two_models_is_refused(folder):
+def test_a_folder_with_two_models_is_rejected(folder):
     (folder / "model.safetensors.index.json").write_text("{}")
-    refused(folder, r"model.safetensors and model.safetensors.index.json")
+    rejected(folder, r"model.safetensors and model.safetensors.index.json")
 
 
 def test_a_folder_without_weights_says_what_it_holds(tmp_path):
@@ -118,15 +118,15 @@ OUTWARD = ("../x.safetensors", "/etc/x.safetensors", "a\\b.safetensors", "a/b.sa
 @pytest.mark.parametrize("name", OUTWARD)
 def test_shards_stay_inside_the_folder(sharded, name):
     change_index(sharded, **{"model.norm.weight": name})
-    refused(sharded, "a plain file name")
+    rejected(sharded, "a plain file name")
 
 
-def test_a_shard_that_is_a_link_out_of_the_folder_is_refused(sharded, tmp_path):
+def test_a_shard_that_is_a_link_out_of_the_folder_is_rejected(sharded, tmp_path):
     shard = sharded / "model-00002-of-00003.safetensors"
     elsewhere = tmp_path / "elsewhere.safetensors"
     shard.rename(elsewhere)
     shard.symlink_to(elsewhere)
-    refused(sharded, "is a link to .*elsewhere")
+    rejected(sharded, "is a link to .*elsewhere")
 
 
 def test_the_links_of_the_hubs_cache_are_followed(folder, tmp_path):
@@ -142,28 +142,28 @@ def test_the_links_of_the_hubs_cache_are_followed(folder, tmp_path):
 
 def test_a_missing_shard_is_named(sharded):
     (sharded / "model-00002-of-00003.safetensors").unlink()
-    refused(sharded, "model-00002-of-00003.safetensors", FileMissing)
+    rejected(sharded, "model-00002-of-00003.safetensors", FileMissing)
 
 
 def test_a_tensor_that_no_shard_holds_is_named(sharded):
     change_index(sharded, **{"model.extra.weight": "model-00001-of-00003.safetensors"})
-    refused(sharded, "'model.extra.weight' is not in model-00001")
+    rejected(sharded, "'model.extra.weight' is not in model-00001")
 
 
 def test_a_tensor_that_the_index_does_not_list_is_named(sharded):
     change_index(sharded, **{"model.norm.weight": None})
-    refused(sharded, "'model.norm.weight' is in .* does not list it")
+    rejected(sharded, "'model.norm.weight' is in .* does not list it")
 
 
-def test_an_index_that_names_itself_is_refused(sharded):
+def test_an_index_that_names_itself_is_rejected(sharded):
     change_index(sharded, **{"model.norm.weight": "model.safetensors.index.json"})
-    refused(sharded, "names that end in .safetensors")
+    rejected(sharded, "names that end in .safetensors")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"weight_map": {}}', '{"weight_map": {"a": 3}}', "{"])
-def test_an_index_that_is_not_an_index_is_refused(sharded, content):
+def test_an_index_that_is_not_an_index_is_rejected(sharded, content):
     (sharded / "model.safetensors.index.json").write_text(content)
-    refused(sharded, "weight_map|JSON")
+    rejected(sharded, "weight_map|JSON")
 
 
 def test_a_broken_tokenizer_is_a_warning_and_the_weights_still_open(folder):
@@ -172,24 +172,24 @@ def test_a_broken_tokenizer_is_a_warning_and_the_weights_still_open(folder):
     assert aprnb.check(folder).ok
 
 
-def test_a_config_that_states_a_key_twice_is_refused_with_it(folder):
+def test_a_config_that_states_a_key_twice_is_rejected_with_it(folder):
     (folder / "config.json").write_text('{"model_type": "qwen3", "hidden_size": 128, "hidden_size": 256}')
-    refused(folder, "config.json gives 'hidden_size' two values")
+    rejected(folder, "config.json gives 'hidden_size' two values")
 
 
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"a": [' + "[]," * 2_000_000 + "[]]}", '{"a": NaN}', '{"a": "\\ud800"}']
 )
-def test_a_config_that_is_an_attack_is_refused(folder, text):
+def test_a_config_that_is_an_attack_is_rejected(folder, text):
     (folder / "config.json").write_text(text)
-    refused(folder, "config.json")
+    rejected(folder, "config.json")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_what_leads_out_of_the_folder_is_not_read(folder, tmp_path, name):
     (folder / name).rename(tmp_path / "secret")
     (folder / name).symlink_to(tmp_path / "secret")
-    refused(folder, "is a link to .*secret")
+    rejected(folder, "is a link to .*secret")
 
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"])

@@ -81,7 +81,7 @@ def test_what_json_cannot_hold_is_kept_by_name(tmp_path):
 
 
 ONE = [info("a", (4,), 0, 0)]
-LIES = {
+MALFORMED = {
     "a key count that the file cannot hold": (header(0, 1 << 60), "key count is 1,152,921,504,606,846,976", "byte 16"),
     "a tensor count that the file cannot hold": (header(1 << 60, 0), "tensor count is", "byte 8"),
     "a string longer than the file": (
@@ -126,9 +126,9 @@ LIES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_a_false_statement_is_rejected_with_its_byte(tmp_path, lie):
-    data, words, where = LIES[lie]
+@pytest.mark.parametrize("case", MALFORMED)
+def test_a_false_statement_is_rejected_with_its_byte(tmp_path, case):
+    data, words, where = MALFORMED[case]
     started = time.perf_counter()
     with pytest.raises(aprnb.AprnbError) as caught:
         opened(tmp_path, data)
@@ -151,14 +151,14 @@ def test_future_versions_and_big_endian_files_are_errors_that_name_them(tmp_path
         opened(tmp_path, b"GGUF" + struct.pack(">IQQ", 3, 0, 0))
 
 
-def test_texts_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
+def test_texts_that_would_fill_the_memory_are_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf_front, "MAX_TEXTS_BYTES", 100)
     for texts in (["Ā"] * 2000, [""] * 2000):
         with pytest.raises(aprnb.AprnbError, match=r"texts take too much memory \(at k.*\); expected at most"):
             opened(tmp_path, whole([pair("k", ARRAY, (STRING, texts))]))
 
 
-def test_absurdly_large_lists_and_keys_are_refused(tmp_path, monkeypatch):
+def test_absurdly_large_lists_and_keys_are_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf_values, "MAX_NUMBERS", 3)
     monkeypatch.setattr(gguf_values, "MAX_NESTED", 2)
     with pytest.raises(aprnb.AprnbError, match="holds 4 numbers; expected at most 3"):
@@ -293,24 +293,24 @@ def test_a_later_part_alone_names_the_first(tmp_path):
         aprnb.open(tmp_path / "m-00002-of-00003.gguf")
 
 
-def test_a_renamed_part_is_refused(tmp_path):
+def test_a_renamed_part_is_rejected(tmp_path):
     other = split(tmp_path).rename(tmp_path / "other.gguf")
     with pytest.raises(aprnb.AprnbError, match="part 1 of a model split in 3"):
         aprnb.open(other)
 
 
-def test_a_part_of_another_model_is_refused(tmp_path):
+def test_a_part_of_another_model_is_rejected(tmp_path):
     first = split(tmp_path)
     (tmp_path / "m-00002-of-00003.gguf").write_bytes(part(2, 3, ["a", "b"]))
     with pytest.raises(aprnb.AprnbError, match="does not say that it is part 2 of 3"):
         aprnb.open(first)
 
 
-def test_a_tensor_in_two_parts_is_refused(tmp_path):
+def test_a_tensor_in_two_parts_is_rejected(tmp_path):
     with pytest.raises(aprnb.AprnbError, match="'a' is in .*00003"):
         aprnb.open(split(tmp_path, (("a",), ("b",), ("a",))))
 
 
-def test_parts_that_hold_too_few_tensors_are_refused(tmp_path):
+def test_parts_that_hold_too_few_tensors_are_rejected(tmp_path):
     with pytest.raises(aprnb.AprnbError, match="hold 3 tensors; expected 4"):
         aprnb.open(split(tmp_path, total=4))

@@ -11,7 +11,7 @@ from aprnb_tests import apr_bytes as b
 VECTOR = struct.pack("<4f", 1, 2, 3, 4)
 
 
-def refused(tmp_path, data: bytes, message: str, exit_code: int = 4) -> str:
+def rejected(tmp_path, data: bytes, message: str, exit_code: int = 4) -> str:
     path = tmp_path / "file.apr"
     path.write_bytes(data)
     with pytest.raises(aprnb.AprnbError, match=message) as caught:
@@ -44,7 +44,7 @@ def test_a_valid_small_file_opens(tmp_path):
     ],
 )
 def test_unsupported_files_are_recognised_and_named(tmp_path, head, name):
-    refused(tmp_path, head, name)
+    rejected(tmp_path, head, name)
 
 
 def test_a_missing_file_is_an_error_that_names_similar_files(tmp_path):
@@ -54,7 +54,7 @@ def test_a_missing_file_is_an_error_that_names_similar_files(tmp_path):
     assert caught.value.exit_code == 3
 
 
-def test_a_directory_and_a_pipe_are_refused(tmp_path):
+def test_a_directory_and_a_pipe_are_rejected(tmp_path):
     with pytest.raises(aprnb.AprnbError, match="is a directory"):
         aprnb.open(tmp_path)
     os.mkfifo(tmp_path / "pipe.apr")
@@ -65,19 +65,19 @@ def test_a_directory_and_a_pipe_are_refused(tmp_path):
 def test_a_changed_header_byte_is_a_wrong_checksum(tmp_path):
     data = bytearray(b.small_file())
     data[9] ^= 1
-    assert "byte 40" in refused(tmp_path, bytes(data), "header checksum")
+    assert "byte 40" in rejected(tmp_path, bytes(data), "header checksum")
 
 
 def test_a_changed_data_byte_is_a_wrong_footer(tmp_path):
     data = bytearray(b.small_file())
     data[-20] ^= 1
-    refused(tmp_path, bytes(data), "footer checksum")
+    rejected(tmp_path, bytes(data), "footer checksum")
 
 
 @pytest.mark.parametrize("size", [3, 63, 70, 130, 200, 260, 300])
 def test_a_file_cut_anywhere_names_the_first_missing_byte(tmp_path, size):
     whole = b.small_file()
-    assert f"{size:,}" in refused(
+    assert f"{size:,}" in rejected(
         tmp_path, whole[:size], r"ends at byte|ends inside|is of an unknown kind|is a text file"
     )
 
@@ -85,22 +85,22 @@ def test_a_file_cut_anywhere_names_the_first_missing_byte(tmp_path, size):
 def test_a_cut_in_the_data_names_the_tensor(tmp_path):
     whole = b.small_file()
     start = len(whole) - 4 - 128
-    refused(tmp_path, whole[: start + 10], rf"byte {start + 10:,} is the first one missing of a")
+    rejected(tmp_path, whole[: start + 10], rf"byte {start + 10:,} is the first one missing of a")
 
 
-def test_a_count_beyond_the_index_is_refused_before_memory_is_taken(tmp_path):
+def test_a_count_beyond_the_index_is_rejected_before_memory_is_taken(tmp_path):
     data = bytearray(b.small_file())
     struct.pack_into("<I", data, 8, 0xFFFFFFFF)
-    refused(tmp_path, b.with_checksum(bytes(data)), r"claims 4,294,967,295 tensors")
+    rejected(tmp_path, b.with_checksum(bytes(data)), r"claims 4,294,967,295 tensors")
 
 
 @pytest.mark.parametrize(("at", "what"), [(12, "metadata"), (24, "tensor index"), (32, "tensor data")])
-def test_offsets_out_of_order_or_range_are_refused(tmp_path, at, what):
+def test_offsets_out_of_order_or_range_are_rejected(tmp_path, at, what):
     data = bytearray(b.small_file())
     struct.pack_into("<Q", data, at, 3)
-    refused(tmp_path, b.with_checksum(bytes(data)), f"{what} of")
+    rejected(tmp_path, b.with_checksum(bytes(data)), f"{what} of")
     struct.pack_into("<Q", data, at, 2**63)
-    refused(tmp_path, b.with_checksum(bytes(data)), r"ends at byte|starts at byte")
+    rejected(tmp_path, b.with_checksum(bytes(data)), r"ends at byte|starts at byte")
 
 
 def file_with(entries: list[bytes], data: bytes = b.pad(VECTOR), metadata: bytes = b"{}") -> bytes:
@@ -121,8 +121,8 @@ def file_with(entries: list[bytes], data: bytes = b.pad(VECTOR), metadata: bytes
         ([b.entry("\udcff\udcfe", 0, (4,), 0, 16)], "not UTF-8"),
     ],
 )
-def test_a_false_index_is_refused(tmp_path, entries, message):
-    refused(tmp_path, file_with(entries), message)
+def test_a_false_index_is_rejected(tmp_path, entries, message):
+    rejected(tmp_path, file_with(entries), message)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_a_false_index_is_refused(tmp_path, entries, message):
     ],
     ids=["list", "broken", "bad-utf8", "nan", "digits", "null", "deep"],
 )
-def test_metadata_that_is_not_an_object_is_refused(tmp_path, metadata, message):
-    refused(tmp_path, file_with([b.entry("a", 0, (4,), 0, 16)], metadata=metadata), message.replace(".*", r"(?s:.*)"))
+def test_metadata_that_is_not_an_object_is_rejected(tmp_path, metadata, message):
+    rejected(tmp_path, file_with([b.entry("a", 0, (4,), 0, 16)], metadata=metadata), message.replace(".*", r"(?s:.*)"))
 
 
 def test_of_a_repeated_key_the_last_value_that_is_not_null_counts(tmp_path):
@@ -153,8 +153,8 @@ def test_of_a_repeated_key_the_last_value_that_is_not_null_counts(tmp_path):
 
 
 @pytest.mark.parametrize(("flags", "message"), [(0x0404, "encrypted"), (0x0800, "column-major")])
-def test_encrypted_and_column_major_files_are_refused(tmp_path, flags, message):
-    refused(tmp_path, b.front({}, [b.entry("a", 0, (4,), 0, 16)], flags=flags) + b.pad(VECTOR), message)
+def test_encrypted_and_column_major_files_are_rejected(tmp_path, flags, message):
+    rejected(tmp_path, b.front({}, [b.entry("a", 0, (4,), 0, 16)], flags=flags) + b.pad(VECTOR), message)
 
 
 def test_a_file_that_shrinks_while_open_is_an_error_not_a_crash(tmp_path):
@@ -166,13 +166,13 @@ def test_a_file_that_shrinks_while_open_is_an_error_not_a_crash(tmp_path):
         checkpoint["a"]
 
 
-def test_json_that_would_fill_the_memory_is_refused_before_it_is_parsed(tmp_path):
+def test_json_that_would_fill_the_memory_is_rejected_before_it_is_parsed(tmp_path):
     """A list of a million empty lists takes 3 MB of JSON and 88 MB of memory."""
     bomb = b'{"a":[' + b",".join([b"[]"] * (1 << 20)) + b"]}"
-    refused(tmp_path, file_with([b.entry("a", 0, (4,), 0, 16)], metadata=bomb), r"holds about [\d,]+ values.*byte 64")
+    rejected(tmp_path, file_with([b.entry("a", 0, (4,), 0, 16)], metadata=bomb), r"holds about [\d,]+ values.*byte 64")
 
 
-def test_metadata_beyond_the_usual_are_a_warning_and_beyond_the_bound_refused(tmp_path):
+def test_metadata_beyond_the_usual_are_a_warning_and_beyond_the_bound_rejected(tmp_path):
     path = tmp_path / "x.apr"
     size = (16 << 20) + 1
     path.write_bytes(file_with([b.entry("a", 0, (4,), 0, 16)], metadata=b'{"a":"' + b"x" * (size - 8) + b'"}'))
@@ -181,7 +181,7 @@ def test_metadata_beyond_the_usual_are_a_warning_and_beyond_the_bound_refused(tm
     struct.pack_into("<I", data, 20, (256 << 20) + 1)
     struct.pack_into("<Q", data, 24, 1 << 30)
     struct.pack_into("<Q", data, 32, 1 << 31)
-    refused(tmp_path, b.with_checksum(bytes(data)), r"268,435,457 bytes of metadata.*byte 20")
+    rejected(tmp_path, b.with_checksum(bytes(data)), r"268,435,457 bytes of metadata.*byte 20")
 
 
 def test_a_hundred_thousand_repeated_keys_are_eleven_warnings_within_a_second(tmp_path):
@@ -194,7 +194,7 @@ def test_a_hundred_thousand_repeated_keys_are_eleven_warnings_within_a_second(tm
     assert "99,990 more keys" in warnings[10]
 
 
-def test_metadata_that_nest_to_the_parser_s_limit_open_or_are_refused(tmp_path):
+def test_metadata_that_nest_to_the_parser_s_limit_open_or_are_rejected(tmp_path):
     for depth in range(900, 1000, 3):
         nested = b'{"hidden_size":"x","a":' + b"[" * depth + b"]" * depth + b"}"
         path = tmp_path / "x.apr"

@@ -13,7 +13,7 @@ from aprnb_tests.producers_of_containers import LZ4_FILE, PACKED, RELATIVES, ZST
 from aprnb_tests.rewrite import rewrite
 
 CASES = [*SOUND, *HEADERS, *INDEXES, *METADATA_CASES, *CODES, *PACKED, *RELATIVES]
-OPEN, REFUSED = [case for case in CASES if not case.refused], [case for case in CASES if case.refused]
+OPEN, REJECTED = [case for case in CASES if not case.rejected], [case for case in CASES if case.rejected]
 
 
 def written(case: Case, tmp_path):
@@ -38,7 +38,7 @@ def test_it_opens_with_its_values_and_exactly_its_warnings(case, tmp_path):
 
 
 @pytest.mark.parametrize("case", OPEN, ids=lambda case: case.name)
-def test_every_warning_names_a_byte_and_strict_refuses_it(case, tmp_path):
+def test_every_warning_names_a_byte_and_strict_rejects_it(case, tmp_path):
     path = written(case, tmp_path)
     if not case.warnings:
         aprnb.open(path, strict=True).close()
@@ -48,9 +48,9 @@ def test_every_warning_names_a_byte_and_strict_refuses_it(case, tmp_path):
     assert caught.value.exit_code == 4
 
 
-@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", REJECTED, ids=lambda case: case.name)
 def test_it_is_an_error_that_names_it_and_its_place(case, tmp_path):
-    with pytest.raises(aprnb.AprnbError, match=f"(?s){case.refused}") as caught:
+    with pytest.raises(aprnb.AprnbError, match=f"(?s){case.rejected}") as caught:
         aprnb.open(written(case, tmp_path))
     assert caught.value.exit_code == 4
     assert len(str(caught.value).split("\n")) <= 2
@@ -75,21 +75,21 @@ def test_a_packed_file_without_its_package_names_the_extra(tmp_path, monkeypatch
 def test_a_legacy_container_cut_inside_its_header_is_still_named(tmp_path, cut):
     for case in RELATIVES[:4]:
         (tmp_path / "x.apr").write_bytes(case.data[:cut])
-        with pytest.raises(UnsupportedFormat, match=case.refused):
+        with pytest.raises(UnsupportedFormat, match=case.rejected):
             aprnb.open(tmp_path / "x.apr")
 
 
-REFUSED_TO_WRITE = {
-    *("null beside an alias", "float32 noise in an alias", "a name of 300 bytes"),
+REJECTED_TO_WRITE = {
+    *("null and an alias", "float32 noise in an alias", "a name of 300 bytes"),
     *("quantization as text", "a size as text", "model_type null", "spaces in the JSON"),
 }
-"""What opens with a warning and would make the real tool refuse or forget."""
+"""What opens with a warning and would make the real tool reject or forget."""
 
 
 @pytest.mark.parametrize("case", OPEN, ids=lambda case: case.name)
 def test_written_again_it_holds_the_same_tensors_and_metadata(case, tmp_path):
     with aprnb.open(written(case, tmp_path)) as source:
-        if case.name in REFUSED_TO_WRITE:
+        if case.name in REJECTED_TO_WRITE:
             with pytest.raises(OutputError):
                 rewrite(source, tmp_path / "again.apr")
             return

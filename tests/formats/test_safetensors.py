@@ -46,7 +46,7 @@ def test_the_first_bytes_tell_not_the_name(tmp_path):
 
 
 B = info("BF16", [2], 16, 20)
-LIES = {
+MALFORMED = {
     "a header beyond the format's limit": ((100_000_001).to_bytes(8, "little") + b"{}", "header of 100,000,001"),
     "a header beyond the file": ((500).to_bytes(8, "little") + b"{}", "inside the header"),
     "a header that is no JSON": (file_of(b'{"a":'), "not JSON"),
@@ -73,9 +73,9 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_a_false_header_is_rejected_with_its_byte(tmp_path, lie):
-    data, message = LIES[lie]
+@pytest.mark.parametrize("case", MALFORMED)
+def test_a_false_header_is_rejected_with_its_byte(tmp_path, case):
+    data, message = MALFORMED[case]
     with pytest.raises(CheckpointError, match=message) as caught:
         opened(tmp_path, data)
     assert "byte" in str(caught.value)

@@ -113,12 +113,12 @@ def renamed(filename):
         (renamed(NAMES[0]), "disagree"),
     ],
 )
-def test_a_false_manifest_is_refused(tmp_path, manifest, message):
+def test_a_false_manifest_is_rejected(tmp_path, manifest, message):
     with pytest.raises(aprnb.AprnbError, match=message):
         aprnb.open(written(tmp_path, manifest))
 
 
-def test_a_link_out_of_the_folder_is_refused(tmp_path):
+def test_a_link_out_of_the_folder_is_rejected(tmp_path):
     (tmp_path / "in").mkdir()
     path = written(tmp_path / "in", renamed("link.apr"))
     (tmp_path / "outside.apr").write_bytes(shard(1, "b", B))
@@ -127,12 +127,12 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
         aprnb.open(path)
 
 
-def test_a_shard_with_other_tensors_than_promised_is_refused(tmp_path):
+def test_a_shard_with_other_tensors_than_promised_is_rejected(tmp_path):
     with pytest.raises(aprnb.AprnbError, match="disagree: b is only in the manifest"):
         aprnb.open(written(tmp_path, shards=(shard(0, "a", A), shard(1, "c", B))))
 
 
-def test_shards_of_two_models_are_refused(tmp_path):
+def test_shards_of_two_models_are_rejected(tmp_path):
     other = shard(1, "b", B, hidden_size=8)
     path = written(tmp_path, shards=(shard(0, "a", A, hidden_size=4), other))
     with pytest.raises(aprnb.AprnbError, match="disagree on hidden_size"):

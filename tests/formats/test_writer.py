@@ -72,7 +72,7 @@ def test_a_failure_half_way_leaves_nothing_behind(tmp_path):
 
 
 def test_no_space_left_is_reported_and_leaves_no_file(tmp_path):
-    """The kernel's own refusal: a process that may not write files beyond 64 KiB."""
+    """The kernel's own error: a process that may not write files beyond 64 KiB."""
     program = (
         "import resource, signal, sys; from pathlib import Path\n"
         "from aprnb.formats import TensorSource, write_apr; from aprnb.formats.dtypes import F32\n"
@@ -87,7 +87,7 @@ def test_no_space_left_is_reported_and_leaves_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_tensor_of_the_wrong_size_is_refused(tmp_path):
+def test_a_tensor_of_the_wrong_size_is_rejected(tmp_path):
     with pytest.raises(aprnb.AprnbError, match="gave 3 bytes; expected 4"):
         write_apr(tmp_path / "x.apr", {}, [TensorSource("a", F32, (1,), lambda: bytes(3))])
 
@@ -128,7 +128,7 @@ def test_every_real_file_comes_out_byte_for_byte_when_nothing_changes(path, tmp_
     ],
     ids=["none", "twice", "dims", "long", "nameless", "code"],
 )
-def test_what_readers_of_the_format_refuse_is_not_written(tmp_path, tensors, message):
+def test_what_readers_of_the_format_reject_is_not_written(tmp_path, tensors, message):
     with pytest.raises(aprnb.AprnbError, match=message):
         write_apr(tmp_path / "x.apr", {}, tensors)
     assert list(tmp_path.iterdir()) == []
@@ -143,7 +143,7 @@ def test_what_readers_of_the_format_refuse_is_not_written(tmp_path, tensors, mes
         ({"loss": float("nan")}, "finite"),
     ],
 )
-def test_metadata_that_make_readers_refuse_or_forget_are_not_written(tmp_path, metadata, message):
+def test_metadata_that_make_readers_reject_or_forget_are_not_written(tmp_path, metadata, message):
     with pytest.raises(aprnb.AprnbError, match=message):
         write_apr(tmp_path / "x.apr", metadata, [TensorSource("a", F32, (1,), lambda: bytes(4))])
 

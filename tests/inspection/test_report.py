@@ -68,7 +68,7 @@ def test_the_tensors_come_as_a_dataframe(pocket_qwen3):
     assert len(frame) == 36
 
 
-def test_strict_refuses_what_would_be_a_warning_of_the_architecture(real):
+def test_strict_rejects_what_would_be_a_warning_of_the_architecture(real):
     for work in (aprnb.inspect, aprnb.check):
         with pytest.raises(aprnb.AprnbError, match=r"strict.*flag is wrong") as caught:
             work(real("pocket-qwen2"), strict=True)

@@ -77,7 +77,7 @@ def test_the_logits_are_those_of_transformers(changed, family, changes):
     torch.testing.assert_close(logits(loaded(folder)), expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
 
 
-REFUSED = [
+REJECTED = [
     ("llama", {"is_causal": False}, "is_causal is False: an encoder"),
     ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True: an encoder"),
     ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True: an encoder"),
@@ -128,12 +128,12 @@ REFUSED = [
     ("gemma2", {"layer_types": ["x"] * 3}, "layer_types has 'x'"),
     ("gemma2", {"layer_types": ["full_attention"]}, "layer_types lists 1 layers"),
     ("gemma2", {"sliding_window": None}, "sliding_window is null"),
-    ("qwen2", {"use_sliding_window": False}, "sliding_window is null"),  # beside layer_types that name windows
+    ("qwen2", {"use_sliding_window": False}, "sliding_window is null"),  # with layer_types that name windows
     ("mixtral", {"num_experts_per_tok": 9}, "num_experts_per_tok is 9 of 4 experts"),
 ]
 
 
-@pytest.mark.parametrize(("family", "changes", "message"), REFUSED, ids=str)
+@pytest.mark.parametrize(("family", "changes", "message"), REJECTED, ids=str)
 def test_what_is_not_supported_is_an_error_that_names_it(changed, family, changes, message):
     with pytest.raises(aprnb.errors.ArchitectureError, match=message):
         loaded(changed(family, **changes))
@@ -146,7 +146,7 @@ def test_what_a_class_rejects_is_an_aprnb_error_in_a_conversion_too(changed, tmp
         aprnb.convert(folder, tmp_path / "out")
 
 
-def test_an_encoder_in_a_sidecar_config_is_refused_too(changed, tmp_path):
+def test_an_encoder_in_a_sidecar_config_is_rejected_too(changed, tmp_path):
     folder = changed("gemma3_text")
     aprnb.convert(folder, tmp_path / "x.apr")
     config = json.loads((folder / "config.json").read_text())

@@ -166,7 +166,7 @@ def test_convert_writes_and_returns_what_it_wrote(shell, pocket_qwen3, tmp_path)
     assert run(shell, "%apr_convert {out}.apr $out --set rope_theta=5000").format == "huggingface"
 
 
-def test_a_container_that_is_refused_shows_its_header_and_fails_the_cell(shell, foreign, capsys):
+def test_a_container_that_is_rejected_shows_its_header_and_fails_the_cell(shell, foreign, capsys):
     shell.user_ns["old"] = foreign / "golden_v1.apr"
     with pytest.raises(AprnbError, match=r"APRN.*version 1"):
         run(shell, "%apr_inspect $old --as report")

@@ -99,7 +99,7 @@ def test_a_named_template_needs_its_tokens(metadata):
 
 
 @pytest.mark.parametrize("found", [7, ["x"], [{"name": "tools", "template": "x"}], "x" * 300_000])
-def test_a_text_that_is_not_a_template_is_refused(metadata, found):
+def test_a_text_that_is_not_a_template_is_rejected(metadata, found):
     with pytest.raises(ChatTemplateError):
         build_tokenizer({**metadata, "chat_template": found}, "qwen3")
 
@@ -268,7 +268,7 @@ def test_the_parent_s_memory_is_bounded_whatever_the_child_writes(tmp_path, sour
     assert growth < most_bytes + 16 * 1024**2
 
 
-def test_honest_batches_stay_below_the_limit():
+def test_legitimate_batches_stay_below_the_limit():
     system = "{{ '" + "You are a helpful assistant. " * 400 + "' }}"  # 11,600 characters in each rendering
     short = [Request(TALK[: 1 + at % 3], add_generation_prompt=True) for at in range(4_000)]
     assert all(rendering.text for rendering in render_all(tokenizer_with(system + CHATML), short))

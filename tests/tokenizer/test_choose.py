@@ -180,7 +180,7 @@ def test_a_malformed_sidecar_file_is_an_error_that_names_it(text, tmp_path):
         build_tokenizer({}, "qwen3", tmp_path)
 
 
-def test_a_vocabulary_larger_than_the_embedding_is_refused(tokenizer):
+def test_a_vocabulary_larger_than_the_embedding_is_rejected(tokenizer):
     with pytest.raises(TokenizerError, match=r"highest id is 826 .*embedding has 826 rows"):
         check_vocabulary(tokenizer, 826)
 

@@ -1,4 +1,4 @@
-"""Tokenizers on their way to GGUF: what is written gives the source's own tokens, or is refused."""
+"""Tokenizers on their way to GGUF: what is written gives the source's own tokens, or is rejected."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_sentencepiece_keeps_the_space_in_front_and_bos(prepend, bos):
     assert not [note for note in choice.assumptions if "space" in note]
 
 
-def test_merges_that_no_scores_give_are_refused():
+def test_merges_that_no_scores_give_are_rejected():
     source = pieces(True, True, MERGES[:2] + MERGES[3:])
     with pytest.raises(aprnb.AprnbError, match="not those of a SentencePiece model"):
         tokenizer_values(metadata_of(source, bos_token="<s>"), "llama", 300)
@@ -85,7 +85,7 @@ def test_a_llama_that_splits_as_qwen_is_written_as_it_splits(sources):
         assert choice.tokenizer(text)["input_ids"] == source.encode(text).ids
 
 
-def test_a_splitting_that_gguf_has_no_name_for_is_refused(sources):
+def test_a_splitting_that_gguf_has_no_name_for_is_rejected(sources):
     source = Tokenizer.from_str(json.dumps(with_merge(sources / "qwen2" / "tokenizer.json", "o", "Ġ")))
     source.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     with pytest.raises(aprnb.AprnbError, match="GGUF cannot express how this tokenizer splits text"):
@@ -102,7 +102,7 @@ def test_a_tokenizer_json_that_the_library_rejects_is_an_aprnb_error(sources, st
         tokenizer_values(metadata, "qwen2", 1024)
 
 
-def test_an_end_token_behind_every_text_is_refused(sources):
+def test_an_end_token_behind_every_text_is_rejected(sources):
     source = Tokenizer.from_file(str(sources / "qwen2" / "tokenizer.json"))
     source.post_processor = processors.TemplateProcessing(
         single=["$A", "<|im_end|>"], special_tokens=[("<|im_end|>", 826)]
@@ -111,6 +111,6 @@ def test_an_end_token_behind_every_text_is_refused(sources):
         tokenizer_values(metadata_of(source, eos_token="<|im_end|>"), "qwen2", 1024)
 
 
-def test_more_tokens_than_rows_are_refused(pocket_qwen3):
+def test_more_tokens_than_rows_are_rejected(pocket_qwen3):
     with pytest.raises(aprnb.AprnbError, match="highest id is 826; expected ids below 800"):
         tokenizer_values(aprnb.open(pocket_qwen3).metadata, "qwen3", 800)

@@ -158,7 +158,7 @@ def controlled(tmp_path, monkeypatch):
     return control
 
 
-def refused(message: str) -> None:
+def rejected(message: str) -> None:
     """TokenizerError with `message`, in little more than the clock, and no process left."""
     began, before = time.monotonic(), psutil.Process().children(recursive=True)
     with pytest.raises(TokenizerError) as caught, TokenizerProcess("{}", "x") as process:
@@ -172,7 +172,7 @@ def refused(message: str) -> None:
 @pytest.mark.parametrize(("script", "message"), ANSWERS.values(), ids=ANSWERS.keys())
 def test_a_malformed_answer_is_an_error(controlled, script, message):
     controlled(f"read(); say(b'0'); read()\n{script}")
-    refused(message)
+    rejected(message)
 
 
 START = {
@@ -187,7 +187,7 @@ START = {
 @pytest.mark.parametrize(("script", "message"), START.values(), ids=START.keys())
 def test_a_child_that_is_not_one_from_the_start_is_an_error(controlled, script, message):
     controlled(script)
-    refused(message)
+    rejected(message)
 
 
 def test_a_child_that_answers_without_reading_a_long_question_is_killed_in_time(controlled):

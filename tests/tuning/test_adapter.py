@@ -36,7 +36,7 @@ def test_named_modules_alone_get_an_adapter() -> None:
 
 
 @pytest.mark.parametrize(("name", "near"), [("qproj", "did you mean q_proj?"), ("lm_head", "expected some of")])
-def test_a_module_that_takes_no_adapter_is_refused(name: str, near: str) -> None:
+def test_a_module_that_takes_no_adapter_is_rejected(name: str, near: str) -> None:
     with pytest.raises(UsageProblem) as caught:
         attach(tiny_model(), tiny_recipe(target_modules=(name,)))
     assert near in str(caught.value)
@@ -106,7 +106,7 @@ def test_an_adapter_comes_back_with_every_tensor(tmp_path: Path) -> None:
         assert torch.equal(run.model.eval()(ids).logits, again.eval()(ids).logits)
 
 
-def test_an_adapter_with_a_tensor_too_few_is_refused(tmp_path: Path) -> None:
+def test_an_adapter_with_a_tensor_too_few_is_rejected(tmp_path: Path) -> None:
     folder = save_adapter(attach(tiny_model(), tiny_recipe()), tmp_path / "a.adapter", BASE)
     tensors = load_file(folder / "adapter_model.safetensors")
     tensors.pop(sorted(tensors)[0])

@@ -155,7 +155,7 @@ def test_a_missing_file_and_a_folder_are_different_errors(tmp_path):
 
 
 @pytest.mark.parametrize("source", [{"instruction": "a"}, b"x", 7, []])
-def test_a_source_that_holds_no_rows_is_refused(source):
+def test_a_source_that_holds_no_rows_is_rejected(source):
     with pytest.raises(DataError):
         read_rows(source)
 
@@ -259,7 +259,7 @@ def test_where_earlier_answers_are_rewritten_only_the_last_is_trained_and_that_i
     assert found.warnings[0].startswith("1 conversation(s): the chat template rewrites earlier answers")
 
 
-def test_a_generation_prompt_that_begins_no_answer_is_refused(tokenizer):
+def test_a_generation_prompt_that_begins_no_answer_is_rejected(tokenizer):
     tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n'", "assistant\n<think>\n'")
     with pytest.raises(
         DataError, match=r"data row 1: the start of the answer is unknown: the chat template writes .*<think>"
@@ -276,7 +276,7 @@ def test_a_conversation_that_the_template_rejects_is_named(tokenizer):
         encode(rows, tokenizer)
 
 
-def test_a_template_without_an_end_token_is_refused(tokenizer):
+def test_a_template_without_an_end_token_is_rejected(tokenizer):
     tokenizer.chat_template = "{% for m in messages %}{{ m.role + ':\n' + m.content + '\n' }}{% endfor %}" + (
         "{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}"
     )
@@ -293,7 +293,7 @@ def test_an_answer_that_shares_a_token_with_the_prompt_is_reported(tokenizer):
     assert found.warnings[0].startswith("1 row(s): the answer's first characters share a token with the prompt")
 
 
-def test_a_tokenizer_without_a_template_is_refused(metadata):
+def test_a_tokenizer_without_a_template_is_rejected(metadata):
     with pytest.raises(ChatTemplateError, match="no chat template"):
         encode([talk("a", "b")], build_tokenizer(metadata, "llama").tokenizer)
 
@@ -327,7 +327,7 @@ def test_long_rows_are_cut_at_the_end_and_counted(tokenizer):
         (talk("a", "word " * 100), "every answer is cut off at --max-seq-len 40"),
     ],
 )
-def test_rows_that_teach_nothing_are_refused_when_all_are_so(tokenizer, row, reason):
+def test_rows_that_teach_nothing_are_rejected_when_all_are_so(tokenizer, row, reason):
     with pytest.raises(DataError, match=reason):
         encode([row], tokenizer, max_seq_len=40)
 

@@ -26,14 +26,14 @@ def test_a_fresh_adapter_leaves_the_logits_as_they_are_bit_for_bit(build: Any) -
     gates.check_adapter_is_neutral(attach(build(), tiny_recipe()).eval(), IDS, POSITIONS)
 
 
-def test_an_adapter_that_is_not_fresh_is_refused_before_the_first_step() -> None:
+def test_an_adapter_that_is_not_fresh_is_rejected_before_the_first_step() -> None:
     run = tiny_run()
     first_layer(run.model).lora_B["default"].weight.data.fill_(1e-3)
     with pytest.raises(GateError, match="the fresh adapter changes the model's logits"):
         list(run.events())
 
 
-def test_a_base_worse_than_guessing_is_refused() -> None:
+def test_a_base_worse_than_guessing_is_rejected() -> None:
     run = tiny_run()
     with torch.no_grad():
         run.model.get_base_model().model.norm.weight.mul_(100)
@@ -43,7 +43,7 @@ def test_a_base_worse_than_guessing_is_refused() -> None:
         list(run.events())
 
 
-def test_a_base_loss_that_is_not_finite_is_refused() -> None:
+def test_a_base_loss_that_is_not_finite_is_rejected() -> None:
     with pytest.raises(GateError):
         gates.check_base_loss(math.nan, 1.0, 96)
 
@@ -76,7 +76,7 @@ def test_a_matrix_that_the_optimizer_does_not_know_is_found_in_step_1() -> None:
         list(run.events())
 
 
-def test_nothing_trainable_is_refused() -> None:
+def test_nothing_trainable_is_rejected() -> None:
     run = tiny_run(held_out=False)
     run.model.get_base_model().requires_grad_(False)
     with pytest.raises((GateError, ValueError)):

@@ -167,7 +167,7 @@ def test_out_of_memory_with_a_single_row_is_an_error_with_an_action() -> None:
         list(events)
 
 
-def test_an_eight_bit_optimizer_is_refused_on_the_cpu() -> None:
+def test_an_eight_bit_optimizer_is_rejected_on_the_cpu() -> None:
     with pytest.raises(UsageProblem, match="adamw8bit on cpu; expected a CUDA device"):
         list(tiny_run(optimizer="adamw8bit").events())
 

@@ -62,7 +62,7 @@ def test_rows_fill_micro_batches_first_fit():
     assert (step.tokens, step.labelled_tokens) == (90, 8)
 
 
-def test_no_examples_are_refused():
+def test_no_examples_are_rejected():
     with pytest.raises(DataError):
         schedule([])
 

@@ -173,7 +173,7 @@ def test_a_settled_recipe_leaves_nothing_open() -> None:
         ({"target_modules": ("qproj",)}, "did you mean q_proj?"),
     ],
 )
-def test_what_model_or_device_cannot_do_is_refused(options: dict[str, Any], words: str) -> None:
+def test_what_model_or_device_cannot_do_is_rejected(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageProblem) as caught:
         settle(Recipe(**options), "auto", TINY, LAPTOP)
     assert words in str(caught.value)

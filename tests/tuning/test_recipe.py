@@ -39,7 +39,7 @@ def test_the_command_from_the_story_becomes_a_recipe() -> None:
     assert (recipe.method, recipe.rank, options.model_size, options.verbose) == ("qlora", 16, "8B", True)
 
 
-def test_an_unknown_option_is_refused_with_the_nearest_name() -> None:
+def test_an_unknown_option_is_rejected_with_the_nearest_name() -> None:
     with pytest.raises(UsageProblem, match=r"unknown option '--learnig-rate' \(did you mean learning_rate\?\)"):
         read_options({"--learnig-rate": 1e-4})
 
@@ -62,7 +62,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_name() -> None:
         ("overrides", ["rope_theta"], "field=value"),
     ],
 )
-def test_a_value_out_of_range_is_refused_with_what_the_option_takes(name: str, value: object, expected: str) -> None:
+def test_a_value_out_of_range_is_rejected_with_what_the_option_takes(name: str, value: object, expected: str) -> None:
     with pytest.raises(UsageProblem) as caught:
         read_options({name: value}, where="cell")
     assert OPTIONS[name].flag in str(caught.value)
@@ -79,7 +79,7 @@ def test_a_value_out_of_range_is_refused_with_what_the_option_takes(name: str, v
         {"adapter_only": True, "output_dtype": "F16"},
     ],
 )
-def test_options_that_exclude_each_other_are_refused(options: dict[str, object]) -> None:
+def test_options_that_exclude_each_other_are_rejected(options: dict[str, object]) -> None:
     with pytest.raises(UsageProblem):
         read_options(options)
 
@@ -103,12 +103,12 @@ def test_a_toml_recipe_has_the_same_keys_and_options_on_the_line_win() -> None:
     assert (recipe.method, recipe.learning_rate, recipe.target_modules) == ("qlora", 1e-4, ("q_proj", "v_proj"))
 
 
-def test_an_unknown_key_of_a_toml_recipe_is_refused_with_its_line() -> None:
+def test_an_unknown_key_of_a_toml_recipe_is_rejected_with_its_line() -> None:
     with pytest.raises(UsageProblem, match=r"unknown option 'ranks' \(did you mean rank\?\) \(recipe, line 3\)"):
         read_toml("# mine\nepochs = 2\nranks = 8\n")
 
 
-def test_text_that_is_not_toml_is_refused_with_its_line() -> None:
+def test_text_that_is_not_toml_is_rejected_with_its_line() -> None:
     with pytest.raises(UsageProblem, match=r"not TOML: .*line 2"):
         read_toml("epochs = 2\nrank 8\n")
 
@@ -208,7 +208,7 @@ def test_a_size_without_a_file_says_what_to_do() -> None:
     assert "give the path of a checkpoint" in str(size_without_file("8B"))
 
 
-def test_a_size_that_is_not_a_count_is_refused() -> None:
+def test_a_size_that_is_not_a_count_is_rejected() -> None:
     with pytest.raises(UsageProblem, match="expected a count such as 8B"):
         check_model_size("large", 10**9)
 

@@ -1,4 +1,4 @@
-"""A whole run, from a real file to its artefacts, by each method; interrupted, resumed, refused."""
+"""A whole run, from a real file to its artefacts, by each method; interrupted, resumed, rejected."""
 
 import json
 import os
@@ -132,7 +132,7 @@ def test_equal_seeds_give_equal_losses(pocket_qwen3, cow, tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_existing_output_is_refused_before_work_and_kept(pocket_qwen3, cow, tmp_path):
+def test_existing_output_is_rejected_before_work_and_kept(pocket_qwen3, cow, tmp_path):
     (tmp_path / "out.apr").write_bytes(b"precious")
     heard = []
     with pytest.raises(aprnb.AprnbError, match=r"out\.apr exists"):
@@ -237,7 +237,7 @@ def test_an_adapter_that_changes_nothing_is_not_merged(pocket_qwen3, cow, tmp_pa
     assert not (tmp_path / "b.apr").exists()
 
 
-def test_an_adapter_of_another_model_is_refused(pocket_qwen3, real, cow, tmp_path):
+def test_an_adapter_of_another_model_is_rejected(pocket_qwen3, real, cow, tmp_path):
     run = finetune(pocket_qwen3, data=cow, output=str(tmp_path / "a.apr"), adapter_only=True, max_steps=1)
     with pytest.raises(
         aprnb.AprnbError, match=r"changes model\.layers\.2\..*; expected linear layers of pocket-qwen2\.apr"
@@ -245,7 +245,7 @@ def test_an_adapter_of_another_model_is_refused(pocket_qwen3, real, cow, tmp_pat
         aprnb.tuning.results.merge.merge(real("pocket-qwen2"), run.adapter, tmp_path / "b.apr")
 
 
-def test_a_broken_base_is_refused_before_the_first_step(pocket_qwen3, cow, tmp_path):
+def test_a_broken_base_is_rejected_before_the_first_step(pocket_qwen3, cow, tmp_path):
     """The final norm a hundred times too large: the file opens, its contract is green, it talks nonsense."""
     from aprnb.formats import TensorSource, write_apr
     from aprnb.formats.codecs import encode
@@ -263,7 +263,7 @@ def test_a_broken_base_is_refused_before_the_first_step(pocket_qwen3, cow, tmp_p
     assert not (tmp_path / "out.apr").exists()
 
 
-def test_evaluation_rows_that_are_trained_on_are_refused(pocket_qwen3, cow):
+def test_evaluation_rows_that_are_trained_on_are_rejected(pocket_qwen3, cow):
     with pytest.raises(aprnb.AprnbError, match="96 of 96 evaluation rows are also training rows"):
         plan(pocket_qwen3, data=cow, eval_data=cow)
 
@@ -308,7 +308,7 @@ def test_a_merged_file_with_other_logits_is_not_kept(pocket_qwen3, cow, tmp_path
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
 
 
-def test_a_step_that_trains_other_labels_than_planned_is_refused(pocket_qwen3, cow, tmp_path, monkeypatch):
+def test_a_step_that_trains_other_labels_than_planned_is_rejected(pocket_qwen3, cow, tmp_path, monkeypatch):
     from aprnb.tuning.training import batches
 
     real = batches.answer_loss

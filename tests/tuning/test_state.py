@@ -150,7 +150,7 @@ def test_a_different_recipe_is_an_error_that_names_the_option(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("part", "words"), [("data", "the training rows"), ("base", "the base checkpoint")])
-def test_different_rows_or_another_base_are_refused(tmp_path: Path, part: str, words: str) -> None:
+def test_different_rows_or_another_base_are_rejected(tmp_path: Path, part: str, words: str) -> None:
     state = saved_state(tmp_path)
     with pytest.raises(UsageProblem, match=f"{words} changed since the state was saved"):
         load_state(tmp_path, dataclasses.replace(state.identity, **{part: "other"}))

@@ -74,7 +74,7 @@ def test_other_long_models_are_unscaled_where_no_key_says_so(tmp_path):
 
 
 NONSENSE = {
-    "a scaling nobody knows": ({"rope.scaling.type": (STRING, "magic")}, "RoPE scaling 'magic' is not supported"),
+    "an unknown scaling": ({"rope.scaling.type": (STRING, "magic")}, "RoPE scaling 'magic' is not supported"),
     "a scaling that is a number": ({"rope.scaling.type": (U32, 7)}, "RoPE scaling '7' is not supported|RoPE scaling 7"),
     "a scaling without its factor": ({"rope.scaling.type": (STRING, "linear")}, "linear without a factor"),
     "a factor in words": (
@@ -99,7 +99,7 @@ def test_nonsense_in_a_key_is_one_clear_error(tmp_path, case):
     assert caught.value.exit_code == 5
 
 
-def test_impossible_factors_are_refused(tmp_path):
+def test_impossible_factors_are_rejected(tmp_path):
     for factors in ([float("nan"), 8.0], [1.0, -8.0], [1.0] * 5000, []):
         with pytest.raises(aprnb.AprnbError, match="not those of a published Llama 3|at most 4,096 floats"):
             aprnb.check(model(tmp_path / "x.gguf", factors=factors))
