@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from aprnb.errors import OutputError
+from aprnb.formats.fields import TYPED
 from aprnb.formats.metadata import ALIASES
 
 Order = Literal["typed", "given"]
@@ -34,20 +35,19 @@ _INTEGER = Kind("a whole number that is not negative", _is_integer)
 _NUMBER = Kind("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool))
 _OBJECT = Kind("an object", lambda value: isinstance(value, Mapping))
 
+_OF_FIELDS = {"integer": _INTEGER, "number": _NUMBER}
+_OF_OTHERS = {
+    **dict.fromkeys(("total_size", "param_count", "rope_type"), _INTEGER),
+    **dict.fromkeys(("quantization", "sharding", "special_tokens"), _OBJECT),
+}
+_ORDER = """model_type name description author license data_source data_license version source original_format
+    created_at total_size param_count quantization sharding chat_template chat_format special_tokens architecture
+    hf_architecture hf_model_type hidden_size num_layers num_heads num_kv_heads vocab_size intermediate_size
+    max_position_embeddings rope_theta rope_type rms_norm_eps head_dim num_experts num_experts_per_tok
+    moe_intermediate_size"""
+
 KINDS: dict[str, Kind] = {
-    **dict.fromkeys("model_type name description author license data_source data_license".split(), _TEXT),
-    **dict.fromkeys("version source original_format created_at".split(), _TEXT),
-    **dict.fromkeys("total_size param_count".split(), _INTEGER),
-    **dict.fromkeys("quantization sharding".split(), _OBJECT),
-    **dict.fromkeys("chat_template chat_format".split(), _TEXT),
-    "special_tokens": _OBJECT,
-    **dict.fromkeys("architecture hf_architecture hf_model_type".split(), _TEXT),
-    **dict.fromkeys("hidden_size num_layers num_heads num_kv_heads vocab_size intermediate_size".split(), _INTEGER),
-    "max_position_embeddings": _INTEGER,
-    "rope_theta": _NUMBER,
-    "rope_type": _INTEGER,
-    "rms_norm_eps": _NUMBER,
-    **dict.fromkeys("head_dim num_experts num_experts_per_tok moe_intermediate_size".split(), _INTEGER),
+    key: _OF_FIELDS[TYPED[key].kind] if key in TYPED else _OF_OTHERS.get(key, _TEXT) for key in _ORDER.split()
 }
 """The typed keys in the order in which the format writes them; its reader rejects a value of another type."""
 
@@ -61,7 +61,7 @@ ALWAYS_WRITTEN: dict[str, Any] = {
 }
 """Typed keys that are always written, with their default values."""
 
-_SINGLE = ("rope_theta", "rms_norm_eps")
+_SINGLE = tuple(key for key, field in TYPED.items() if field.kind == "number")
 
 
 def encode_metadata(metadata: Mapping[str, Any], order: Order = "typed") -> bytes:
