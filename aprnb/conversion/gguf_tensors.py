@@ -9,7 +9,7 @@ import numpy as np
 
 from aprnb.architecture import ContractReport, ExpectedTensor, expected_tensors
 from aprnb.architecture.arrangement import Reading
-from aprnb.architecture.families import Family
+from aprnb.architecture.families import Family, TensorRule
 from aprnb.architecture.weights import read_weight
 from aprnb.conversion.tensors import checked
 from aprnb.errors import MissingExtra
@@ -21,7 +21,6 @@ from aprnb.formats.gguf.writer import GgufTensor
 
 _BY_GGUF_PACKAGE = ("Q8_0", "Q4_0")
 _PART_BYTES = 16 << 20
-_ALWAYS_FLOAT32 = ("ffn_gate_inp.weight", "position_embd.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ def _planned(
     first = group[0]
     shape = first.shape[::-1] if first.rule.role == "conv1d" else first.shape
     entry = checkpoint.tensors[report.weights[first.name]]
-    target, instead_of = _target(name, entry, shape, wanted)
+    target, instead_of = _target(first.rule, entry, shape, wanted)
 
     def parts() -> Iterator[bytes | bytearray]:
         for expected in group:
@@ -78,8 +77,11 @@ def _planned(
     return PlannedTensor(GgufTensor(name, target, stacked, parts), instead_of, again)
 
 
-def _target(name: str, entry: TensorEntry, shape: tuple[int, ...], wanted: DType | None) -> tuple[DType, DType | None]:
-    if len(shape) < 2 or name.endswith(_ALWAYS_FLOAT32):
+def _target(
+    rule: TensorRule, entry: TensorEntry, shape: tuple[int, ...], wanted: DType | None
+) -> tuple[DType, DType | None]:
+    """Vectors, routers and position embeddings are float32, as llama.cpp's conversion writes them."""
+    if len(shape) < 2 or rule.role == "router" or "max_position_embeddings" in rule.shape:
         return F32, None
     asked = entry.dtype if wanted is None else wanted
     fits = asked in GGML.values() and shape[-1] % asked.block_elements == 0
