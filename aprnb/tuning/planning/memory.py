@@ -18,6 +18,7 @@ from aprnb.errors import UsageProblem, closest
 LOGIT_CHUNK_BYTES = 128 * 2**20
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
+_KEPT_IN_STEPS = {"gelu_new": 3}  # activation of transformers → tensors that its steps keep beyond input and output
 _OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 2 * 4 / 256, "paged_adamw8bit": 2.0 + 2 * 4 / 256}
 
 
@@ -156,7 +157,7 @@ def layer_activation_elements(architecture: Architecture, tokens: int, method: s
     return (
         (hidden_norms * kept + (4 if full and not single else 2)) * architecture.hidden_size
         + 4 * queries
-        + (kept * (queries + keys) if any("q_norm" in rule.name for rule in norms) else 0)
+        + (kept * (queries + keys) if any(rule.shape != ("hidden_size",) for rule in norms) else 0)
         + _mlp_elements(architecture, full)
         + tokens
         + (architecture.num_attention_heads * tokens * (2 if single else 4) if architecture.attention == "eager" else 0)
@@ -166,19 +167,23 @@ def layer_activation_elements(architecture: Architecture, tokens: int, method: s
 def _mlp_elements(architecture: Architecture, full: bool) -> int:
     """Gated: gate, activated gate, up and their product; else the linear module's output and the activated one.
 
-    `gelu_new` is computed in steps that each keep something. Each chosen expert also keeps its output, and where it is
-    trained what goes into its matrices.
+    Some activations are computed in steps that each keep something. Each chosen expert also keeps its output, and
+    where it is trained what goes into its matrices.
     """
     width, hidden = architecture.intermediate_size, architecture.hidden_size
-    modules = linear_shapes(architecture)
     if expert_parameters(architecture):
         expert = architecture["moe_intermediate_size"] or width
         kept = 4 * int(expert) + 2 * hidden if full else 3 * int(expert) + hidden
         sparse = int(architecture["num_experts_per_tok"]) * kept
-        return max(sparse, 4 * width if "gate_proj" in modules else 0)
-    if "gate_proj" in modules or "gate_up_proj" in modules:
-        return 4 * width
-    return (5 if architecture.hidden_act == "gelu_new" else 2) * width
+        return max(sparse, 4 * width if _has_gate(architecture) else 0)
+    return ((4 if _has_gate(architecture) else 2) + _KEPT_IN_STEPS.get(architecture.hidden_act, 0)) * width
+
+
+def _has_gate(architecture: Architecture) -> bool:
+    """Whether a layer has three matrices of the MLP's width, not two; gate and up may be one of twice the width."""
+    rules = {tensor.rule for tensor in expected_tensors(architecture).values()}
+    sizes = [size for rule in rules if rule.role in ("linear", "conv1d") for size in rule.shape]
+    return sizes.count("intermediate_size") + 2 * sizes.count("2*intermediate_size") > 2
 
 
 def logit_bytes(architecture: Architecture, tokens: int) -> int:
