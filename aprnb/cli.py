@@ -11,13 +11,16 @@ pipefail` know it; 1 would mean that the command failed.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from aprnb.arguments import help_text, parse, with_recipe
 from aprnb.commands import COMMANDS, command_named
@@ -33,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
-    with redirect_stdout(Terminal(sys.stdout)), redirect_stderr(Terminal(sys.stderr)):
+    with redirect_stdout(_terminal(sys.stdout)), redirect_stderr(_terminal(sys.stderr)):
         try:
             return _verdict(arguments, as_json="--json" in arguments, verbose="--verbose" in arguments)
         except OutputLost as lost:
@@ -47,6 +50,11 @@ def _terminate(_number: int, frame: FrameType | None) -> None:
         interrupt(signal.SIGINT, frame)
     else:
         raise KeyboardInterrupt
+
+
+def _terminal(stream: TextIO | None) -> Terminal:
+    """For a descriptor that was closed Python has no stream; the null device replaces it, and takes its number."""
+    return Terminal(stream or Path(os.devnull).open("w", encoding="utf-8"))
 
 
 def _verdict(arguments: Sequence[str], *, as_json: bool, verbose: bool) -> int:

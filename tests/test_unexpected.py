@@ -82,6 +82,23 @@ def test_head_shows_its_line_and_nothing_else(pocket_qwen3: Path) -> None:
     assert run.stdout.count("\n") == 1
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_a_stream_that_was_closed_before_changes_no_exit_code(
+    pocket_qwen3: Path, closed: str, flags: tuple[str, ...]
+) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", "-c", f'"$@" {closed}', "bash", *APRNB, *words, *flags]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    good = run("inspect", str(pocket_qwen3))
+    assert (good.returncode, good.stderr) == (0, "")
+    assert ("pocket-qwen3" in good.stdout) is not closed.startswith((">", "<"))
+    missing = run("check", "none.apr")
+    assert missing.returncode == 3
+    assert ("FileMissing" in missing.stderr) is (closed == ">&-")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_one_line_and_the_code_1(pocket_qwen3: Path) -> None:
     with Path("/dev/full").open("w") as full:
