@@ -16,19 +16,20 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 from aprnb.arguments import help_text, parse, with_recipe
-from aprnb.commands import COMMANDS, command_named
+from aprnb.commands import COMMANDS, Command, command_named
 from aprnb.errors import AprnbError, InternalError, Interrupted, OutputError
 from aprnb.printable import json_text
 from aprnb.terminal import OutputLost, Terminal, TerminalView
 
 _CLOSED_PIPE = 141
+_HELP = frozenset(("-h", "--help"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,34 +60,39 @@ def _terminal(stream: TextIO | None) -> Terminal:
 
 def _verdict(arguments: Sequence[str], *, as_json: bool, verbose: bool) -> int:
     try:
-        return _run(arguments, as_json)
+        text = _information(arguments)
+        if text is not None:
+            _say(text)
+            return 0 if arguments else 2
+        options = with_recipe(parse(arguments[0], arguments[1:], prog=f"aprnb {arguments[0]}", surface="shell"))
+        verbose = bool(options.get("verbose"))
+        return _run(command_named(arguments[0]), options, as_json)
     except AprnbError as error:
         return _report(error, as_json)
     except KeyboardInterrupt:
         return _report(Interrupted("stopped"), as_json)
     except OutputLost:
         raise
-    except Exception as error:
+    except BaseException as error:  # SystemExit of a library, and the panics of those written in Rust
         if verbose:
-            traceback.print_exc()
-        return _report(InternalError(error), as_json)
+            traceback.print_exception(error)
+        return _report(InternalError(error, traceback_shown=verbose), as_json)
 
 
-def _run(arguments: Sequence[str], as_json: bool) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        _say(_overview())
-        return 0 if arguments else 2
+def _information(arguments: Sequence[str]) -> str | None:
+    """The help or the version, if that was asked for."""
+    if not arguments or arguments[0] in _HELP:
+        return _overview()
     if arguments[0] == "--version":
         from aprnb import __version__
 
-        _say(__version__)
-        return 0
-    command, prog = command_named(arguments[0]), f"aprnb {arguments[0]}"
-    given = parse(arguments[0], arguments[1:], prog=prog, surface="shell")
-    if given.get("help"):
-        _say(help_text(arguments[0], prog=prog, surface="shell"))
-        return 0
-    options = with_recipe(given)
+        return __version__
+    if not _HELP.isdisjoint(arguments):
+        return help_text(arguments[0], prog=f"aprnb {arguments[0]}", surface="shell")
+    return None
+
+
+def _run(command: Command, options: Mapping[str, Any], as_json: bool) -> int:
     view = TerminalView(every_step=bool(options.get("verbose")))
     ours = [option.name for option in command.options if option.only == "shell"]
     # Libraries may print: that must not break the document.

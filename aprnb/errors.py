@@ -84,13 +84,14 @@ class AprnbError(Exception):
 class InternalError(AprnbError):
     """Wraps an exception that is not an `AprnbError`, for the command line."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException, *, traceback_shown: bool) -> None:
         [*_, last] = traceback.extract_tb(error.__traceback__) or [None]
         lines = str(error).strip().splitlines()
+        shown_by = "" if traceback_shown else " that --verbose shows"
         super().__init__(
             ": ".join([type(error).__name__, *lines[:1]]),
             where=f"{last.filename}, line {last.lineno}" if last else None,
-            action="this is a bug in aprnb; please report it with the traceback that --verbose shows",
+            action=f"this is a bug in aprnb; please report it with the traceback{shown_by}",
         )
 
 

@@ -30,16 +30,17 @@ from aprnb import cli, commands
 
 def broken(given, view):
     print("printed by a library")
-    raise ZeroDivisionError("division by zero\\nand a second line")
+    RAISE
 
 commands.COMMANDS[sys.argv[1]] = dataclasses.replace(commands.COMMANDS[sys.argv[1]], run=broken)
 sys.exit(cli.main())
 """
+DIVISION = 'raise ZeroDivisionError("division by zero\\nand a second line")'
 
 
-def broken(command: str, *flags: str) -> subprocess.CompletedProcess[str]:
+def broken(command: str, *flags: str, bug: str = DIVISION) -> subprocess.CompletedProcess[str]:
     """`command` with a bug in it, as a real process."""
-    words = [sys.executable, "-c", BROKEN, command, *WORDS[command], *flags]
+    words = [sys.executable, "-c", BROKEN.replace("RAISE", bug), command, *WORDS[command], *flags]
     return subprocess.run(words, capture_output=True, text=True, timeout=60)
 
 
@@ -136,3 +137,19 @@ def test_verbose_shows_the_traceback_on_standard_error_only(command: str, flags:
     assert "Traceback (most recent call last):" in run.stderr
     assert "Traceback" not in run.stdout
     assert bool(run.stdout) is ("--json" in flags)
+
+
+@pytest.mark.parametrize("bug", ["sys.exit(3)", "raise type('PanicException', (BaseException,), {})('a panic')"])
+def test_a_library_that_raises_another_base_exception_is_an_unexpected_error(bug: str) -> None:
+    run = broken("inspect", "--json", bug=bug)
+    assert run.returncode == 1
+    assert json.loads(run.stdout)["error"]["kind"] == "InternalError"
+
+
+def test_verbose_in_a_recipe_file_shows_the_traceback_and_the_message_does_not_name_the_option(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("verbose = true\n", encoding="utf-8")
+    for flags in (["--recipe", str(recipe)], ["--verbose"]):
+        run = broken("plan", *flags)
+        assert "Traceback (most recent call last):" in run.stderr
+        assert "--verbose" not in run.stderr
