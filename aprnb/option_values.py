@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from aprnb.dtype_names import SHORT_OF_STORED, short_dtype
 from aprnb.errors import UsageProblem, closest
-from aprnb.options import Option, short_dtype
+from aprnb.options import Option
 
 _SEVERAL = (list, tuple, set, frozenset)
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -36,8 +37,9 @@ def _choice(known: Option, value: Any, where: str | None) -> str:
     for choice in known.choices:
         if same(choice) == same(written):
             return choice
-    # Of a dtype, a near name is another one.
-    near = closest(written, known.choices) if known.kind == "choice" else ""
+    # Of a dtype, a near name is another one, unless it is what files call one of the choices.
+    meant = SHORT_OF_STORED.get(written.lower(), "") if known.kind == "dtype" else written
+    near = closest(meant, known.choices)
     raise _invalid(known, value, f"one of {', '.join(known.shown_choices)}{near}", where)
 
 

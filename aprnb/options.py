@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from aprnb.dtype_names import FLOATS, TARGETS, short_dtype
+
 Kind = Literal["text", "choice", "dtype", "integer", "number", "flag", "modules", "pairs", "source"]
 Surface = Literal["notebook", "shell"]
-_SHORT_DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,17 +54,14 @@ class Option:
         return self.metavar or "|".join(self.shown_choices) or "FILE"
 
 
-def short_dtype(name: str) -> str:
-    """`Float16` → `f16`: the one spelling that help and errors show."""
-    return _SHORT_DTYPES.get(name.lower(), name.lower())
-
-
 def _flag(name: str, text: str, **more: Any) -> Option:
     return Option(name, "flag", False, text, **more)
 
 
-_WRITTEN = ("f32", "f16", "bf16", "q8", "q4", "q4_k", "q6_k")
-_LOADED = ("auto", "float32", "float16", "bfloat16")
+_CONVERTED = tuple(dtype.short for dtype in TARGETS)
+_MERGED = tuple(dtype.name for dtype in FLOATS)
+_LOADED = ("auto", *(dtype.in_torch for dtype in FLOATS))
+_TRAINED = ("auto", *(dtype.in_torch for dtype in FLOATS if dtype.trains))
 _OPTIMIZERS = ("auto", "adamw", "adamw8bit", "paged_adamw8bit")
 _A_FILE = "an .apr, GGUF or safetensors file, or a Hugging Face folder"
 
@@ -117,8 +115,8 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
     "output": (
         Option("output", "text", None, "the model to write, NAME.apr (default MODEL-finetuned.apr)", "FILE",
                short="-o"),
-        Option("output_dtype", "dtype", None, "dtype of the written model", choices=("F32", "F16", "BF16")),
-        Option("target_dtype", "dtype", None, "dtype of the written tensors", choices=_WRITTEN, typed="dtype"),
+        Option("output_dtype", "dtype", None, "dtype of the written model", choices=_MERGED),
+        Option("target_dtype", "dtype", None, "dtype of the written tensors", choices=_CONVERTED, typed="dtype"),
         _flag("adapter_only", "write only the adapter, no merged model"),
         _flag("force", "overwrite existing outputs"),
     ),
@@ -130,7 +128,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
     ),
     "device and memory": (
         Option("device", "text", "auto", "auto, cpu, cuda or cuda:N", "DEVICE"),
-        Option("dtype", "dtype", "auto", "dtype of the base", choices=("auto", "float32", "bfloat16")),
+        Option("dtype", "dtype", "auto", "dtype of the base", choices=_TRAINED),
         Option("micro_batch_tokens", "integer", None, "tokens per forward pass (default by device)", "TOKENS",
                8, 1 << 24),
         Option("gradient_checkpointing", "choice", "auto", "recompute activations in the backward pass",

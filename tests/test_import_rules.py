@@ -18,12 +18,13 @@ import aprnb
 PACKAGE = Path(__file__).parent.parent / "aprnb"
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_LOOSE_MODULES = 250, 40, 15
 
-FOUNDATION = {"errors", "printable", "units"}
+FOUNDATION = {"dtype_names", "errors", "printable", "units"}
 CORE = FOUNDATION | {"formats", "architecture", "tokenizer"}
 OPTIONS = {"options", "option_values"}
 TRAINING = CORE | OPTIONS | {"model", "conversion", "tuning"}
 # Rooms of the package that a room may import; itself is always allowed, and `display` is a leaf open to every room.
 MAY_IMPORT = {
+    "dtype_names": set(),
     "printable": set(),
     "errors": {"printable"},
     "units": set(),
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     "inspection": CORE,
     "model": CORE | OPTIONS,
     "conversion": CORE | OPTIONS | {"model"},
-    "options": set(),
+    "options": {"dtype_names"},
     "option_values": FOUNDATION | {"options"},
     "tuning": TRAINING,
     "commands": TRAINING | {"inspection"},

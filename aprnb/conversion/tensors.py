@@ -9,6 +9,7 @@ import numpy as np
 
 from aprnb.architecture import ContractReport
 from aprnb.architecture.weights import read_weight
+from aprnb.dtype_names import TARGETS
 from aprnb.errors import AprnbError, ContractError, OutputError
 from aprnb.formats import Checkpoint, TensorEntry
 from aprnb.formats.codecs import can_encode, encode, encode_parts, stays_float32
@@ -17,15 +18,7 @@ from aprnb.formats.contents import Progress
 from aprnb.formats.dtypes import BY_NAME, F16, F32, LARGEST, LARGEST_FLOAT32, DType
 from aprnb.formats.values import PART_ELEMENTS, value_parts
 
-TARGET_DTYPES: dict[str, DType] = {
-    "f32": BY_NAME["F32"],
-    "f16": BY_NAME["F16"],
-    "bf16": BY_NAME["BF16"],
-    "q8": BY_NAME["AprQ8"],
-    "q4": BY_NAME["AprQ4"],
-    "q4_k": BY_NAME["Q4_K"],
-    "q6_k": BY_NAME["Q6_K"],
-}
+TARGET_DTYPES: dict[str, DType] = {dtype.short: BY_NAME[dtype.name] for dtype in TARGETS}
 """The values of `--dtype`."""
 
 

@@ -16,6 +16,7 @@ from aprnb.conversion.converted import Written
 from aprnb.conversion.gguf_header import architecture_values, rope_tensors
 from aprnb.conversion.gguf_tensors import PlannedTensor, plan_tensors
 from aprnb.conversion.tensors import quantised_again
+from aprnb.dtype_names import TARGETS
 from aprnb.errors import ArchitectureError, OutputError
 from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.formats.atomic import failed_to_write
@@ -25,8 +26,8 @@ from aprnb.formats.gguf.values import GgufValue
 from aprnb.formats.gguf.writer import GgufTensor, gguf_front, write_gguf_file
 from aprnb.tokenizer.gguf_values import tokenizer_values
 
-DTYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")
-"""What tensors can be converted to; whatever GGUF can hold is also copied as it is."""
+DTYPES = {dtype.short: dtype.gguf for dtype in TARGETS}
+"""The name in options → the type that tensors are converted to; whatever GGUF can hold is also copied as it is."""
 
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K": 15, "Q6_K": 18, "BF16": 32}
 
@@ -42,7 +43,7 @@ def write_gguf(
 ) -> Written:
     """Writes the model as GGUF.
 
-    `report` is the checkpoint's contract without violations. `dtype` is one of DTYPES in any case, None keeps each
+    `report` is the checkpoint's contract without violations. `dtype` is a type in DTYPES in any case, None keeps each
     matrix's type where GGUF has it (else F16); vectors are F32, which llama.cpp requires. Raises OutputError for what
     GGUF cannot express, TokenizerError, OutputExists; nothing is left at `path` unless it is complete.
     """
@@ -62,8 +63,8 @@ def _wanted(dtype: str | None) -> DType | None:
     if dtype is None:
         return None
     name = dtype.upper()
-    if name not in DTYPES:
-        raise OutputError(f"dtype {dtype!r} cannot be written to GGUF", expected=", ".join(DTYPES).lower())
+    if name not in DTYPES.values():
+        raise OutputError(f"dtype {dtype!r} cannot be written to GGUF", expected=", ".join(DTYPES.values()).lower())
     return BY_NAME[name]
 
 
@@ -136,15 +137,11 @@ def _warnings(plans: list[PlannedTensor], values: Mapping[str, GgufValue]) -> tu
     return tuple(warnings)
 
 
-_OWN_NAMES = {"q8": "q8_0", "q4": "q4_0"}
-"""`q8` and `q4` are `.apr` types; GGUF has types of its own of that size."""
-
-
 def write(
     path: Path, checkpoint: Checkpoint, report: ContractReport, dtype: str | None, force: bool, progress: Progress
 ) -> Written:
     """What `convert` calls for a target that ends in .gguf."""
-    wanted = _OWN_NAMES.get(dtype, dtype) if dtype else None
+    wanted = DTYPES[dtype] if dtype else None
     try:
         return write_gguf(path, checkpoint, report, dtype=wanted, force=force, progress=progress)
     except OSError as error:

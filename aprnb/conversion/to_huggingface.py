@@ -15,15 +15,16 @@ from typing import Any
 from aprnb.architecture import ContractReport, expected_tensors
 from aprnb.conversion.apr_metadata import SPECIAL_IDS
 from aprnb.conversion.converted import Written
-from aprnb.conversion.tensors import TARGET_DTYPES, Counter, weight_bytes
+from aprnb.conversion.tensors import Counter, weight_bytes
+from aprnb.dtype_names import FLOATS, TORCH_NAMES
 from aprnb.errors import OutputExists, UsageProblem
 from aprnb.formats import Checkpoint
 from aprnb.formats.atomic import atomic_file, atomic_folder, write_json
 from aprnb.formats.contents import Progress
-from aprnb.formats.dtypes import F16, DType
+from aprnb.formats.dtypes import BY_NAME, F16, DType
 
 MAX_SHARD_BYTES = 5_000_000_000
-_FLOATS = ("f32", "f16", "bf16")
+_FLOATS = {dtype.short: dtype.name for dtype in FLOATS}
 _NOT_KEPT = ("torch_dtype", "quantization_config", "auto_map")
 """Keys of the source's config that are not true of what is written, or name code to run."""
 _MODEL_FILES = (
@@ -67,9 +68,9 @@ class _Weights:
 
     def _dtype(self, name: str, wanted: str | None) -> DType:
         if wanted is not None:
-            return TARGET_DTYPES[wanted]
+            return BY_NAME[_FLOATS[wanted]]
         stored = self._checkpoint.tensors[self._report.weights[name]].dtype
-        return stored if stored.name in ("F32", "F16", "BF16") else F16
+        return stored if stored.name in _FLOATS.values() else F16
 
 
 def write_file(
@@ -141,7 +142,7 @@ def _common_dtype(weights: _Weights) -> str:
     for tensor in weights.tensors:
         sizes[tensor.dtype.name] = sizes.get(tensor.dtype.name, 0) + tensor.size_bytes
     largest = max(sizes, key=lambda name: sizes[name])
-    return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[largest]
+    return TORCH_NAMES[largest]
 
 
 def _config(report: ContractReport, kept: Any, dtype: str, ids: dict[str, Any]) -> dict[str, Any]:

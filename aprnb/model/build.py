@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from aprnb.architecture import Architecture, ContractReport, expected_tensors
 from aprnb.architecture.weights import read_weight
+from aprnb.dtype_names import FLOATS
 from aprnb.errors import ArchitectureError, ContractError
 from aprnb.formats import Checkpoint
 from aprnb.formats.codecs import decode
@@ -27,7 +28,7 @@ from aprnb.model.gpu_decode import can_decode, decode_on
 from aprnb.model.nf4 import quick_4bit
 from aprnb.model.quiet import quiet_loading
 
-_DIRECT = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DIRECT: dict[str, torch.dtype] = {dtype.name: getattr(torch, dtype.in_torch) for dtype in FLOATS}
 
 
 def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Placement) -> PreTrainedModel:

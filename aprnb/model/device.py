@@ -10,8 +10,6 @@ from aprnb.errors import UsageProblem
 from aprnb.option_values import read_value
 from aprnb.options import OPTIONS
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -31,13 +29,11 @@ def place(device: str = "auto", dtype: str | torch.dtype = "auto", quantize: str
     if quantize not in (None, "nf4", "int8"):
         raise UsageProblem(f"quantize {quantize!r} is not known", expected="nf4 or int8")
     chosen = _device(device)
-    if isinstance(dtype, torch.dtype):
-        return Placement(chosen, dtype, quantize)
     name = read_value(OPTIONS["load_dtype"], dtype)
     if name == "auto":
         fast = chosen.type == "cuda" and torch.cuda.is_bf16_supported()
         return Placement(chosen, torch.bfloat16 if fast else torch.float32, quantize)
-    return Placement(chosen, DTYPES[name], quantize)
+    return Placement(chosen, getattr(torch, name), quantize)
 
 
 def _device(name: str) -> torch.device:

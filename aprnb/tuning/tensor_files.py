@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aprnb.dtype_names import TORCH_NAMES
 from aprnb.errors import CheckpointError
 from aprnb.formats.atomic import umask
 from aprnb.formats.contents import TensorEntry
@@ -17,11 +18,6 @@ from aprnb.formats.source import ByteSource
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_TORCH_NAMES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
-    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
-}  # fmt: skip
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -53,7 +49,7 @@ def read_tensors(path: Path, most_bytes: int) -> dict[str, Tensor]:
 def _read_tensor(source: ByteSource, data_start: int, entry: TensorEntry) -> Tensor:
     import torch
 
-    name = _TORCH_NAMES.get(entry.dtype.name)
+    name = TORCH_NAMES.get(entry.dtype.name)
     if name is None:
         raise CheckpointError(f"{source.path} holds {entry.name} as {entry.dtype.name}", expected="a dtype of torch")
     if not entry.size_bytes:

@@ -12,6 +12,7 @@ from aprnb.formats.dtypes import (
     APR_Q4,
     APR_Q8,
     BF16,
+    CODES,
     F16,
     F32,
     F64,
@@ -36,8 +37,7 @@ from aprnb.formats.dtypes import (
 Q4K_CONVERTER = "transformer_lm_q4k"
 """model_type of the tool's direct GGUF path; its first version numbered the block types on its own."""
 
-_OWN = {0: "F32", 1: "F16", 3: "F64", 4: "I32", 5: "I64", 6: "I8", 7: "U8", 8: "AprQ4", 9: "AprQ8", 12: "Q4_K"}
-_OWN |= {14: "Q6_K", 30: "BF16", 128: "AprQ4", 129: "AprQ8"}
+_OWN = {code: name for name, code in CODES.items()} | {8: "AprQ4", 9: "AprQ8"}
 """The format's own meanings, legacy numbers of its quantised types included; any other is a warning."""
 
 

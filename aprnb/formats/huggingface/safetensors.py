@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from aprnb.dtype_names import SAFETENSORS
 from aprnb.errors import CheckpointError, TruncatedFile
 from aprnb.formats.contents import MAX_DIMS, MAX_ELEMENTS, TensorEntry
 from aprnb.formats.dtypes import BY_NAME, DType
@@ -23,8 +24,7 @@ MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 
 LENGTH_BYTES = 8
-DTYPE_NAMES = "F64 F32 F16 BF16 F8_E4M3 F8_E5M2 I64 I32 I16 I8 U64 U32 U16 U8 BOOL".split()
-_DTYPES: Mapping[str, DType] = {name: BY_NAME[name] for name in DTYPE_NAMES if name in BY_NAME}
+_DTYPES: Mapping[str, DType] = {dtype.name: BY_NAME[dtype.name] for dtype in SAFETENSORS}
 _ABOUT = "__metadata__"
 
 

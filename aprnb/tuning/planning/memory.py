@@ -12,11 +12,13 @@ import dataclasses
 from math import prod
 
 from aprnb.architecture import Architecture, expected_tensors
+from aprnb.dtype_names import FLOATS
 from aprnb.errors import UsageProblem, closest
+from aprnb.formats.dtypes import BY_NAME
 
 # One chunk of float32 logits: small compared with any model, large enough that the head runs at full speed.
 LOGIT_CHUNK_BYTES = 128 * 2**20
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPE_BYTES = {dtype.in_torch: BY_NAME[dtype.name].block_bytes for dtype in FLOATS}
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 _KEPT_IN_STEPS = {"gelu_new": 3}  # activation of transformers → tensors that its steps keep beyond input and output
 _OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 2 * 4 / 256, "paged_adamw8bit": 2.0 + 2 * 4 / 256}

@@ -43,7 +43,6 @@ from aprnb.tuning.training.state import RunState, capture_random, restore, train
 
 E = TypeVar("E", StepEvent, EvalEvent)
 _PROBE_TOKENS = 64
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def train(
@@ -107,7 +106,7 @@ class Training:
         self.total_steps, self.step = len(schedule.steps), 0
         self._examples, self._schedule, self._identity, self._save = examples, schedule, identity, save
         self._optimizer = build_optimizer(model, recipe, device)
-        self._batches = Batches(model, device, recipe.micro_batch_tokens, _DTYPES[recipe.dtype])
+        self._batches = Batches(model, device, recipe.micro_batch_tokens, getattr(torch, recipe.dtype))
         self._metrics: list[Mapping[str, Any]] = []
         self._clock = Clock(self.total_steps)
         self._random: Mapping[str, Tensor] = capture_random(device)
