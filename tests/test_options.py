@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import aprnb
 from aprnb.arguments import help_text, parse
@@ -66,6 +67,50 @@ def test_a_dtype_that_a_command_does_not_take_is_an_error_that_lists_what_it_tak
         parse(command, [*WORDS[command], "q5_1"], prog="aprnb", surface="shell")
     option = OPTIONS[DTYPE_OPTIONS[command]]
     assert f"{option.flag} 'q5_1'; expected one of {', '.join(option.shown_choices)}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stored", "near"), [("Q8_0", "q8"), ("AprQ8", "q8"), ("q4_0", "q4"), ("aprq4", "q4"), ("Q5_K", None)]
+)
+def test_a_file_s_own_name_of_a_dtype_is_an_error_that_names_the_one_to_give(stored: str, near: str | None) -> None:
+    with pytest.raises(UsageProblem) as caught:
+        parse("convert", ["a.apr", "b.apr", "--dtype", stored], prog="aprnb", surface="shell")
+    assert re.findall(r"did you mean (\w+)\?", str(caught.value)) == ([near] if near else [])
+    with pytest.raises(UsageProblem) as caught:
+        parse("merge", [*WORDS["merge"], stored], prog="aprnb", surface="shell")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_python_functions_take_a_dtype_of_torch_where_its_name_is_one_of_the_choices(
+    pocket_qwen3: Path, tmp_path: Path
+) -> None:
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        model, _ = aprnb.load(pocket_qwen3, device="cpu", dtype=dtype)
+        assert model.dtype == dtype
+    for name, dtype in (("bf16", torch.bfloat16), ("f16", torch.float16)):
+        path = tmp_path / f"{name}.apr"
+        aprnb.convert(pocket_qwen3, path, dtype=dtype)
+        written = path.read_bytes()
+        aprnb.convert(pocket_qwen3, path, dtype=name, force=True)
+        assert written == path.read_bytes()
+    recipe, options = read_options({"dtype": torch.bfloat16, "output_dtype": torch.float16})
+    assert (recipe.dtype, options.output_dtype) == ("bfloat16", "F16")
+    for function in (aprnb.plan, aprnb.finetune):
+        with pytest.raises(UsageProblem, match="--dtype torch.float16; expected one of auto, f32, bf16"):
+            function(pocket_qwen3, data=["x"], dtype=torch.float16)
+        with pytest.raises(UsageProblem, match="--output-dtype torch.int8; expected one of f32, f16, bf16"):
+            function(pocket_qwen3, data=["x"], output_dtype=torch.int8)
+
+
+@pytest.mark.parametrize("name", ["float64", "int8", "float8_e4m3fn", "bool"])
+def test_other_dtypes_of_torch_are_usage_problems(name: str, pocket_qwen3: Path, tmp_path: Path) -> None:
+    dtype = getattr(torch, name)
+    with pytest.raises(UsageProblem, match=f"--dtype torch.{name}; expected one of auto, f32, f16, bf16"):
+        aprnb.load(pocket_qwen3, device="cpu", dtype=dtype)
+    with pytest.raises(UsageProblem, match=f"--dtype torch.{name}; expected one of f32, f16, bf16, q8"):
+        aprnb.convert(pocket_qwen3, tmp_path / "x.apr", dtype=dtype)
+    with pytest.raises(UsageProblem, match=f"--output-dtype torch.{name}; expected one of f32, f16, bf16"):
+        aprnb.merge(pocket_qwen3, tmp_path, tmp_path / "x.apr", output_dtype=dtype)
 
 
 def test_a_recipe_takes_every_spelling_and_stores_the_same_as_before() -> None:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aprnb.architecture import ContractReport, check_contract, resolve
 from aprnb.conversion.converted import Converted, Kind, Written
@@ -17,6 +17,9 @@ from aprnb.formats.contents import Progress
 from aprnb.option_values import read_value
 from aprnb.options import OPTIONS
 
+if TYPE_CHECKING:
+    import torch
+
 Writer = Callable[[Path, Checkpoint, ContractReport, str | None, bool, Progress], Written]
 
 
@@ -24,7 +27,7 @@ def convert(
     source: str | os.PathLike[str] | Checkpoint,
     target: str | os.PathLike[str],
     *,
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     force: bool = False,
     config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -37,8 +40,8 @@ def convert(
     Args:
         source: an `.apr`, GGUF or safetensors file, a Hugging Face folder, or an open `Checkpoint`.
         target: `X.apr`, `X.gguf` or `X.safetensors`; any other name is a Hugging Face folder.
-        dtype: "f32", "f16", "bf16", "q8", "q4", "q4_k" or "q6_k"; unless given, tensors keep theirs where the target
-            supports it.
+        dtype: "f32", "f16", "bf16", each also as a `torch.dtype`, or "q8", "q4", "q4_k", "q6_k";
+            unless given, tensors keep theirs where the target supports it.
         force: overwrite `target`.
         config: a `config.json` (path or dict) for fields that the source does not settle.
         overrides: single fields, such as `{"rope_theta": 10000.0}`; they take precedence over `config`.
@@ -61,8 +64,7 @@ def convert(
     """
     path = Path(target)
     kind = target_kind(path)
-    if dtype is not None:
-        dtype = read_value(OPTIONS["target_dtype"], dtype)
+    wanted = None if dtype is None else read_value(OPTIONS["target_dtype"], dtype)
     began = time.perf_counter()
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     try:
@@ -70,7 +72,7 @@ def convert(
         given = config is not None or overrides
         architecture = resolve(checkpoint, config=config, overrides=overrides) if given else checkpoint.architecture
         report = check_contract(checkpoint, architecture).raise_for_violations()
-        written = _writer(kind)(path, checkpoint, report, dtype, force, progress or silent)
+        written = _writer(kind)(path, checkpoint, report, wanted, force, progress or silent)
     finally:
         if not isinstance(source, Checkpoint):
             checkpoint.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.recipe import Recipe, RunOptions
@@ -16,6 +16,9 @@ from aprnb.tuning.results.artefacts import Places
 from aprnb.tuning.results.run import Run
 from aprnb.tuning.training.events import Listener, Planned
 from aprnb.tuning.training.state import RunState, load_state
+
+if TYPE_CHECKING:
+    import torch
 
 _STATE_SLACK_BYTES = 64 << 20
 
@@ -50,13 +53,13 @@ def plan(
     eval_every: int | None = None,
     seed: int = 42,
     device: str = "auto",
-    dtype: str = "auto",
+    dtype: str | torch.dtype = "auto",
     model_size: str | None = None,
     config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     chat_template: str | None = None,
     output: str | os.PathLike[str] | None = None,
-    output_dtype: str | None = None,
+    output_dtype: str | torch.dtype | None = None,
     adapter_only: bool = False,
     force: bool = False,
     resume: bool = False,
@@ -115,13 +118,13 @@ def finetune(
     eval_every: int | None = None,
     seed: int = 42,
     device: str = "auto",
-    dtype: str = "auto",
+    dtype: str | torch.dtype = "auto",
     model_size: str | None = None,
     config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     chat_template: str | None = None,
     output: str | os.PathLike[str] | None = None,
-    output_dtype: str | None = None,
+    output_dtype: str | torch.dtype | None = None,
     adapter_only: bool = False,
     force: bool = False,
     resume: bool = False,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from aprnb.tokenizer.choose import choose_tokenizer
 from aprnb.tuning.results.adapter_files import Delta
 from aprnb.tuning.results.base_content import require_same_model, require_same_tensors
 from aprnb.tuning.results.merge_check import MergeCheck
+
+if TYPE_CHECKING:
+    import torch
 
 Verify = Callable[[Path], MergeCheck | None]
 _MOST_BYTES, _MOST_BYTES_PER_PARAMETER = 16 << 20, 8
@@ -65,7 +68,7 @@ def merge(
     adapter: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    output_dtype: str | None = None,
+    output_dtype: str | torch.dtype | None = None,
     force: bool = False,
     config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -82,8 +85,8 @@ def merge(
         base: an `.apr`, GGUF or safetensors file, or a Hugging Face folder.
         adapter: folder of a PEFT adapter, such as NAME.adapter/ of `aprnb.finetune`.
         output: the `.apr` file to write.
-        output_dtype: "F32", "F16" or "BF16", of matrices; unless given, tensors keep the base's dtype and quantised
-            ones become F16.
+        output_dtype: "F32", "F16" or "BF16" or a `torch.dtype`, of matrices; unless given, tensors keep the base's
+            dtype and quantised ones become F16.
         force: overwrite `output`.
         config: a `config.json` (path or dict) for fields that the base does not settle.
         overrides: single fields, such as `{"rope_theta": 10000.0}`; they take precedence over `config`.
@@ -107,8 +110,7 @@ def merge(
         >>> print(aprnb.merge("pocket-qwen3.apr", "tuned.adapter", "merged.apr"))
         merged.apr: 21 of 36 tensors changed
     """
-    if output_dtype is not None:
-        output_dtype = read_value(OPTIONS["output_dtype"], output_dtype)
+    wanted = None if output_dtype is None else read_value(OPTIONS["output_dtype"], output_dtype)
     with open_checkpoint(base) as checkpoint:
         report = check_contract(
             checkpoint, resolve(checkpoint, config=config, overrides=overrides)
@@ -130,7 +132,7 @@ def merge(
 
         columns = {name: tensor.shape[-1] for name, tensor in expected_tensors(report.architecture).items()}
         replace = {name: partial(_add, delta, name, columns[name]) for name in delta.names}
-        return _write(checkpoint, report, replace, choice.tokenizer, Path(output), output_dtype, force, verified)
+        return _write(checkpoint, report, replace, choice.tokenizer, Path(output), wanted, force, verified)
 
 
 def _add(delta: Delta, name: str, columns: int, start: int, base: Floats) -> Floats:

@@ -17,6 +17,7 @@ from aprnb.tuning.training.events import mean_tokens_per_s
 from aprnb.units import bytes_text, duration_text
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.figure import Figure
 
     from aprnb.model.generation import Generation
@@ -117,7 +118,7 @@ class Run(Displayed):
         self,
         output: str | os.PathLike[str],
         *,
-        output_dtype: str | None = None,
+        output_dtype: str | torch.dtype | None = None,
         force: bool = False,
         config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         overrides: Mapping[str, Any] | None = None,
