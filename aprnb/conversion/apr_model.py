@@ -1,6 +1,6 @@
 """Writes complete `.apr` models: a checkpoint's tensors as stored, or its weights with some of them replaced.
 
-One part of a tensor is in memory at a time.
+One part of a tensor is in memory at a time; of a tensor that is split by columns, or made of others, the whole.
 """
 
 from __future__ import annotations
