@@ -50,6 +50,18 @@ def json_text(document: Any) -> str:
     return _BEYOND_ASCII.sub(lambda sign: _escaped(sign.group()), json.dumps(document, ensure_ascii=False))
 
 
+def short(value: Any) -> str:
+    """The beginning of a value as Python writes it, at most 60 characters."""
+    text = repr(value[:60] if isinstance(value, str) else value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def shown_name(name: str) -> str:
+    """A tensor's name for a message of one line: at most 80 characters, control characters escaped."""
+    text = name if name.isprintable() else ascii(name)[1:-1]
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
 def and_more(hidden: int) -> str:
     """`and 1,234 more`, for a list of which `hidden` items are not shown; empty for none."""
     return f"and {hidden:,} more" if hidden > 0 else ""

@@ -14,8 +14,7 @@ from aprnb.display.bundle import Displayed
 from aprnb.display.document import Block, Column, Details, Document, Fields, Paragraph, Table
 from aprnb.errors import ContractError
 from aprnb.formats import TensorEntry
-from aprnb.formats.contents import shown_name
-from aprnb.printable import and_more
+from aprnb.printable import and_more, shown_name
 
 Kind = Literal["missing", "unexpected", "shape", "dtype", "extent"]
 _SHOWN, _NAMED = 10, 40

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aprnb.architecture.evidence.field_values import short
 from aprnb.architecture.families import FAMILIES, Family, family_named, family_of_gguf
 from aprnb.architecture.names import families_with, unknown_tensors
 from aprnb.architecture.orientation import is_training_state
@@ -15,6 +14,7 @@ from aprnb.architecture.unsupported import describe_kind, reject_adapters
 from aprnb.errors import ArchitectureError, UnsupportedFamily
 from aprnb.formats import Checkpoint
 from aprnb.formats.fields import INTERLEAVED
+from aprnb.printable import short
 
 _NOT_A_NAME = ("", "auto", "unknown")
 

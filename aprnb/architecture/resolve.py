@@ -11,7 +11,7 @@ from typing import Any
 from aprnb.architecture.architecture import Architecture
 from aprnb.architecture.evidence.configs import from_config, read_config, unknown_keys
 from aprnb.architecture.evidence.evidence import Evidence, from_metadata, from_overrides, from_shapes
-from aprnb.architecture.evidence.field_values import MAX_BLOCKS, short
+from aprnb.architecture.evidence.field_values import MAX_BLOCKS
 from aprnb.architecture.evidence.gguf_keys import from_gguf
 from aprnb.architecture.families import Family, family_named
 from aprnb.architecture.identify import identify_family
@@ -19,8 +19,8 @@ from aprnb.architecture.orientation import is_training_state, odd_layout, orient
 from aprnb.architecture.settlement import Settlement, advice
 from aprnb.errors import ArchitectureError, CheckpointError, UnsupportedFamily, UsageProblem
 from aprnb.formats import Checkpoint
-from aprnb.formats.contents import shown_name
 from aprnb.formats.sidecar_files import find_sidecar
+from aprnb.printable import short, shown_name
 
 _DIMENSIONS = ("hidden_size", "num_hidden_layers", "head_dim", "intermediate_size", "vocab_size")
 MAX_CONFIG_CHARACTERS = 1 << 20

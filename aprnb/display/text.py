@@ -21,7 +21,7 @@ from aprnb.display.document import (
     rows_shown,
     table_cell,
 )
-from aprnb.printable import visible, visible_lines
+from aprnb.printable import and_more, visible, visible_lines
 
 _ROW_LIMIT = 40
 
@@ -59,7 +59,7 @@ def _table_lines(table: Table, row_limit: int | None) -> list[str]:
     cells = [names, *(tuple(table_cell(value) for value in row) for row in rows)]
     lines = _aligned(cells, tuple(column.align for column in table.columns))
     rule = "─" * max(_width(line) for line in lines)
-    more = [f"… {hidden:,} more rows"] if hidden else []
+    more = [f"… {and_more(hidden)} rows"] if hidden else []
     return [visible(table.title), lines[0], rule, *lines[1:], *more]
 
 

@@ -20,12 +20,6 @@ MAX_DIMS = 8
 MAX_ELEMENTS = 1 << 48
 
 
-def shown_name(name: str) -> str:
-    """A tensor's name for a message of one line: at most 80 characters, control characters escaped."""
-    text = name if name.isprintable() else ascii(name)[1:-1]
-    return text if len(text) <= 80 else f"{text[:79]}…"
-
-
 class ShardWarning(str):
     """The warning that a file contains only a part of a model."""
 

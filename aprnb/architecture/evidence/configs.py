@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.architecture.evidence.evidence import Evidence
-from aprnb.architecture.evidence.field_values import WITHOUT_EFFECT, checked, known_fields, short
+from aprnb.architecture.evidence.field_values import WITHOUT_EFFECT, checked, known_fields
 from aprnb.architecture.families import Family
 from aprnb.errors import ArchitectureError, CheckpointError, FileMissing, UnsupportedFamily, UsageProblem
 from aprnb.formats.fields import FIELDS
 from aprnb.formats.json_files import read_object
 from aprnb.formats.sidecar_files import safe_path
 from aprnb.formats.source import is_folder
+from aprnb.printable import short
 
 MAX_CONFIG_BYTES = 16 << 20
 _NULL_SAYS_NONE = frozenset(name for name, field in FIELDS.items() if field.nullable) - {"layer_types"}

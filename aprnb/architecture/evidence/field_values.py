@@ -11,6 +11,7 @@ from aprnb.architecture.families import FAMILIES
 from aprnb.errors import ArchitectureError
 from aprnb.formats.fields import FIELDS
 from aprnb.formats.gguf.values import shortest
+from aprnb.printable import short
 
 MAX_LAYERS, MAX_BLOCKS = 1 << 10, 1 << 14
 """Layers, and layers × experts: several times those of the largest published model (126; 94 × 128)."""
@@ -97,8 +98,3 @@ def scaling(rope: Any) -> dict[str, Any] | None:
     if not isinstance(kind, str) or not kind:
         raise ArchitectureError(f"rope_scaling rope_type is {short(kind)}", expected="the name of a scaling type")
     return None if kind == "default" else {**kept, "rope_type": kind}
-
-
-def short(value: Any) -> str:
-    text = repr(value[:60] if isinstance(value, str) else value)
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from aprnb.errors import CheckpointError, TruncatedFile
 from aprnb.formats.apr.header import ALIGNMENT, align
-from aprnb.formats.contents import TensorEntry, shown_name
+from aprnb.formats.contents import TensorEntry
+from aprnb.printable import and_more, shown_name
 
 
 def check_extents(
@@ -38,12 +39,10 @@ def check_extents(
         before = entry
     warnings = []
     if misaligned:
-        more = f", and {len(misaligned) - 1:,} more" if len(misaligned) > 1 else ""
         first = misaligned[0]
-        at = f"byte {data_offset + first.offset:,}"
-        warnings.append(
-            f"a tensor does not start on a multiple of 64 in the data section ({shown_name(first.name)}, {at}{more})"
-        )
+        place = (shown_name(first.name), f"byte {data_offset + first.offset:,}", and_more(len(misaligned) - 1))
+        text = "a tensor does not start on a multiple of 64 in the data section"
+        warnings.append(f"{text} ({', '.join(filter(None, place))})")
     if unused:
         warnings.append(f"{unused:,} bytes of the data section belong to no tensor (from byte {first_unused:,})")
     return min(data_offset + align(end), size_bytes), warnings

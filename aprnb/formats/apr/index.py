@@ -14,8 +14,9 @@ from math import prod
 from aprnb.errors import CheckpointError
 from aprnb.formats.apr.dtype_codes import settle_dtype
 from aprnb.formats.apr.header import Header
-from aprnb.formats.contents import MAX_DIMS, MAX_ELEMENTS, TensorEntry, shown_name
+from aprnb.formats.contents import MAX_DIMS, MAX_ELEMENTS, TensorEntry
 from aprnb.formats.dtypes import BF16, CODES, F16, F32, DType
+from aprnb.printable import and_more, shown_name
 
 MAX_NAME_BYTES = 256
 _UNSORTED, _LONG_NAME = "the tensor index is not sorted by name", f"a name takes more than {MAX_NAME_BYTES} bytes"
@@ -90,9 +91,8 @@ class _Oddities:
     def texts(self) -> list[str]:
         found = []
         for text, (name, at) in self._first.items():
-            count = self._counts[text]
-            more = f", and {count - 1:,} more" if count > 1 else ""
-            found.append(f"{text} ({f'{shown_name(name)}, ' if name else ''}byte {at:,}{more})")
+            where = (shown_name(name), f"byte {at:,}", and_more(self._counts[text] - 1))
+            found.append(f"{text} ({', '.join(filter(None, where))})")
         return found
 
 

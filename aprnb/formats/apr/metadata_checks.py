@@ -12,10 +12,10 @@ import numpy as np
 
 from aprnb.errors import CheckpointError
 from aprnb.formats.apr.metadata_text import ALWAYS_WRITTEN, KINDS
-from aprnb.formats.contents import shown_name
 from aprnb.formats.json_bytes import bounds_of_texts, with_escapes
 from aprnb.formats.json_text import Read
 from aprnb.formats.metadata import ALIASES, same
+from aprnb.printable import shown_name
 
 _SHOWN = 10
 _SHORT = 40

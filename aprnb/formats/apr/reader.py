@@ -12,9 +12,10 @@ from aprnb.formats.apr.extents import check_extents
 from aprnb.formats.apr.header import COMPRESSED, HEADER_BYTES, SHARDED, Header, header_warnings, read_header
 from aprnb.formats.apr.index import read_index
 from aprnb.formats.apr.metadata_checks import check_metadata
-from aprnb.formats.contents import Checksum, Contents, DataFile, ShardWarning, shown_name
+from aprnb.formats.contents import Checksum, Contents, DataFile, ShardWarning
 from aprnb.formats.metadata import read_metadata
 from aprnb.formats.source import ByteSource
+from aprnb.printable import shown_name
 
 _FOOTER_BYTES = 4
 _FOOTER_CHUNK_BYTES = 4 << 20

@@ -14,10 +14,11 @@ from typing import Any
 
 from aprnb.errors import CheckpointError
 from aprnb.formats.apr.reader import read_apr
-from aprnb.formats.contents import Checksum, Contents, ShardWarning, TensorEntry, shown_name
+from aprnb.formats.contents import Checksum, Contents, ShardWarning, TensorEntry
 from aprnb.formats.metadata import read_metadata, same
 from aprnb.formats.sidecar_files import safe_path
 from aprnb.formats.source import ByteSource
+from aprnb.printable import shown_name
 
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_SHARDS = 1000

@@ -19,6 +19,7 @@ from aprnb.formats.contents import MAX_DIMS, MAX_ELEMENTS, TensorEntry
 from aprnb.formats.dtypes import BY_NAME, DType
 from aprnb.formats.json_text import read_json
 from aprnb.formats.source import ByteSource
+from aprnb.printable import short
 
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
@@ -84,29 +85,29 @@ class _Header:
 
     def about(self, found: Any) -> dict[str, str]:
         if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-            raise self._error(f"{_ABOUT} is {_short(found)}", name=_ABOUT, expected="an object of strings")
+            raise self._error(f"{_ABOUT} is {short(found)}", name=_ABOUT, expected="an object of strings")
         return found
 
     def entry(self, name: str, info: Any, number: int) -> TensorEntry:
         """The entry as the header states it; its place in the file is checked with the others'."""
         if not isinstance(info, dict):
-            raise self._error(f"tensor {name[:80]!r} is {_short(info)}", name=name, expected="an object")
+            raise self._error(f"tensor {name[:80]!r} is {short(info)}", name=name, expected="an object")
         dtype = _DTYPES.get(info["dtype"]) if isinstance(info.get("dtype"), str) else None
         if dtype is None:
             raise self._error(
-                f"tensor {name[:80]!r} has dtype {_short(info.get('dtype'))}", name=name,
+                f"tensor {name[:80]!r} has dtype {short(info.get('dtype'))}", name=name,
                 expected=f"one of {', '.join(_DTYPES)}",
             )  # fmt: skip
         shape: Any = info.get("shape")
         offsets: Any = info.get("data_offsets")
         if not _are_counts(shape) or len(shape) > MAX_DIMS or prod(shape) > MAX_ELEMENTS:
             raise self._error(
-                f"tensor {name[:80]!r} has shape {_short(shape)}", name=name,
+                f"tensor {name[:80]!r} has shape {short(shape)}", name=name,
                 expected=f"at most {MAX_DIMS} dimensions and {MAX_ELEMENTS:,} elements",
             )  # fmt: skip
         if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
             raise self._error(
-                f"tensor {name[:80]!r} has data_offsets {_short(offsets)}", name=name, expected="[begin, end]"
+                f"tensor {name[:80]!r} has data_offsets {short(offsets)}", name=name, expected="[begin, end]"
             )
         size = dtype.flat_size_bytes(prod(shape))
         if offsets[1] - offsets[0] != size:
@@ -162,8 +163,3 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _are_counts(values: Any) -> bool:
     return type(values) is list and all(type(value) is int and 0 <= value <= 1 << 62 for value in values)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
