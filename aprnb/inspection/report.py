@@ -12,7 +12,15 @@ from aprnb.display.document import Block, Column, Details, Document, Fields, Mes
 from aprnb.errors import ArchitectureError, ContractError, UnsupportedFamily
 from aprnb.formats import Checkpoint
 from aprnb.inspection.statistics import Statistics, values_table
-from aprnb.inspection.tables import Share, dtype_table, layer_table, shares_by_dtype, shares_by_layer, tensor_table
+from aprnb.inspection.tables import (
+    Share,
+    data_frame,
+    dtype_table,
+    layer_table,
+    shares_by_dtype,
+    shares_by_layer,
+    tensor_table,
+)
 from aprnb.units import bytes_text, count_text
 
 if TYPE_CHECKING:
@@ -78,9 +86,7 @@ class Report(Displayed):
     @property
     def df(self) -> DataFrame:
         """A pandas DataFrame with name, dtype, shape, offset and size in bytes of each tensor."""
-        import pandas
-
-        return pandas.DataFrame(self.to_json()["tensors"])
+        return data_frame(self.to_json()["tensors"])
 
     def to_json(self) -> dict[str, Any]:
         """The document of `aprnb inspect --json`."""

@@ -23,6 +23,7 @@ from aprnb.formats.codecs import decode
 from aprnb.formats.codecs.arrays import Floats
 from aprnb.formats.dtypes import DType
 from aprnb.formats.values import encoded_parts
+from aprnb.inspection.tables import data_frame
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -84,9 +85,7 @@ class Statistics(Displayed):
     @property
     def df(self) -> DataFrame:
         """The rows as a pandas DataFrame."""
-        import pandas
-
-        return pandas.DataFrame(self.to_json()["tensors"])
+        return data_frame(self.to_json()["tensors"])
 
     def to_json(self) -> dict[str, Any]:
         """Verdict and rows."""

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from aprnb.architecture import ContractReport
 from aprnb.architecture.names import layer_of
 from aprnb.display.document import Column, Table
+from aprnb.errors import MissingExtra
 from aprnb.formats import Checkpoint, TensorEntry
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _SHARE_COLUMNS = (Column("tensors", "right"), Column("parameters", "right"), Column("bytes", "right"))
 _TENSOR_COLUMNS = (
@@ -90,3 +95,12 @@ def _share(name: str, entries: list[TensorEntry]) -> Share:
 
 def _figures(share: Share) -> tuple[str, int, int, int]:
     return share.name, share.tensors, share.parameters, share.size_bytes
+
+
+def data_frame(rows: list[dict[str, Any]]) -> DataFrame:
+    """The rows as a pandas DataFrame; raises MissingExtra without pandas."""
+    try:
+        import pandas
+    except ImportError:
+        raise MissingExtra("notebook", "pandas") from None
+    return pandas.DataFrame(rows)

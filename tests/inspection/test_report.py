@@ -2,10 +2,12 @@
 
 import json
 import re
+import sys
 
 import pytest
 
 import aprnb
+from aprnb.errors import MissingExtra
 
 
 def test_the_json_has_the_keys_that_scripts_rely_on(pocket_qwen3):
@@ -78,3 +80,10 @@ def test_strict_rejects_what_would_be_a_warning_of_the_architecture(real):
 def test_strict_accepts_a_file_without_warnings(pocket_qwen3):
     assert aprnb.inspect(pocket_qwen3, strict=True).ok
     assert aprnb.check(pocket_qwen3, strict=True).ok
+
+
+def test_a_table_without_pandas_names_what_to_install(pocket_qwen3, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingExtra, match="pandas is not installed") as caught:
+        _ = aprnb.inspect(pocket_qwen3).df
+    assert caught.value.action == 'pip install "aprnb[notebook]"'

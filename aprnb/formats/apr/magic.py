@@ -20,7 +20,9 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
 def require_magic(head: bytes, path: object) -> None:
     """Raises UnsupportedFormat unless `head` (up to 64 bytes) is that of an `.apr` file, version 2."""
     if not head:
-        raise CheckpointError(f"{path} is empty (0 bytes)", expected="an .apr file", action="write or copy it again")
+        raise CheckpointError(
+            f"{path} is empty (0 bytes)", expected="an .apr, GGUF or safetensors file", action="write or copy it again"
+        )
     legacy = legacy_container(head)
     if legacy:
         raise UnsupportedFormat(
@@ -32,7 +34,7 @@ def require_magic(head: bytes, path: object) -> None:
     if head[:4] in (MAGIC, MAGIC_DRAFT, MAGIC_V1) or MAGIC.startswith(head[:4]):
         return
     found, action = _name(head)
-    raise UnsupportedFormat(f"{path} is {found}", expected="magic APR\\0 at byte 0", action=action)
+    raise UnsupportedFormat(f"{path} is {found}", expected="an .apr, GGUF or safetensors file", action=action)
 
 
 def _name(head: bytes) -> tuple[str, str]:

@@ -166,7 +166,7 @@ def load_state(
 def _newest(folder: Path) -> tuple[Path, int]:
     """The state's folder with the highest step; raises where the folder contains anything else."""
     if folder.is_symlink() or not folder.is_dir():
-        raise FileMissing(f"no saved state in {folder}", action="start the run without --resume")
+        raise FileMissing(f"no saved state in {folder}", action="start the run again with --force, without --resume")
     try:
         inside = list(islice(folder.iterdir(), _MOST_FOLDERS + 1))
     except OSError as error:
@@ -184,7 +184,7 @@ def _newest(folder: Path) -> tuple[Path, int]:
             raise CheckpointError(f"{path} is not a saved state", expected="folders step-N only", action="move it away")
         steps[int(found[1])] = path
     if not steps:
-        raise FileMissing(f"no saved state in {folder}", action="start the run without --resume")
+        raise FileMissing(f"no saved state in {folder}", action="start the run again with --force, without --resume")
     return steps[max(steps)], max(steps)
 
 
