@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gguf
 import numpy as np
 import pytest
@@ -10,30 +12,33 @@ import transformers
 
 import aprnb
 from aprnb.architecture import FAMILIES, expected_tensors
+from aprnb.architecture.families.decoder import partly_windowed
+from aprnb.formats.fields import FIELDS
 from aprnb.model.build import build_model
 from aprnb.model.device import place
 from aprnb_tests import families
 
 IDS = torch.tensor([[5, 9, 2, 77, 31, 8, 60, 41, 3, 12, 99, 100, 7, 7, 25, 64, 80, 11, 90, 33]])
-LLAMA3 = {**families.LLAMA3, "rope_theta": 5e5, "original_max_position_embeddings": 8192}
-EXPRESSIBLE = {
-    "llama": {"rope_parameters": LLAMA3, "attention_bias": True, "mlp_bias": True, "max_position_embeddings": 16384},
+PUBLISHED_LLAMA3 = {**families.LLAMA3, "rope_theta": 5e5, "original_max_position_embeddings": 8192}
+WITH_GRAPH = [name for name, family in FAMILIES.items() if family.gguf.slug]
+CHANGED = {
+    "llama": {"rope_parameters": PUBLISHED_LLAMA3, "max_position_embeddings": 16384},
     "mistral": {"sliding_window": None},
     "qwen2": {"use_sliding_window": False},
-    "qwen3": {"head_dim": 24},
-    "qwen3_moe": {**families.SPECIAL["qwen3_moe"], "mlp_only_layers": []},
-    "gemma": {"head_dim": 24, "tie_word_embeddings": True},
-    "gemma2": {**families.SPECIAL["gemma2"], "query_pre_attn_scalar": 24, "tie_word_embeddings": True},
-    "gemma3_text": {
-        **families.SPECIAL["gemma3_text"], "query_pre_attn_scalar": 24, "layer_types": ["sliding_attention"] * 3,
-    },
-    "gpt2": {"n_inner": 96},
+    "qwen3": {"attention_bias": False},
+    "qwen3_moe": {"mlp_only_layers": []},
+    "gemma": {"tie_word_embeddings": True},
+    "gemma2": {"query_pre_attn_scalar": 24, "tie_word_embeddings": True},
+    "gemma3_text": {"query_pre_attn_scalar": 24, "layer_types": ["sliding_attention"] * 3},
+    "phi3": {},
+    "gpt2": {"scale_attn_by_inverse_layer_idx": False},
+    "granite": {},
     "olmo2": {"tie_word_embeddings": False},
-    "mixtral": {**families.SPECIAL["mixtral"], "sliding_window": None},
-    "smollm3": {},
-    "starcoder2": {"use_bias": True, "sliding_window": None},
-}  # fmt: skip
-"""What llama.cpp's graphs can express, where `families.SPECIAL` goes beyond it."""
+    "mixtral": {"sliding_window": None},
+    "smollm3": {"no_rope_layers": [1, 1, 1], "attention_bias": False},
+    "starcoder2": {"sliding_window": None},
+}
+"""Where llama.cpp's graphs compute less than `families.SPECIAL` asks for, as its source states it (llama-model.cpp)."""
 
 REFUSED = {
     "mistral": "sliding_window 5", "qwen2": "sliding_window 5", "qwen3": "attention_bias", "gemma": "untied head",
@@ -42,6 +47,39 @@ REFUSED = {
     "starcoder2": "sliding_window 5", "llama": "not those of a published Llama 3",
     "olmo2": "a tied head",
 }  # fmt: skip
+"""What the error says of the configs before these changes."""
+
+STATED = {
+    *("sliding_window", "layer_types", "attention_bias", "mlp_bias"),
+    *("rope_scaling", "partial_rotary_factor", "original_max_position_embeddings"),
+}
+"""What GGUF states without a key of the field's own, in other keys or by the tensors it holds."""
+
+
+def changes(name: str) -> dict[str, Any]:
+    """What to change in the family's tiny config so that its graph, as the family's table describes it, computes it."""
+    family, config = FAMILIES[name], families.config(name)
+    graph, layers = family.gguf, config.num_hidden_layers
+    stated: dict[str, Any] = {rule.field: rule.value for rule in family.rules if not callable(rule.value)}
+    stated |= graph.fixed
+    wanted = {field: value for field, value in stated.items() if not FIELDS[field].gguf and field not in STATED}
+    if not graph.biases:
+        wanted |= {"attention_bias": False, "mlp_bias": False}
+    if not graph.windowed:
+        wanted |= {"use_sliding_window": False} if family.window_switch else {"sliding_window": None}
+    if period := graph.full_attention_every:
+        wanted["layer_types"] = partly_windowed(period, period - 1)(layers)
+    if graph.unrotated_every:
+        wanted["no_rope_layers"] = [int((layer + 1) % graph.unrotated_every != 0) for layer in range(layers)]
+    if graph.layers_of_27b:
+        wanted["query_pre_attn_scalar"] = config.head_dim
+    if (families.SPECIAL[name].get("rope_parameters") or {}).get("rope_type") == "llama3":
+        wanted |= {"rope_parameters": PUBLISHED_LLAMA3, "max_position_embeddings": 16384}
+    if graph.head != "optional":
+        wanted["tie_word_embeddings"] = graph.head == "tied"
+    keys = {family.config_keys.get(field, field): value for field, value in wanted.items()}
+    fixed = {"tie_word_embeddings"}  # the two sizes differ in it
+    return {key: value for key, value in keys.items() if key in fixed or getattr(config, key, value) != value}
 
 
 def logits(model) -> torch.Tensor:
@@ -54,11 +92,16 @@ def loaded(path):
     return build_model(checkpoint, aprnb.check(checkpoint).raise_for_violations(), place("cpu", "float32"))
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=WITH_GRAPH)
 def family(request, monkeypatch) -> str:
-    special = EXPRESSIBLE.get(request.param, families.SPECIAL[request.param])
+    special = families.SPECIAL[request.param] | changes(request.param)
     monkeypatch.setitem(families.SPECIAL, request.param, special)
     return request.param
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_the_tables_describe_the_graphs_of_llama_cpp(name):
+    assert changes(name) == CHANGED[name]
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -100,10 +143,10 @@ def test_names_are_the_gguf_packages(family, tmp_path):
         assert names.get_name(known, (".weight", ".bias")) == tensor.rule.gguf.format(layer=tensor.layer)
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_a_graph_of_llama_cpp_lacks_is_an_error_that_names_it(case, tmp_path):
-    families.saved(case, tmp_path / "hf", 2 if case == "olmo2" else 1)  # size 2 is tied
-    with pytest.raises(aprnb.AprnbError, match=REFUSED[case]):
+@pytest.mark.parametrize("name", [name for name in WITH_GRAPH if changes(name)])
+def test_what_a_graph_of_llama_cpp_lacks_is_an_error_that_names_it(name, tmp_path):
+    families.saved(name, tmp_path / "hf", 2 if FAMILIES[name].gguf.head == "own" else 1)  # size 2 is tied
+    with pytest.raises(aprnb.AprnbError, match=REFUSED.get(name, "cannot be expressed|cannot express")):
         aprnb.convert(tmp_path / "hf", tmp_path / "x.gguf")
     assert not (tmp_path / "x.gguf").exists()
 
@@ -111,7 +154,7 @@ def test_what_a_graph_of_llama_cpp_lacks_is_an_error_that_names_it(case, tmp_pat
 @pytest.mark.parametrize("name", "llama qwen2 qwen3 qwen3_moe gemma2 gemma3_text phi3 gpt2 starcoder2".split())
 def test_transformers_makes_the_same_weights_of_it(name, tmp_path, monkeypatch):
     """Its reader of GGUF files undoes llama.cpp's conversion on its own, for these families; it is given the config."""
-    monkeypatch.setitem(families.SPECIAL, name, EXPRESSIBLE.get(name, families.SPECIAL[name]))
+    monkeypatch.setitem(families.SPECIAL, name, families.SPECIAL[name] | changes(name))
     expected = logits(families.saved(name, tmp_path / "hf", 2))
     aprnb.convert(tmp_path / "hf", tmp_path / "x.gguf")
     model = getattr(transformers, FAMILIES[name].class_name).from_pretrained(
