@@ -28,7 +28,7 @@ from aprnb.errors import AprnbError, InternalError, Interrupted, OutputError
 from aprnb.printable import json_text
 from aprnb.terminal import OutputLost, Terminal, TerminalView
 
-_CLOSED_PIPE = 141
+CLOSED_PIPE = 141
 _HELP = frozenset(("-h", "--help"))
 
 
@@ -117,7 +117,7 @@ def _say(text: str) -> None:
 def _without_output(lost: OutputLost) -> int:
     lost.discard()
     if isinstance(lost.reason, BrokenPipeError):
-        return _CLOSED_PIPE
+        return CLOSED_PIPE
     with suppress(OutputLost):
         _report(OutputError(f"the output cannot be written: {lost.reason.strerror}"), as_json=False)
     return OutputError.exit_code
@@ -129,5 +129,5 @@ def _overview() -> str:
     return (
         f"usage: aprnb COMMAND ...\n\n{commands}\n\n"
         "aprnb COMMAND --help shows the options of a command; every command takes --json.\n"
-        f"exit codes: {codes}\n130 interrupted with the state saved"
+        f"exit codes: {codes}\n130 interrupted with the state saved, {CLOSED_PIPE} the reader closed the output"
     )

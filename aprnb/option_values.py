@@ -55,7 +55,7 @@ def _number_text(number: float | None) -> str:
 
 
 def _invalid(known: Option, value: Any, expected: str, where: str | None) -> UsageProblem:
-    return UsageProblem(f"{known.flag} {value!r}", expected=expected, where=where)
+    return UsageProblem(f"{known.place or known.flag} {value!r}", expected=expected, where=where)
 
 
 def _text(known: Option, value: Any, where: str | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -64,6 +65,20 @@ def tuned(pocket_qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
                 "--output", folder / "tuned.apr", "--json")  # fmt: skip
     assert run.returncode == 0, run.stderr
     return folder, document(run)
+
+
+def test_help_names_every_exit_code() -> None:
+    _, codes = aprnb("--help").stdout.split("exit codes: ")
+    assert re.findall(r"(?:^|, |\n)(\d+) ", codes) == ["0", "1", "2", "3", "4", "5", "130", "141"]
+
+
+@pytest.mark.parametrize(
+    ("words", "place"), [(["inspect", ""], "FILE"), (["convert", "", "x.apr"], "SOURCE"), (["plan", ""], "FILE")]
+)
+def test_an_empty_argument_is_named_by_its_place(words: list[str], place: str) -> None:
+    run = aprnb(*words)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith(f"UsageProblem: {place} ''; expected a value")
 
 
 def test_inspect_prints_the_keys_that_scripts_rely_on(pocket_qwen3: Path) -> None:
