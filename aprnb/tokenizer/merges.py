@@ -36,7 +36,7 @@ class Merges(Collection[tuple[str, str]]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Merges) and list(self) == list(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # Python's way to say unhashable
 
 
 def written_merges(texts: list[str]) -> Merges:

@@ -17,9 +17,9 @@ def text(value: str | bytes, version: int = 3) -> bytes:
 def payload(kind: int, value: object, version: int = 3) -> bytes:
     """A value without its type."""
     if kind == STRING:
-        return text(value, version)  # type: ignore[arg-type]
+        return text(value, version)  # type: ignore[arg-type]  # the kind says the type
     if kind == ARRAY:
-        element, parts = value  # type: ignore[misc]
+        element, parts = value  # type: ignore[misc]  # as above
         count = struct.pack("<I" if version == 1 else "<Q", len(parts))
         return struct.pack("<I", element) + count + b"".join(payload(element, part, version) for part in parts)
     return struct.pack(f"<{_LETTERS[kind]}", value)

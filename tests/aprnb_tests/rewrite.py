@@ -31,7 +31,7 @@ def rewrite(checkpoint: Checkpoint, path: Path, *, force: bool = False) -> None:
             entry.name,
             entry.dtype,
             entry.shape,
-            lambda name=entry.name: checkpoint.raw_parts(name),  # type: ignore[misc]
+            lambda name=entry.name: checkpoint.raw_parts(name),  # type: ignore[misc]  # a lambda with a default has no type in mypy
             entry.size_bytes,
         )
         for entry in placed

@@ -101,7 +101,7 @@ class Adapters:
 def _hold_loaded(model: object, folder: Path) -> None:
     """Raises WrongVerdict unless the model's LoRA matrices are the file's, in float32."""
     stored = tensors_of((folder / WEIGHTS).read_bytes())
-    for name, layer in adapted_layers(model).items():  # type: ignore[arg-type]
+    for name, layer in adapted_layers(model).items():  # type: ignore[arg-type]  # the model is any PEFT module
         for part in ("lora_A", "lora_B"):
             found = getattr(layer, part)["default"].weight
             wanted = stored.pop(f"{name}.{part}.weight").to(found.dtype)

@@ -180,7 +180,7 @@ def _hold_path(name: str, value: str, here: Path) -> None:
         return
     for path in (value, os.path.expanduser(value)):  # noqa: PTH111  no code of pathlib, which the package uses
         real = os.path.realpath(here / path)
-        if os.path.exists(real) and not f"{real}/".startswith(f"{os.path.realpath(here)}/"):  # noqa: PTH110
+        if os.path.exists(real) and not f"{real}/".startswith(f"{os.path.realpath(here)}/"):  # noqa: PTH110  as above
             raise WrongVerdict(f"{name} = {value!r} leads to {real}")
 
 

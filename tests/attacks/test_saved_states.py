@@ -758,7 +758,7 @@ def test_the_former_state_comes_back_when_the_next_cannot_take_its_place(
 def test_a_folder_planted_next_to_a_state_is_never_used(planted: Planted, target: Target, tmp_path: Path) -> None:
     state, folder = load_state(planted.folder, target.identity), tmp_path / "fresh"
 
-    class Planting(dict):  # type: ignore[type-arg]
+    class Planting(dict):  # type: ignore[type-arg]  # holds anything
         """Plants folders while the state's tensors are written."""
 
         def items(self) -> Any:

@@ -185,4 +185,4 @@ def test_a_prompt_that_is_not_text_is_an_aprnb_error():
     from aprnb.model.generation import generate
 
     with pytest.raises(UsageProblem, match="not text"):
-        generate(None, None, "\udcff", raw=True)  # type: ignore[arg-type]
+        generate(None, None, "\udcff", raw=True)  # type: ignore[arg-type]  # raises before it uses the model

@@ -57,7 +57,7 @@ MALFORMED = {
     "half of a surrogate pair": (file_of(b'{"\\ud800":1}'), "surrogate"),
     "an entry that is no object": (small_file(a=3), "'a' is 3; expected an object"),
     "an unknown dtype": (small_file(a=info("F99", [4], 0, 16)), "dtype 'F99'"),
-    "a dtype that is no text": (small_file(a=info(["F32"], [4], 0, 16)), "dtype"),  # type: ignore[arg-type]
+    "a dtype that is no text": (small_file(a=info(["F32"], [4], 0, 16)), "dtype"),  # type: ignore[arg-type]  # what is tested
     "a size that the shape does not give": (small_file(a=info("F32", [2, 3], 0, 16)), "expected 24 for F32"),
     "a negative dimension": (small_file(a=info("F32", [-2, -2], 0, 16)), "shape"),
     "a true dimension": (small_file(a=info("F32", [True, 4], 0, 16)), "shape"),

@@ -131,7 +131,7 @@ def _layout(
     shape, elements = tuple(parameter.shape), parameter.numel()
     if isinstance(optimizer, torch.optim.AdamW):
         return dict.fromkeys(("exp_avg", "exp_avg_sq"), (parameter.dtype, shape))
-    if elements < optimizer.args.min_8bit_size:  # type: ignore[attr-defined]
+    if elements < optimizer.args.min_8bit_size:  # type: ignore[attr-defined]  # bitsandbytes has no types
         return dict.fromkeys(("state1", "state2"), (torch.float32, shape))
     return {
         **dict.fromkeys(("state1", "state2"), (torch.uint8, shape)),
