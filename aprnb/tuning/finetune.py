@@ -67,11 +67,15 @@ def plan(
 ) -> Plan:
     """Show what `finetune` would do with the same arguments, before any weight is loaded; nothing is written.
 
-    The arguments are those of `aprnb.finetune`, with the same meaning and defaults. `output`, `force`, `resume` and
-    `verbose` change nothing here.
+    The arguments are those of `aprnb.finetune`, with the same meaning and defaults; `aprnb.finetune?` describes each.
+    `output`, `force`, `resume` and `verbose` change nothing here.
 
     Args:
-        model: as in `aprnb.finetune`, and so are all others.
+        model: an `.apr`, GGUF or safetensors file, or a Hugging Face folder.
+        data: training rows, which are read to count tokens and steps.
+        method: "lora", "qlora", "full", or "auto"; with `rank`, `optimizer` and `dtype` it decides the memory.
+        max_seq_len: longest row in tokens; with `micro_batch_tokens` it decides the memory of the activations.
+        epochs: how often each row is seen; with `batch_size` and `max_steps` it decides the number of steps.
 
     Returns:
         The `Plan` with the architecture and its sources, settled recipe, numbers of rows, tokens and steps,
