@@ -72,7 +72,7 @@ def test_paths_below_the_working_directory_and_text_are_taken(here):
     assert read_recipe_file(recipe(text))["config"] == "sub/config.json"
 
 
-@way("a recipe that is deep, huge or no text")
+@way("a recipe that is deep, huge or not text")
 @pytest.mark.parametrize(
     "text",
     [

@@ -42,7 +42,7 @@ def _(folder: Path) -> bytes:
     return g.header(0, 1) + g.text("k") + struct.pack("<I", g.ARRAY) + struct.pack("<IQ", g.ARRAY, 1) * 50_000
 
 
-@attack("safetensors shapes that are no whole numbers", CheckpointError, "shape", name="x.safetensors")
+@attack("safetensors shapes that are not whole numbers", CheckpointError, "shape", name="x.safetensors")
 def _(folder: Path) -> bytes:
     return s.small_file(a={"dtype": "F32", "shape": [4.0], "data_offsets": [0, 16]})
 

@@ -105,7 +105,7 @@ def _(folder: Path) -> bytes:
     return file_of(ENTRY, metadata=described)
 
 
-@attack("lists of layers that are none", None, "no_rope_layers")
+@attack("a number in place of a list of layers", None, "no_rope_layers")
 def _(folder: Path) -> bytes:
     config = {"model_type": "smollm3", "num_hidden_layers": 2, "no_rope_layers": 5, "sliding_window": 8}
     return file_of(ENTRY, metadata={"architecture": "smollm3", "hf_config": config | {"use_sliding_window": True}})
