@@ -28,7 +28,7 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a checkpoint as a `transformers` model with its tokenizer.
 
-    The tensors are compared with the architecture before a weight is read, and decoded one at a time.
+    The tensors are compared with the architecture before a weight is loaded, and decoded one at a time.
 
     Args:
         path: an `.apr`, GGUF or safetensors file, a Hugging Face folder, or an open `Checkpoint`.
