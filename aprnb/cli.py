@@ -70,7 +70,7 @@ def _verdict(arguments: Sequence[str], *, as_json: bool, verbose: bool) -> int:
     except AprnbError as error:
         return _report(error, as_json)
     except KeyboardInterrupt:
-        return _report(Interrupted("stopped"), as_json)
+        return _report(Interrupted("stopped", action="nothing was written: run the command again"), as_json)
     except OutputLost:
         raise
     except BaseException as error:  # SystemExit of a library, and the panics of those written in Rust
@@ -129,5 +129,5 @@ def _overview() -> str:
     return (
         f"usage: aprnb COMMAND ...\n\n{commands}\n\n"
         "aprnb COMMAND --help shows the options of a command; every command takes --json.\n"
-        f"exit codes: {codes}\n130 interrupted with the state saved, {CLOSED_PIPE} the reader closed the output"
+        f"exit codes: {codes}\n130 interrupted (once training runs, its state is saved), {CLOSED_PIPE} the reader closed the output"
     )
