@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class TorchDtype(Protocol):
+    """A `torch.dtype`, for signatures of functions that need no torch."""
+
+    @property
+    def is_floating_point(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)

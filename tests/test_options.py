@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import typing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -100,6 +102,13 @@ def test_python_functions_take_a_dtype_of_torch_where_its_name_is_one_of_the_cho
             function(pocket_qwen3, data=["x"], dtype=torch.float16)
         with pytest.raises(UsageProblem, match="--output-dtype torch.int8; expected one of f32, f16, bf16"):
             function(pocket_qwen3, data=["x"], output_dtype=torch.int8)
+
+
+@pytest.mark.parametrize(
+    "function", [value for name in aprnb.__all__ if inspect.isfunction(value := getattr(aprnb, name))]
+)
+def test_type_hints_of_public_functions_can_be_resolved(function: Any) -> None:
+    assert "return" in typing.get_type_hints(function)
 
 
 @pytest.mark.parametrize("name", ["float64", "int8", "float8_e4m3fn", "bool"])

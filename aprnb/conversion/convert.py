@@ -6,19 +6,17 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aprnb.architecture import ContractReport, check_contract, resolve
 from aprnb.conversion.converted import Converted, Kind, Written
 from aprnb.conversion.tensors import silent
+from aprnb.dtype_names import TorchDtype
 from aprnb.errors import UsageProblem
 from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.formats.contents import Progress
 from aprnb.option_values import read_value
 from aprnb.options import OPTIONS
-
-if TYPE_CHECKING:
-    import torch
 
 Writer = Callable[[Path, Checkpoint, ContractReport, str | None, bool, Progress], Written]
 
@@ -27,7 +25,7 @@ def convert(
     source: str | os.PathLike[str] | Checkpoint,
     target: str | os.PathLike[str],
     *,
-    dtype: str | torch.dtype | None = None,
+    dtype: str | TorchDtype | None = None,
     force: bool = False,
     config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import torch
 
 from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.recipe import Recipe, RunOptions
@@ -16,9 +18,6 @@ from aprnb.tuning.results.artefacts import Places
 from aprnb.tuning.results.run import Run
 from aprnb.tuning.training.events import Listener, Planned
 from aprnb.tuning.training.state import RunState, load_state
-
-if TYPE_CHECKING:
-    import torch
 
 _STATE_SLACK_BYTES = 64 << 20
 

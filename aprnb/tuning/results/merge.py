@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from aprnb.architecture import ContractReport, check_contract, expected_tensors, resolve
 from aprnb.conversion.apr_model import Replace, write_apr_model
@@ -27,9 +28,6 @@ from aprnb.tokenizer.choose import choose_tokenizer
 from aprnb.tuning.results.adapter_files import Delta
 from aprnb.tuning.results.base_content import require_same_model, require_same_tensors
 from aprnb.tuning.results.merge_check import MergeCheck
-
-if TYPE_CHECKING:
-    import torch
 
 Verify = Callable[[Path], MergeCheck | None]
 _MOST_BYTES, _MOST_BYTES_PER_PARAMETER = 16 << 20, 8
