@@ -129,5 +129,6 @@ def _overview() -> str:
     return (
         f"usage: aprnb COMMAND ...\n\n{commands}\n\n"
         "aprnb COMMAND --help shows the options of a command; every command takes --json.\n"
-        f"exit codes: {codes}\n130 interrupted (once training runs, its state is saved), {CLOSED_PIPE} the reader closed the output"
+        f"exit codes: {codes}\n130 interrupted (once training runs, its state is saved), "
+        f"{CLOSED_PIPE} the reader closed the output"
     )
