@@ -17,6 +17,9 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
 )
 
 
+_EXPECTED = "the magic of an .apr, GGUF or safetensors file at byte 0"
+
+
 def require_magic(head: bytes, path: object) -> None:
     """Raises UnsupportedFormat unless `head` (up to 64 bytes) is that of an `.apr` file, version 2."""
     if not head:
@@ -34,7 +37,7 @@ def require_magic(head: bytes, path: object) -> None:
     if head[:4] in (MAGIC, MAGIC_DRAFT, MAGIC_V1) or MAGIC.startswith(head[:4]):
         return
     found, action = _name(head)
-    raise UnsupportedFormat(f"{path} is {found}", expected="an .apr, GGUF or safetensors file", action=action)
+    raise UnsupportedFormat(f"{path} is {found}", expected=_EXPECTED, action=action)
 
 
 def _name(head: bytes) -> tuple[str, str]:
