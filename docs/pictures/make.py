@@ -34,12 +34,15 @@ rank = 16
 learning_rate = 1e-3
 epochs = 8
 batch_size = 8"""
+LONG = TRAIN.replace("epochs = 8", "epochs = 100").replace("tuned", "long")
 
 
 def main(model: Path) -> None:
     with tempfile.TemporaryDirectory() as home, served(Path(home)) as page:
         fill(page.folder, model)
-        page.open("pictures.ipynb", ["%load_ext aprnb", f"%apr_inspect {model.name}", "%apr_check damaged", TRAIN])
+        page.open(
+            "pictures.ipynb", ["%load_ext aprnb", f"%apr_inspect {model.name}", "%apr_check damaged", TRAIN, LONG]
+        )
         page.page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
         page.page.add_style_tag(content=".jp-cell-toolbar { display: none !important }")
         page.run(0)
@@ -48,13 +51,13 @@ def main(model: Path) -> None:
         save(page, 1, "inspect", height=700)
         page.run(2)
         save(page, 2, "contract", height=520)
-        page.start(3)
-        page.cell(3).locator("img[src^='blob:'], img[src^='data:image/png']").first.wait_for(timeout=90_000)
-        page.page.wait_for_function("document.querySelector('progress.aprnb-progress').value > 40", timeout=300_000)
-        page.page.wait_for_timeout(3000)  # the curve is drawn every few seconds
-        save(page, 3, "training-live", height=1080)
-        page.wait_for_end(3, 300)
+        page.run(3, timeout_s=300)
         save(page, 3, "training", height=1080)
+        page.start(4)
+        page.cell(4).locator("img[src^='blob:'], img[src^='data:image/png']").first.wait_for(timeout=90_000)
+        page.page.wait_for_function("document.querySelector('progress.aprnb-progress').value > 200", timeout=300_000)
+        page.page.wait_for_timeout(3000)  # the curve is drawn every few seconds
+        save(page, 4, "training-live", height=1080)
 
 
 @contextmanager
