@@ -70,7 +70,7 @@ def _verdict(arguments: Sequence[str], *, as_json: bool, verbose: bool) -> int:
     except AprnbError as error:
         return _report(error, as_json)
     except KeyboardInterrupt:
-        return _report(Interrupted("stopped", action="nothing was written: run the command again"), as_json)
+        return _report(Interrupted("stopped", action="no incomplete file is left: run the command again"), as_json)
     except OutputLost:
         raise
     except BaseException as error:  # SystemExit of a library, and the panics of those written in Rust

@@ -68,13 +68,10 @@ def write_apr_model(
     changed: set[str] = set()
     if replace is None:
         tensors = _stored_tensors(checkpoint, report, dtype_of)
+        metadata = stored_metadata(checkpoint, report, path.stem, _shapes(tensors))
     else:
         tensors = _model_tensors(checkpoint, report, dtype_of, replace, changed)
-    shapes = {tensor.name: tensor.shape for tensor in tensors}
-    if replace is None:
-        metadata = stored_metadata(checkpoint, report, path.stem, shapes)
-    else:
-        metadata = model_metadata(checkpoint, report, path.stem, shapes, tokenizer)
+        metadata = model_metadata(checkpoint, report, path.stem, _shapes(tensors), tokenizer)
     count = Counter(sum(tensor.size_bytes for tensor in tensors), progress)
     with staged(path, force) as temporary:
         write_apr(temporary, metadata, [_source(tensor, count) for tensor in tensors], force=True)
@@ -82,6 +79,10 @@ def write_apr_model(
         if verify is not None:
             verify(temporary, frozenset(changed))
     return tuple(tensors)
+
+
+def _shapes(tensors: Iterable[ModelTensor]) -> dict[str, tuple[int, ...]]:
+    return {tensor.name: tensor.shape for tensor in tensors}
 
 
 def _require_same_model(written: Architecture, expected: Architecture) -> None:

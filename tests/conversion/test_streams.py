@@ -71,7 +71,7 @@ def test_an_interrupt_and_a_termination_leave_nothing(large, tmp_path, target, d
     run.send_signal(stop)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 130, said
-    assert said == "Interrupted: stopped\n→ nothing was written: run the command again\n"
+    assert said == "Interrupted: stopped\n→ no incomplete file is left: run the command again\n"
     assert list(tmp_path.iterdir()) == []
 
 

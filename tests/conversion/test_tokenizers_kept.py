@@ -56,7 +56,7 @@ def byte_level(corpus) -> Tokenizer:
 
 @pytest.fixture(params=[sentencepiece, unigram, wordpiece, byte_level], ids=lambda make: make.__name__)
 def source(request, repository, tmp_path):
-    """A folder whose vocabulary has rows for which there is no token."""
+    """A folder whose vocabulary has rows without a token."""
     folder = tmp_path / "hf"
     families.saved("qwen3", folder, vocabulary=1024, spread=0.0)
     request.param(texts(repository)).save(str(folder / "tokenizer.json"))

@@ -88,7 +88,7 @@ def write_apr(
 def _require_readable(tensors: Sequence[TensorSource], metadata: bytes, layout: Layout) -> None:
     """Raises OutputError for what readers of the format reject, truncate or misread."""
     if not tensors:
-        raise OutputError("there is no tensor to write", expected="at least one: readers reject an empty index")
+        raise OutputError("no tensors were given", expected="at least one: readers reject an empty index")
     if len(metadata) > MAX_METADATA_BYTES:
         raise OutputError(f"the metadata take {len(metadata):,} bytes", expected=f"at most {MAX_METADATA_BYTES:,}")
     before = None
