@@ -56,7 +56,7 @@ def without_varying(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_varying(inner) for key, inner in value.items() if key not in VARYING}
     if isinstance(value, str):
-        return re.sub(r" of [\d.]+ GiB$", "", value)  # of free memory
+        return re.sub(r" of [\d.]+ GiB( free)?$", "", value)  # of free memory
     return [without_varying(inner) for inner in value] if isinstance(value, list) else value
 
 
