@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from math import prod
 from typing import Any
 
 from aprnb.architecture.families import FAMILIES, Family, TensorRule
 from aprnb.formats.fields import STANDARD
+
+_RUNS_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,13 @@ class Architecture:
         """The exact implementation in `transformers`, which is `eager` for capped logits, else the family's."""
         return "eager" if self["attn_logit_softcapping"] is not None else self.family.attention
 
+    @property
+    def attention_reason(self) -> str:
+        """Why this implementation is exact for the model."""
+        if self.attention == "eager":
+            return "the model caps its attention's logits, which the others do not"
+        return "exact for this model, with a mask between packed rows"
+
     def fields(self) -> dict[str, Any]:
         """Field → value for the fields of the family, without sources."""
         return {"model_type": self.model_type, **{name: self[name] for name in self.family.fields}}
@@ -96,12 +106,30 @@ class Architecture:
         return config
 
     def rows(self) -> tuple[tuple[str, str, str], ...]:
-        """Name, value and source of each field, as text."""
-        return tuple((name, str(value), self.sources.get(name, "")) for name, value in self.fields().items())
+        """Name, value and source of each field, as text; long lists are shortened."""
+        return field_rows({name: (value, self.sources.get(name, "")) for name, value in self.fields().items()})
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Field → its value and source."""
         return {name: {"value": value, "source": self.sources.get(name, "")} for name, value in self.fields().items()}
+
+
+def field_rows(fields: Mapping[str, tuple[Any, str]]) -> tuple[tuple[str, str, str], ...]:
+    """Name, value and source of each field (name → value and source) as text."""
+    return tuple((name, _shown(value), source) for name, (value, source) in fields.items())
+
+
+def _shown(value: Any) -> str:
+    """Equal neighbours of a list once with their number, and its beginning; of lists inside an object the length."""
+    if isinstance(value, Mapping):
+        return str({k: f"{len(v)} values" if isinstance(v, list | tuple) else v for k, v in value.items()})
+    if not isinstance(value, list | tuple):
+        return str(value)
+    runs = [(len(list(run)), one) for one, run in groupby(value)]
+    texts = [str(one) if count == 1 else f"{count} × {one}" for count, one in runs]
+    return (
+        ", ".join(texts) if len(texts) <= _RUNS_SHOWN else f"{', '.join(texts[:_RUNS_SHOWN])}, … ({len(value)} in all)"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ from typing import Any
 from aprnb.architecture.families import FAMILIES, Family, family_named, family_of_gguf
 from aprnb.architecture.names import families_with, unknown_tensors
 from aprnb.architecture.orientation import is_training_state
-from aprnb.architecture.settlement import advice
+from aprnb.architecture.settlement import GIVE_CONFIG
 from aprnb.architecture.unsupported import describe_kind, reject_adapters
 from aprnb.errors import ArchitectureError, UnsupportedFamily
 from aprnb.formats import Checkpoint
 from aprnb.formats.fields import INTERLEAVED
+from aprnb.formats.gguf.provenance import own_name
 from aprnb.printable import short
 
 _NOT_A_NAME = ("", "auto", "unknown")
@@ -30,7 +31,7 @@ def identify_family(checkpoint: Checkpoint, given: tuple[Any, str] | None) -> tu
     if not name:
         kind = checkpoint.metadata.get("model_type") or "none"
         found = f"the metadata do not name a transformer (model_type {short(kind)})"
-        raise _rejection(found, checkpoint.path, "give the model's own config with --config config.json")
+        raise _rejection(found, checkpoint.path, GIVE_CONFIG)
     family = family_named(name)
     if family is None:
         raise _rejection(f"family {short(name)} ({where}) is not supported{describe_kind(name)}", checkpoint.path)
@@ -39,7 +40,7 @@ def identify_family(checkpoint: Checkpoint, given: tuple[Any, str] | None) -> tu
         if family_named(other) is not family:
             text = f"model_type is {family.model_type} according to {where}, {other[:60]} according to {other_where}"
             if not given:
-                raise ArchitectureError(text, where=str(checkpoint.path), action=advice([], True))
+                raise ArchitectureError(text, where=str(checkpoint.path), action=GIVE_CONFIG)
             warnings.append(text)
     _require_own_tensors(checkpoint, family, where)
     return family, where, warnings
@@ -58,7 +59,7 @@ def _require_own_tensors(checkpoint: Checkpoint, family: Family, where: str) -> 
             f"model_type is {family.model_type} according to {where}, "
             f"but tensor {unknown[0]} belongs to {' or '.join(sorted(possible))}",
             where=str(checkpoint.path),
-            action=advice([], True),
+            action=GIVE_CONFIG,
         )
 
 
@@ -87,5 +88,7 @@ def gguf_names(metadata: Mapping[str, Any]) -> dict[str, Any]:
     if family is None:
         return {}
     rotation = {"rope_type": INTERLEAVED} if "rope_type" in metadata and family.gguf.permutes_rows else {}
-    named = dict.fromkeys(("model_type", "name", "architecture", "hf_model_type"), family.model_type)
+    named = dict.fromkeys(("model_type", "architecture", "hf_model_type"), family.model_type)
+    if own_name(metadata) is None:
+        named["name"] = family.model_type
     return {**named, "hf_architecture": family.class_name, **rotation}

@@ -18,8 +18,9 @@ from aprnb.architecture.identify import identify_family
 from aprnb.architecture.orientation import is_training_state, odd_layout, oriented, training_state
 from aprnb.architecture.settlement import Settlement, advice
 from aprnb.errors import ArchitectureError, CheckpointError, UnsupportedFamily, UsageProblem
-from aprnb.formats import Checkpoint
+from aprnb.formats import Checkpoint, TensorEntry
 from aprnb.formats.sidecar_files import find_sidecar
+from aprnb.formats.source import is_file
 from aprnb.printable import short, shown_name
 
 _DIMENSIONS = ("hidden_size", "num_hidden_layers", "head_dim", "intermediate_size", "vocab_size")
@@ -42,11 +43,12 @@ def resolve(
     given = [overridden]
     if given_config is not None:
         given.append(from_config(*given_config, given_by_user=True, family=family))
-    tensors = {name: entry for name, entry in oriented(checkpoint).items() if not is_training_state(name)}
-    proven, rows = from_shapes(tensors, family)
-    sidecar, sidecar_warnings = _sidecar_config(checkpoint, proven, family) if given_config is None else ([], [])
+    proven, rows = from_shapes(_weights(checkpoint), family)
+    _, sidecar, sidecar_warnings = (
+        _sidecar_config(checkpoint, proven, family) if given_config is None else (None, [], [])
+    )
     inner, inner_warnings = _inner_configs(checkpoint, family)
-    gguf, factors = from_gguf(checkpoint, family)
+    gguf, factors = from_gguf(checkpoint, family, {name for source in given for name in source.says})
     typed, typed_warnings = from_metadata(checkpoint.metadata, family)
     settlement = Settlement(family, named_by, proven, [*given, *sidecar, *inner, gguf, typed])
     settlement.warnings += [*warnings, *sidecar_warnings, *typed_warnings, *inner_warnings, *odd_layout(checkpoint)]
@@ -122,7 +124,7 @@ def _require_consistent(values: Mapping[str, Any], path: Path) -> None:
             raise ArchitectureError(found, expected=expected, where=str(path))
         if "sliding_window" in values and values["sliding_window"] is None:
             raise ArchitectureError("layer_types has windowed layers, but sliding_window is null",
-                                    where=str(path), action=advice(["sliding_window"], False))  # fmt: skip
+                                    where=str(path), action=advice(["sliding_window"], {}))  # fmt: skip
     rotated = values.get("no_rope_layers")
     if rotated is not None and layers is not None and len(rotated) != layers:
         raise ArchitectureError(
@@ -130,14 +132,30 @@ def _require_consistent(values: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _sidecar_config(checkpoint: Checkpoint, proven: Evidence, family: Family) -> tuple[list[Evidence], list[str]]:
-    """A config next to the file, used only if every dimension it states fits the tensors.
+def sidecar_config(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+    """The config next to the file from which `resolve` takes fields; None where there is none, or it does not fit."""
+    names = (checkpoint.path.with_suffix(".config.json").name, "config.json")
+    if not any(is_file(checkpoint.path.parent / name) for name in names):
+        return None
+    family, _, _ = identify_family(checkpoint, None)
+    proven, _ = from_shapes(_weights(checkpoint), family)
+    return _sidecar_config(checkpoint, proven, family)[0]
+
+
+def _weights(checkpoint: Checkpoint) -> dict[str, TensorEntry]:
+    return {name: entry for name, entry in oriented(checkpoint).items() if not is_training_state(name)}
+
+
+def _sidecar_config(
+    checkpoint: Checkpoint, proven: Evidence, family: Family
+) -> tuple[Mapping[str, Any] | None, list[Evidence], list[str]]:
+    """A config next to the file, used only if every dimension it states fits the tensors; its evidence; warnings.
 
     A Hugging Face folder's own config is part of its metadata; files outside the folder do not belong to it.
     """
     path = checkpoint.path
     if checkpoint.format in ("huggingface", "safetensors"):
-        return [], []
+        return None, [], []
     for name in (path.with_suffix(".config.json").name, "config.json"):
         try:
             candidate = find_sidecar(path.parent, name)
@@ -146,18 +164,18 @@ def _sidecar_config(checkpoint: Checkpoint, proven: Evidence, family: Family) ->
             config, _ = read_config(candidate)
             kind = config.get("model_type")
             if isinstance(kind, str) and family_named(kind) is not family:
-                return [], [f"{name} next to the file is not used, it describes another model: model_type {kind}"]
+                return None, [], [f"{name} next to the file is not used, it describes another model: model_type {kind}"]
             evidence = from_config(config, name, False, family)
         except UnsupportedFamily:
             raise
         except (ArchitectureError, CheckpointError, UsageProblem) as error:
-            return [], [f"{name} next to the file is not used: {error.found}"]
+            return None, [], [f"{name} next to the file is not used: {error.found}"]
         misfit = [
             f"{field} {evidence.says[field][0]} (tensors: {proven.says[field][0]})"
             for field in _DIMENSIONS
             if field in evidence.says and field in proven.says and evidence.says[field][0] != proven.says[field][0]
         ]
         if misfit:
-            return [], [f"{name} next to the file is not used, it describes another model: {', '.join(misfit)}"]
-        return [evidence], []
-    return [], []
+            return None, [], [f"{name} next to the file is not used, it describes another model: {', '.join(misfit)}"]
+        return config, [evidence], []
+    return None, [], []

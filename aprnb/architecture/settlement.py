@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +16,9 @@ from aprnb.architecture.head import find_head
 from aprnb.errors import ArchitectureError
 from aprnb.formats import Checkpoint
 from aprnb.formats.fields import STANDARD
+from aprnb.formats.metadata import same
 
+GIVE_CONFIG = "give the model's own config with --config config.json"
 _ORDER = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "num_key_value_heads")
 
 
@@ -30,12 +34,15 @@ class Settlement:
         self.assumptions: list[str] = []
         self.warnings: list[str] = []
         self.conflicts: list[str] = []
+        self.contradicted: dict[str, Any] = {}
         self.open: list[str] = []
         self.head_default: tuple[bool, str] | None = None
         self.superseded: tuple[str, ...] = ()
+        self._own_head = False
 
     def settle_head(self, checkpoint: Checkpoint) -> None:
         head = find_head(checkpoint)
+        self._own_head = head.own
         self.warnings += head.warnings
         self.superseded = head.ignored
         if head.tied is None:
@@ -71,7 +78,10 @@ class Settlement:
     def _statements(self, name: str) -> list[tuple[Any, str, bool]]:
         """The field's values, the most trusted first: each with its source and whether the user gave it."""
         proven = [(*self._proven[name], False)] if name in self._proven else []
-        return proven + [(*source.says[name], source.given_by_user) for source in self._others if name in source.says]
+        stated = [(*source.says[name], source.given_by_user) for source in self._others if name in source.says]
+        if name == "tie_word_embeddings" and self._own_head and stated and stated[0][1].startswith("--set"):
+            return [stated[0], *proven, *stated[1:]]  # a model may be told to leave its own head out
+        return proven + stated
 
     def _stated(self, name: str) -> Any:
         return next((value for value, _, _ in self._statements(name)), None)
@@ -83,22 +93,31 @@ class Settlement:
             return
         value, where, backed = statements[0]
         for other, other_where, by_user in statements[1:]:
-            if other == value:
+            if same(other, value):
                 backed = backed or by_user
                 continue
-            text = f"{name} is {value} according to {where}, {other} according to {other_where}"
-            (self.warnings if backed else self.conflicts).append(text)
+            text = f"{name} is {_said(value, where)}, {_said(other, other_where)}"
+            # An own head is read as such, whatever says that it is tied: so does `transformers`.
+            harmless = backed or (name == "tie_word_embeddings" and self._own_head)
+            (self.warnings if harmless else self.conflicts).append(text)
+            if not harmless:
+                self.contradicted[name] = value
         self.values[name], self.sources[name] = value, where
 
     def _settle_by_rule(self, name: str) -> None:
+        rule = next((r for r in self.family.rules if r.field == name and r.applies(self.values)), None)
+        certain = rule is not None and rule.certainty == "certain"
+        if not certain and (left := next((s.leaves_out[name] for s in self._others if name in s.leaves_out), None)):
+            self.values[name], why = left
+            self.sources[name] = f"class default ({self.family.config_name})"
+            self.assumptions.append(f"{name} = {self.values[name]}: {why}, the default of {self.family.config_name}")
+            return
         if name == "tie_word_embeddings" and self.head_default:
             self.values[name], self.sources[name] = self.head_default
             return
-        rule = next((r for r in self.family.rules if r.field == name and r.applies(self.values)), None)
         if rule is None:
             self.open.append(name)
             return
-        certain = rule.certainty == "certain"
         try:
             value = rule.answer(self.values)
         except KeyError:  # it follows from a field that is open itself
@@ -114,7 +133,7 @@ class Settlement:
         if self.conflicts or self.open:
             missing = f"the file does not state {', '.join(self.open)}" if self.open else ""
             found = "; ".join([*self.conflicts, missing] if missing else self.conflicts)
-            raise ArchitectureError(found, where=str(path), action=advice(self.open, bool(self.conflicts)))
+            raise ArchitectureError(found, where=str(path), action=advice(self.open, self.contradicted))
         standard = dict.fromkeys(STANDARD)
         return Architecture(
             **{**standard, **{name: value for name, value in self.values.items() if name not in extra}},
@@ -126,9 +145,14 @@ class Settlement:
         )
 
 
-def advice(unsettled: list[str], contradicted: bool) -> str:
-    """The action for fields that are undetermined or contradicted."""
+def _said(value: Any, where: str) -> str:
+    return f"{value}, {where}" if where.startswith("derived from") else f"{value} according to {where}"
+
+
+def advice(unsettled: Iterable[str], contradicted: Mapping[str, Any]) -> str:
+    """The action for fields that are undetermined, and for contradicted ones with their most trusted values."""
     settings = " ".join(f"--set {name}=VALUE" for name in unsettled)
-    if unsettled and not contradicted:
-        return f"give the model's own config with --config config.json, or {settings}"
-    return "give the model's own config with --config config.json, if it fits the tensors; otherwise the file is wrong"
+    if not contradicted:
+        return ", or ".join(filter(None, (GIVE_CONFIG, settings)))
+    first = " ".join(f"--set {quote(f'{name}={json.dumps(value)}')}" for name, value in contradicted.items())
+    return f"if the first is right: {' '.join(filter(None, (first, settings)))}; otherwise the file is wrong"

@@ -6,8 +6,11 @@ What is replaced is removed only after the rename, and restored when anything fa
 from __future__ import annotations
 
 import errno
+import glob
+import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
@@ -15,10 +18,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from aprnb.errors import OutputError
+from aprnb.errors import NoSpace, OutputError
 from aprnb.formats.targets import require_known, require_replaceable, require_writable
 
+_SUFFIX = ".part"
+_NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+def require_place_of_file(path: Path, force: bool = False) -> None:
+    """Raises what `atomic_file` would raise: an output that exists, a missing or read-only folder. Call before work."""
+    require_writable(path, force)
+    with _work_folder(path):
+        pass
+
+
+def require_place_of_folder(target: Path, force: bool = False, known: Collection[str] = ()) -> None:
+    """The same of `atomic_folder`."""
+    require_replaceable(target, force, known)
+    with _work_folder(target):
+        pass
 
 
 @contextmanager
@@ -26,7 +45,7 @@ def atomic_file(path: Path, force: bool = False) -> Iterator[IO[bytes]]:
     """A binary file that is renamed to `path` when the block succeeds, and removed when it raises."""
     require_writable(path, force)
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=".aprnb-", suffix=".part", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=_prefix(path), suffix=_SUFFIX, dir=path.parent)
     except OSError as error:
         raise failed_to_write(path, error) from error
     try:
@@ -58,7 +77,7 @@ def staged(path: Path, force: bool = False) -> Iterator[Path]:
             raise failed_to_write(path, error) from error
         except OutputError as error:
             found = error.found.replace(str(temporary), str(path))
-            raise OutputError(found, expected=error.expected, action=error.action) from error
+            raise type(error)(found, expected=error.expected, action=error.action) from error
 
 
 @contextmanager
@@ -94,13 +113,49 @@ def remove_folder(folder: Path, known: Collection[str], force: bool = True) -> N
         raise failed_to_write(folder, error) from error
 
 
+def empty_folder(folder: Path, known: Collection[str], keep: Collection[str]) -> None:
+    """Removes what matches `known` in `folder`, but for the files `keep`.
+
+    Everything is moved aside first, so that nothing can be added between the check and the removal. Raises
+    OutputExists, with everything back in its place, where the folder contains anything else.
+    """
+    aside = folder / _work_name(folder)
+    try:
+        aside.mkdir()
+        for path in [path for path in folder.iterdir() if path.name not in keep and path != aside]:
+            path.rename(aside / path.name)
+        require_known(aside, True, known, folder)
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise failed_to_write(folder, error) from error
+    finally:
+        if aside.is_dir():
+            for path in list(aside.iterdir()):
+                path.rename(folder / path.name)
+            aside.rmdir()
+
+
+def leftovers(target: Path) -> Iterator[Path]:
+    """Temporary files and folders that a killed process left next to `target`, which it was about to write."""
+    return target.absolute().parent.glob(f"{glob.escape(_prefix(target))}*{_SUFFIX}")
+
+
+def _prefix(target: Path) -> str:
+    """Of temporary names: short, whatever the target's length, and its own, so that `leftovers` finds no other's."""
+    return f".aprnb-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]}-"
+
+
+def _work_name(target: Path) -> str:
+    return f"{_prefix(target)}{secrets.token_hex(4)}{_SUFFIX}"
+
+
 def _replace(target: Path, successor: Path | None, force: bool, known: Collection[str]) -> None:
     """Moves `successor` to `target`; with None, `target` is only removed.
 
     A former folder is first moved into a private one, so that no file can be added to it, and checked again. It is
     removed after the successor is in place; on failure it is moved back.
     """
-    aside = Path(tempfile.mkdtemp(prefix=".aprnb-", suffix=".part", dir=target.absolute().parent))
+    aside = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=_SUFFIX, dir=target.absolute().parent))
     former = aside / "former"
     try:
         if os.path.lexists(target):
@@ -131,7 +186,7 @@ def _move_back(former: Path, target: Path) -> None:
 def _work_folder(target: Path) -> Iterator[Path]:
     """A new private folder next to `target`, removed at the end; its name is short, whatever the target's length."""
     try:
-        work = Path(tempfile.mkdtemp(prefix=".aprnb-", suffix=".part", dir=target.absolute().parent))
+        work = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=_SUFFIX, dir=target.absolute().parent))
     except OSError as error:
         raise failed_to_write(target, error) from error
     try:
@@ -152,8 +207,9 @@ def write_json(path: Path, document: Mapping[str, Any], force: bool = False) -> 
 def failed_to_write(path: Path, error: OSError) -> OutputError:
     """The error for `path`, whatever the name of the temporary file."""
     if error.errno in _NO_SPACE:
-        return OutputError(f"no space left to write {path}", action="free some space or write to another disk")
-    return OutputError(f"{path} could not be written: {error.strerror}")
+        return NoSpace(f"no space left to write {path}", action="free some space or write to another disk")
+    action = "write into a folder that you may change" if error.errno in _NO_PERMISSION else None
+    return OutputError(f"{path} could not be written: {error.strerror}", action=action)
 
 
 def umask() -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aprnb.errors import CheckpointError, closest
+from aprnb.errors import CheckpointError, UsageProblem, closest
 from aprnb.formats.codecs import decode
 from aprnb.formats.contents import Contents, TensorEntry
 from aprnb.formats.opening import read_contents
@@ -202,4 +202,9 @@ def open_checkpoint(path: str | os.PathLike[str], *, strict: bool = False, verif
         >>> aprnb.open("pocket-qwen3.apr")
         Checkpoint('pocket-qwen3.apr', 36 tensors, 1,756,036 bytes)
     """
+    if path is None:
+        raise UsageProblem(
+            "no checkpoint: the path is None",
+            action="the output of a run is None until it has finished, and with --adapter-only: see run.status",
+        )
     return Checkpoint(path, strict=strict, verify=verify)

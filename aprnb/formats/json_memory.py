@@ -20,6 +20,10 @@ _VALUE_BYTES = 75
 _NUMBER_BYTES, _TEXT_BYTES, _KEY_BYTES, _OBJECT_BYTES = 41, 100, 190, 264
 """Upper bounds of the memory of a number, of a list or a text without its letters, of a key without its text (its pair,
 its place in the object and in the parser's memo), and of an object."""
+_ADDED_TOKEN = ("id", "content", "single_word", "lstrip", "rstrip", "normalized", "special")
+"""Keys that tokenizers repeat for each of several thousand added tokens; Python keeps equal keys once."""
+_REPEATED_KEY_BYTES, _CONSTANT_BYTES = 165, 9
+"""Upper bounds of the memory of a key that was met before, its text included, and of true, false and null."""
 _MOST_PER_BYTE = 50
 """Bytes of memory for one of JSON: `{},` takes 88 for three, a key of its own 300 for seven."""
 _WIDE_BYTES = 24 << 20
@@ -66,7 +70,8 @@ def _bound_values(
     text, escaped = _text_bytes(counts, wide), counts[BACKSLASH] and b"\\u" in raw
     need = text + (4 if escaped else 1) * _text_bytes(counts, False) + _TEXT_BYTES * found + _OBJECT_BYTES * keys
     if need > allowed:
-        need = max(len(raw) + text, (1 + wide) * text, text + _parsed_bytes(raw, counts))
+        decoded = text if wide else _letter_bytes(counts) * len(raw)  # a letter for each byte, until all are decoded
+        need = max(len(raw) + decoded, (1 + wide) * text, text + _parsed_bytes(raw, counts))
     if need > allowed:
         raise CheckpointError(
             f"{what} holds about {count:,} values, which take {need:,} bytes of memory",
@@ -77,12 +82,17 @@ def _bound_values(
 
 def _text_bytes(counts: np.ndarray, escaped: bool) -> int:
     """Memory for the JSON as Python text, as it is or with `\\u` for what is not ASCII."""
-    # First bytes of UTF-8: from 0xC0 two or three bytes a character (`\\uXXXX`), from 0xF0 four (two escapes). Python
-    # takes one byte for each character of a text up to U+00FF (first bytes below 0xC4), two up to U+FFFF, else four.
+    # First bytes of UTF-8: from 0xC0 two or three bytes a character (`\\uXXXX`), from 0xF0 four (two escapes).
     plain, short, long = (int(part.sum()) for part in (counts[:0x80], counts[0xC0:0xF0], counts[0xF0:]))
     if escaped:
         return plain + 6 * short + 12 * long
-    return (plain + short + long) * (4 if long else 2 if counts[0xC4:].any() else 1)
+    return (plain + short + long) * _letter_bytes(counts)
+
+
+def _letter_bytes(counts: np.ndarray) -> int:
+    """Memory for each character of a text in which these bytes occur, as Python text."""
+    # One byte where all are up to U+00FF (in UTF-8, first bytes below 0xC4), two up to U+FFFF, else four.
+    return 4 if counts[0xF0:].any() else 2 if counts[0xC4:].any() else 1
 
 
 def _parsed_bytes(raw: bytes | bytearray, counts: np.ndarray) -> int:
@@ -93,7 +103,19 @@ def _parsed_bytes(raw: bytes | bytearray, counts: np.ndarray) -> int:
     # An integer has 4 bytes for each 9 digits after its fixed part; 3/5 of a byte a digit is above that.
     digits = int(counts[ord("0") : ord("9") + 1].sum()) * 3 // 5
     containers = _TEXT_BYTES * lists + _OBJECT_BYTES * objects + _KEY_BYTES * keys
-    return text_bytes + containers + _NUMBER_BYTES * others + digits
+    return text_bytes + containers + _NUMBER_BYTES * others + digits - _shared_bytes(raw)
+
+
+def _shared_bytes(raw: bytes | bytearray) -> int:
+    """How much less the values take, since Python keeps one of each constant and of each key."""
+    # Where `:true` is in a text or follows no value, its colon was counted as a key, which is more than is taken off.
+    constants = sum(map(raw.count, (b":true", b":false", b":null")))
+    saved = constants * (_NUMBER_BYTES - _CONSTANT_BYTES)
+    for key in map(str.encode, _ADDED_TOKEN):
+        text_bytes = int(_text_sizes(np.array([len(key)]), np.array([0]))[0])
+        repeats = raw.count(b'"%s":' % key) - raw.count(b'\\"%s":' % key) - 1  # the second ends a longer key
+        saved += max(0, repeats) * (_KEY_BYTES + text_bytes - _REPEATED_KEY_BYTES)
+    return saved
 
 
 def _texts(raw: bytes | bytearray) -> tuple[int, int]:
@@ -128,9 +150,9 @@ def _texts(raw: bytes | bytearray) -> tuple[int, int]:
 
 def _text_sizes(lengths: np.ndarray, widest: np.ndarray) -> np.ndarray:
     """Bytes that texts of so many characters take, with their place in a list, by their widest byte in UTF-8."""
-    # A str of CPython: a header (49 bytes if ASCII, else up to 76) and its characters, in blocks of 16 bytes.
+    # A str of CPython: a header with the last NUL (in 3.11; smaller later) and its characters, in blocks of 16 bytes.
     widths = np.select([widest < 0xC4, widest < 0xF0], [1, 2], 4)
-    bases = np.where(widest < 0x80, 49, 76)
+    bases = np.where(widest < 0x80, 49, 72 + widths)
     sizes: np.ndarray = (bases + widths * lengths + 15) // 16 * 16 + 9
     return sizes
 

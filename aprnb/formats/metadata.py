@@ -43,6 +43,10 @@ def same(one: Any, other: Any) -> bool:
     """Whether two JSON values state the same; numbers may differ by the rounding to float32."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other)):
         return bool(one == other) or math.isclose(_number(one), _number(other), rel_tol=1e-7)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
     return type(one) is type(other) and bool(one == other)
 
 

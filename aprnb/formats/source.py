@@ -7,18 +7,21 @@ regular files are read: opened without blocking, and checked after opening, when
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import threading
 from io import FileIO
 from pathlib import Path
 
-from aprnb.errors import CheckpointError, FileMissing, TruncatedFile
+from aprnb.errors import CheckpointError, FileMissing, TruncatedFile, UnsupportedFormat
 from aprnb.printable import first_names
 
 # Without O_NONBLOCK the open of a pipe waits for a writer; Windows has none of these but O_BINARY.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
 _PART_BYTES = 16 << 20
+LFS_POINTER = (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch it with `git lfs pull`")
+"""How the text starts that git leaves in place of a large file, what it is, and what to do."""
 
 
 class ByteSource:
@@ -83,6 +86,15 @@ def open_regular(path: Path) -> FileIO:
     return file
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a regular file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def read_bytes(path: Path, limit: int) -> bytes:
     """All bytes of a regular file of at most `limit` bytes; raises FileMissing or CheckpointError."""
     with open_regular(path) as file:
@@ -92,9 +104,27 @@ def read_bytes(path: Path, limit: int) -> bytes:
             parts.append(part)
             read += len(part)
             size = max(size, read)  # a file may grow, and those of /proc claim to be empty
+    _require_size(path, size, limit)
+    return b"".join(parts)
+
+
+def read_head(path: Path, limit: int, count: int) -> bytes:
+    """The first `count` bytes of a regular file of at most `limit` bytes; raises as `read_bytes` does."""
+    with open_regular(path) as file:
+        _require_size(path, os.fstat(file.fileno()).st_size, limit)
+        return _read_part(file, path, count)
+
+
+def _require_size(path: Path, size: int, limit: int) -> None:
     if size > limit:
         raise CheckpointError(f"{path} takes {size:,} bytes", expected=f"at most {limit:,}")
-    return b"".join(parts)
+
+
+def require_no_pointer(head: bytes | bytearray, path: Path) -> None:
+    """Raises UnsupportedFormat where `head`, at least eight bytes of a file's beginning, is that of a pointer."""
+    start, name, action = LFS_POINTER
+    if len(head) >= 8 and head.startswith(start[: len(head)]):
+        raise UnsupportedFormat(f"{path} is {name}", action=action)
 
 
 def is_file(path: Path) -> bool:

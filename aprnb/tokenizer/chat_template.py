@@ -71,7 +71,8 @@ def render_all(tokenizer: Any, requests: Sequence[Request]) -> list[Rendering]:
     """
     template = tokenizer.chat_template
     if not isinstance(template, str):
-        raise ChatTemplateError("the checkpoint has no chat template", action=CHOOSE_ANOTHER)
+        problem = getattr(tokenizer, "template_problem", None)
+        raise ChatTemplateError(problem or "the checkpoint has no chat template", action=CHOOSE_ANOTHER)
     variables = {name: str(text) for name, text in tokenizer.special_tokens_map.items() if text is not None}
     lines = [_json({"messages": list(r.messages), "add_generation_prompt": r.add_generation_prompt}) for r in requests]
     found: list[Rendering] = []

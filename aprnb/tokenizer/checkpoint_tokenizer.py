@@ -5,6 +5,7 @@ A plan encodes rows with it; importing `transformers` and copying a backend of 1
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ class CheckpointTokenizer:
         self.backend_tokenizer, self.untrusted = backend, untrusted
         self.special_tokens_map: dict[str, str] = dict(named)
         self.chat_template: str | None = None
+        self.template_problem: str | None = None
+        """Why there is no chat template, where a file of it exists."""
 
     def __getattr__(self, name: str) -> Any:
         """`eos_token`, `eos_token_id` and the like; None for a token without a name."""
@@ -41,6 +44,12 @@ class CheckpointTokenizer:
 
     def get_vocab(self) -> dict[str, int]:
         return self.backend_tokenizer.get_vocab(with_added_tokens=True)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return list(self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        return self.backend_tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def convert_ids_to_tokens(self, number: int) -> str | None:
         return self.backend_tokenizer.id_to_token(number)

@@ -37,6 +37,8 @@ class TokenizerChoice:
     template_source: str
     warnings: tuple[str, ...] = ()
     vocabulary_note: str = ""
+    document: Mapping[str, Any] | None = None
+    """The tokenizer.json, where the source has it whole."""
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -74,10 +76,10 @@ def build_tokenizer(
         )
     tokenizer = built.checkpoint_tokenizer
     template = choose_template(metadata, architecture_name, sidecars, chat_template, tokenizer)
-    tokenizer.chat_template = template.text
+    tokenizer.chat_template, tokenizer.template_problem = template.text, template.problem
     assumptions = (*built.assumptions, *template.assumptions)
     warnings = (*doubts, *built.warnings, *template.warnings)
-    return TokenizerChoice(tokenizer, built.source, assumptions, template.source, warnings)
+    return replace(built, assumptions=assumptions, template_source=template.source, warnings=warnings)
 
 
 def choose_tokenizer(
@@ -114,10 +116,7 @@ def check_vocabulary(tokenizer: CheckpointTokenizer | PreTrainedTokenizerFast, v
 
 def _from_metadata(metadata: Mapping[str, Any], architecture: str, sidecars: TokenizerFiles) -> TokenizerChoice:
     facts = read_facts(metadata)
-    if facts.kind == "byte-level BPE":
-        backend, notes, unsure = _byte_level(facts, metadata, architecture)
-    else:
-        backend, notes, unsure = _sentencepiece(facts)
+    backend, notes, unsure = backend_of(facts, metadata, architecture)
     warnings = list(facts.warnings)
     if unsure and sidecars.tokenizer is not None:
         settled = _from_sidecars(sidecars)
@@ -129,6 +128,13 @@ def _from_metadata(metadata: Mapping[str, Any], architecture: str, sidecars: Tok
     tokenizer = CheckpointTokenizer(backend)
     _take_special_tokens(tokenizer, facts, architecture)
     return TokenizerChoice(tokenizer, f"metadata ({facts.kind})", notes, "", tuple(warnings))
+
+
+def backend_of(
+    facts: TokenizerFacts, metadata: Mapping[str, Any], architecture: str
+) -> tuple[Tokenizer, tuple[str, ...], bool]:
+    """The tokenizer that lists in the metadata give, what was assumed, and whether a sidecar file could settle that."""
+    return _byte_level(facts, metadata, architecture) if facts.kind == "byte-level BPE" else _sentencepiece(facts)
 
 
 def _byte_level(
@@ -182,7 +188,7 @@ def _from_whole(whole: Mapping[str, Any], metadata: Mapping[str, Any]) -> Tokeni
             text = shown  # as on the card
         if isinstance(text, str) and backend.token_to_id(text) is not None:
             named[name] = text
-    return TokenizerChoice(CheckpointTokenizer(backend, untrusted=True, **named), where, (), "")
+    return TokenizerChoice(CheckpointTokenizer(backend, untrusted=True, **named), where, (), "", document=whole)
 
 
 def _from_sidecars(sidecars: TokenizerFiles) -> TokenizerChoice:
@@ -221,7 +227,8 @@ def _same_vocabulary(tokenizer: CheckpointTokenizer, facts: TokenizerFacts) -> b
 def _take_special_tokens(tokenizer: CheckpointTokenizer, facts: TokenizerFacts, architecture: str) -> None:
     """The ids that the file names, else the family's padding token."""
     named = tokenizer.special_tokens_map
-    for name, number in (("bos_token", facts.bos_id), ("eos_token", facts.eos_id), ("pad_token", facts.pad_id)):
+    numbers = (facts.bos_id, facts.eos_id, facts.pad_id, facts.unk_id)
+    for name, number in zip(NAMES, numbers, strict=True):
         if number is not None:
             named[name] = facts.tokens[number]
     family = family_named(architecture)

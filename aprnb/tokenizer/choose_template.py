@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aprnb.architecture.families import family_named
-from aprnb.errors import ChatTemplateError, FileMissing, closest
-from aprnb.formats.json_files import read_object, read_text
+from aprnb.errors import ChatTemplateError, CheckpointError, FileMissing, closest
+from aprnb.formats.huggingface.folder_files import named_templates
+from aprnb.formats.json_files import MARK, decoded, read_object, read_text
 from aprnb.formats.source import is_file
+from aprnb.printable import first_names
 from aprnb.tokenizer.chat_template import CHOOSE_ANOTHER, TEMPLATES
-from aprnb.tokenizer.tokenizer_files import TokenizerFiles, as_tokenizer_error, sidecar_object, sidecar_text
+from aprnb.tokenizer.tokenizer_files import TokenizerFiles, as_tokenizer_error, sidecar_bytes, sidecar_object
 
 _KEYS = ("chat_template", "tokenizer.chat_template")
 MAX_TEMPLATE_CHARACTERS = 256 * 1024  # the longest published ones have some 50,000
@@ -31,15 +33,21 @@ class Template:
     source: str
     assumptions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    problem: str | None = None
+    """Why there is none, where a file of it exists."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundTemplate:
-    """The template that a checkpoint has: text, or an invalid value; `source` says where."""
+    """The template that a checkpoint has: text, or an invalid value; `source` says where.
+
+    `problem`: the file's bytes are not text; `value` is None then.
+    """
 
     value: Any
     source: str
     warnings: tuple[str, ...] = ()
+    problem: str | None = None
 
 
 def find_template(metadata: Mapping[str, Any], sidecars: TokenizerFiles) -> FoundTemplate | None:
@@ -48,7 +56,12 @@ def find_template(metadata: Mapping[str, Any], sidecars: TokenizerFiles) -> Foun
     Raises TokenizerError for a sidecar file that cannot be read, or is a link out of its folder.
     """
     found = [FoundTemplate(metadata[key], f"metadata {key}") for key in _KEYS if metadata.get(key)]
-    found = found or _from_sidecars(sidecars)
+    beside = found or _from_sidecars(sidecars)
+    # a folder's named templates are in its metadata already; without a default one none of them is chosen here
+    found = [each for each in beside if not (named_templates(metadata) and _has_no_default(each.value))]
+    if found and found[0].problem:
+        unread = f"{sidecars.template.name if sidecars.template else 'the template'} is not read: {found[0].problem}"
+        return replace(found[1] if len(found) == 2 else found[0], warnings=(unread,))
     if len(found) == 2 and found[0].value != found[1].value:
         note = f"two different chat templates: {found[0].source} is used, {found[1].source} is not"
         return FoundTemplate(found[0].value, found[0].source, (note,))
@@ -58,11 +71,20 @@ def find_template(metadata: Mapping[str, Any], sidecars: TokenizerFiles) -> Foun
 def _from_sidecars(sidecars: TokenizerFiles) -> list[FoundTemplate]:
     found = []
     if sidecars.template is not None:
-        found.append(FoundTemplate(sidecar_text(sidecars.template), f"{sidecars.template.name} next to the file"))
+        found.append(_of_file(sidecars.template))
     if sidecars.settings is not None:
         value = sidecar_object(sidecars.settings).get("chat_template")
         found += [] if value is None else [FoundTemplate(value, f"{sidecars.settings.name} next to the file")]
     return found
+
+
+def _of_file(path: Path) -> FoundTemplate:
+    source = f"{path.name} next to the file"
+    raw = sidecar_bytes(path)
+    try:
+        return FoundTemplate(decoded(raw, path), source)
+    except CheckpointError as error:
+        return FoundTemplate(None, source, problem=error.found)
 
 
 def choose_template(
@@ -74,8 +96,12 @@ def choose_template(
     template is too large or not text.
     """
     if wanted is not None:
-        return _checked(_wanted_template(wanted, tokenizer))
+        named = named_templates(metadata)
+        own = Template(named[wanted], f"metadata chat_templates ({wanted})") if wanted in named else None
+        return _checked(own or _wanted_template(wanted, tokenizer, named))
     found = find_template(metadata, sidecars)
+    if found is not None and found.problem:
+        return Template(None, found.source, warnings=found.warnings, problem=found.problem)
     if found is not None:
         return _checked(Template(_single(found.value, found.source), found.source, warnings=found.warnings))
     family = family_named(architecture)
@@ -84,10 +110,12 @@ def choose_template(
         rule = f"rule of the {architecture} family ({name})"
         note = f"chat template: {name}, by the rule of the {architecture} family; the file and its folder hold none"
         return Template(TEMPLATES[name], rule, (note,))
-    return Template(None, "absent")
+    others = list(named_templates(metadata))
+    unused = f"no chat template is the default; --chat-template NAME chooses one of {first_names(others, 10)}"
+    return Template(None, "absent", warnings=(unused,) if others else ())
 
 
-def _wanted_template(wanted: str, tokenizer: Any) -> Template:
+def _wanted_template(wanted: str, tokenizer: Any, named: Mapping[str, str]) -> Template:
     if wanted in TEMPLATES:
         missing = _missing_tokens(wanted, tokenizer)
         if missing:
@@ -98,7 +126,7 @@ def _wanted_template(wanted: str, tokenizer: Any) -> Template:
         return Template(TEMPLATES[wanted], f"--chat-template {wanted}")
     path = Path(wanted)
     if not is_file(path) and ("{{" in wanted or "{%" in wanted):
-        return Template(wanted, "--chat-template (text)")
+        return Template(wanted.removeprefix(MARK), "--chat-template (text)")
     if is_file(path):
         with as_tokenizer_error():
             text = _template_of(read_object(path), wanted) if path.suffix == ".json" else read_text(path)
@@ -107,7 +135,8 @@ def _wanted_template(wanted: str, tokenizer: Any) -> Template:
         return Template(text, f"--chat-template {wanted}")
     if path.suffix or len(path.parts) > 1:
         raise FileMissing(f"--chat-template {wanted}: no such file, or it cannot be read", action=CHOOSE_ANOTHER)
-    raise ChatTemplateError(f"--chat-template {wanted} is unknown{closest(wanted, TEMPLATES)}", action=CHOOSE_ANOTHER)
+    known = [*named, *TEMPLATES]
+    raise ChatTemplateError(f"--chat-template {wanted} is unknown{closest(wanted, known)}", action=CHOOSE_ANOTHER)
 
 
 def _missing_tokens(name: str, tokenizer: Any) -> list[str]:
@@ -139,6 +168,11 @@ def _single(found: Any, where: str) -> str:
             f"the chat template in {where} is {type(found).__name__}", expected="text", action=CHOOSE_ANOTHER
         )
     return found
+
+
+def _has_no_default(value: Any) -> bool:
+    """Whether this is a list of named templates of which none is called default."""
+    return isinstance(value, list) and all(isinstance(each, dict) and each.get("name") != "default" for each in value)
 
 
 def _checked(template: Template) -> Template:

@@ -37,13 +37,25 @@ def describe_tokenizer(
         named = metadata.get("special_tokens")
         if whole is not None and isinstance(named, Mapping):  # then null means that the token is not used
             described |= {name: None for name in ("bos", "eos") if named.get(f"{name}_token") is None}
-        if facts.kind == "byte-level BPE":
+        if whole is not None:
+            described["pre_tokenizer"] = {"name": _steps(whole), "source": "metadata hf_tokenizer"}
+        elif facts.kind == "byte-level BPE":
             family = architecture or str(metadata.get("architecture") or "this model")
             name, source, _ = choose_pre_tokenizer(metadata, family)
             described["pre_tokenizer"] = {"name": name, "source": source}
     except (CheckpointError, FileMissing, TokenizerError) as problem:
         described["problem"] = problem.found
     return described
+
+
+def _steps(whole: Mapping[str, Any]) -> str | None:
+    """The types of the steps that split text."""
+    step = whole.get("pre_tokenizer")
+    inner = step.get("pretokenizers") if isinstance(step, Mapping) else None
+    steps = inner if isinstance(inner, list) else [step]
+    return (
+        ", ".join(str(each["type"])[:40] for each in steps[:8] if isinstance(each, Mapping) and "type" in each) or None
+    )
 
 
 def _described_template(metadata: Mapping[str, Any], sidecars: TokenizerFiles) -> dict[str, Any]:
@@ -66,7 +78,7 @@ def _described_facts(facts: TokenizerFacts, warnings: list[str]) -> dict[str, An
         "vocab_size": facts.vocabulary_size,
         "used": len(facts.tokens),
         "added": len(facts.added),
-        "merges": len(facts.merges),
+        "merges": len(facts.merges) if facts.merges.counted else None,
         "bos": named(facts.bos_id),
         "eos": named(facts.eos_id),
         "warnings": [*warnings, *facts.warnings],

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from aprnb.formats.huggingface.tokenizer_json import HOLE, REST, reassembled
+from aprnb.formats.huggingface.tokenizer_json import REST, is_filler, reassembled
 
 _NAMED = (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown"))
 
@@ -44,7 +44,7 @@ def _other_tokens(rest: Mapping[str, Any], listed: list[Any]) -> str | None:
     if rest["model"].get("vocab") is None:
         return None
     for number, text in enumerate(listed):
-        if isinstance(text, str) and text not in stated and text not in (HOLE, f"[PAD{number}]"):
+        if isinstance(text, str) and text not in stated and not is_filler(text, number):
             return f"it lacks {text[:60]!r}, which tokenizer.vocabulary has at {number}"
     return None
 

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import compress, islice
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 
 from aprnb.errors import TokenizerError
-from aprnb.tokenizer.merges import MAX_MERGES, Merges, merges_of_splits, split_pieces, written_merges
+from aprnb.formats.huggingface.tokenizer_json import REST, stated_pairs, stated_tokens
+from aprnb.tokenizer.merges import MAX_MERGES, Merges, merges_from_scores, read_merges, read_pairs
 from aprnb.tokenizer.rules import ADD_TOKENIZER
 from aprnb.tokenizer.vocabulary import (
     BYTE_PIECE,
     CONTROL,
     MAX_VOCABULARY,
+    UNKNOWN,
     USER_DEFINED,
     UsedTokens,
     byte_symbols,
     checked_numbers,
     checked_strings,
+    of_types,
     used_tokens,
 )
 
@@ -39,7 +42,7 @@ class TokenizerFacts:
     kind: Kind
     vocabulary_size: int
     tokens: Mapping[int, str]
-    merges: Collection[tuple[str, str]]
+    merges: Merges
     added: Mapping[int, bool]
     """Id of each added token → whether it is special."""
     bos_id: int | None
@@ -49,6 +52,8 @@ class TokenizerFacts:
     warnings: tuple[str, ...]
     add_space: bool | None = None
     """Whether a space is added before SentencePiece text; None where the file does not state it."""
+    add_eos: bool = False
+    unk_id: int | None = None
 
 
 def has_tokenizer(metadata: Mapping[str, Any]) -> bool:
@@ -65,32 +70,42 @@ def read_facts(metadata: Mapping[str, Any]) -> TokenizerFacts:
     vocabulary = checked_strings(metadata, "tokenizer.vocabulary", MAX_VOCABULARY)
     types = checked_numbers(metadata, "tokenizer.token_type", len(vocabulary))
     kind = tokenizer_kind(metadata, vocabulary)
-    tokens, made, warnings = used_tokens(vocabulary, types)
-    special_ids = {name: _token_id(metadata, name, tokens, warnings) for name in ("bos", "eos", "padding")}
-    is_made = np.zeros(len(vocabulary), bool)
-    if metadata.get("tokenizer.merges"):
-        merges = _read_merges(metadata, made)
-        is_made[np.frombuffer(tokens.used, bool)] = np.fromiter(map(made.__getitem__, tokens.values()), bool)
-    else:
-        made.clear()
-        controls = {tokens[number] for number in special_ids.values() if number is not None} | _PIECE_CONTROLS
-        splits = split_pieces(tokens, checked_numbers(metadata, "tokenizer.scores", len(vocabulary)), controls)
-        merges = merges_of_splits(tokens, *splits)
-        is_made[splits[0]] = True
-    add_bos, add_space = metadata.get("tokenizer.add_bos_token"), metadata.get("tokenizer.add_space_prefix")
+    added, stated = stated_tokens(metadata)
+    tokens, strings, warnings = used_tokens(vocabulary, types, metadata.get("tokenizer.merges"), stated)
+    special_ids = {name: _token_id(metadata, name, tokens, warnings) for name in ("bos", "eos", "padding", "unknown")}
+    named = frozenset(special_ids[name] for name in ("bos", "eos", "padding")) - {None}
+    marked = _Marked(kind, tokens, types, named)
+    merges = _merges(metadata, tokens, strings, marked)
+    if added is None:
+        added = marked.added() if types else marked.unmade(merges)
+    add_space = metadata.get("tokenizer.add_space_prefix")
+    add_bos, add_eos = (metadata.get(f"tokenizer.add_{name}_token") for name in ("bos", "eos"))
     return TokenizerFacts(
         kind=kind,
         vocabulary_size=len(vocabulary),
         tokens=tokens,
         merges=merges,
-        added=_added_tokens(kind, tokens, is_made, types, special_ids),
+        added=_bounded(added),
         bos_id=special_ids["bos"],
         eos_id=special_ids["eos"],
         pad_id=special_ids["padding"],
         add_bos=add_bos if isinstance(add_bos, bool) else None,
         warnings=tuple(warnings),
         add_space=add_space if isinstance(add_space, bool) else None,
+        add_eos=add_eos is True,
+        unk_id=special_ids["unknown"],
     )
+
+
+def _merges(metadata: Mapping[str, Any], tokens: UsedTokens, strings: set[str], marked: _Marked) -> Merges:
+    """As pairs, as texts, or from scores."""
+    pairs = stated_pairs(metadata)
+    if pairs is not None:
+        return read_pairs(pairs, strings)
+    if metadata.get("tokenizer.merges"):
+        return read_merges(checked_strings(metadata, "tokenizer.merges", MAX_MERGES), tokens, strings)
+    scores = checked_numbers(metadata, "tokenizer.scores", len(tokens.vocabulary))
+    return merges_from_scores(tokens, scores, marked.controls())
 
 
 def tokenizer_kind(metadata: Mapping[str, Any], vocabulary: list[str]) -> Kind:
@@ -98,11 +113,13 @@ def tokenizer_kind(metadata: Mapping[str, Any], vocabulary: list[str]) -> Kind:
     stated = metadata.get("tokenizer.model_type") or metadata.get("tokenizer.model")
     named = stated.lower() if isinstance(stated, str) and len(stated) <= 64 else ""
     merges, scores = metadata.get("tokenizer.merges"), metadata.get("tokenizer.scores")
-    if "Ġ" in vocabulary and "Ċ" in vocabulary and named not in _SENTENCEPIECE_TYPES:
+    pieces = "▁" in vocabulary or "<0x0A>" in vocabulary
+    # gemma's pieces include Ġ and Ċ, as ordinary letters
+    byte_level = named == "gpt2" or _has_byte_level_step(metadata.get(REST)) or not pieces
+    if named not in _SENTENCEPIECE_TYPES and byte_level and "Ġ" in vocabulary and "Ċ" in vocabulary:
         if not merges:
             raise TokenizerError("the file's byte-level vocabulary has no merges", action=ADD_TOKENIZER)
         return "byte-level BPE"
-    pieces = "▁" in vocabulary or "<0x0A>" in vocabulary
     if pieces and (merges or (scores and named != "unigram" and _are_ranks(scores))):
         return "SentencePiece BPE"
     what = "unigram" if named == "unigram" or scores else f"{named or 'unnamed'}"
@@ -111,6 +128,15 @@ def tokenizer_kind(metadata: Mapping[str, Any], vocabulary: list[str]) -> Kind:
         expected="byte-level BPE with merges, or SentencePiece BPE with merges or rank scores",
         action=ADD_TOKENIZER,
     )
+
+
+def _has_byte_level_step(rest: Any) -> bool:
+    """Whether `hf_tokenizer` encodes or decodes bytes as letters."""
+    parts = [rest.get(part) for part in ("pre_tokenizer", "decoder")] if isinstance(rest, Mapping) else []
+    steps = [part for part in parts if isinstance(part, Mapping)]
+    for inner in [step.get(key) for step in steps for key in ("pretokenizers", "decoders")]:
+        steps += [step for step in inner if isinstance(step, Mapping)] if isinstance(inner, list) else []
+    return any(step.get("type") == "ByteLevel" for step in steps)
 
 
 def _are_ranks(scores: Any) -> bool:
@@ -136,64 +162,58 @@ def _token_id(metadata: Mapping[str, Any], name: str, tokens: Mapping[int, str],
     return value
 
 
-def _read_merges(metadata: Mapping[str, Any], made: dict[str, bool]) -> Merges:
-    """The merges as written, checked in one pass that sets `made` of each merge's result."""
-    texts = checked_strings(metadata, "tokenizer.merges", MAX_MERGES)
-    for at, text in enumerate(texts):
-        left, space, right = text.partition(" ")
-        whole = left + right
-        if left not in made or right not in made or whole not in made or not space or " " in right:
-            raise _no_merge(at, text, made)
-        made[whole] = True
-    return written_merges(texts)
+@dataclass(frozen=True)
+class _Marked:
+    """Tokens outside the merges, by the file's token types and special ids, else by what makes a token."""
+
+    kind: Kind
+    tokens: UsedTokens
+    types: list[Any]
+    named: frozenset[Any]
+
+    def controls(self) -> set[int]:
+        """Ids of a SentencePiece vocabulary that are no pieces."""
+        if self.types:
+            return set(self._typed(CONTROL, UNKNOWN)) | self.named
+        return {at for at, text in self.tokens.items() if text in _PIECE_CONTROLS} | self.named
+
+    def added(self) -> dict[int, bool]:
+        """Id → whether it is special, as the token types say it and llama.cpp reads them."""
+        typed = {number: self.types[number] != USER_DEFINED for number in self._typed(CONTROL, UNKNOWN, USER_DEFINED)}
+        return dict(sorted((typed | dict.fromkeys(self.named, True)).items()))
+
+    def unmade(self, merges: Merges) -> dict[int, bool]:
+        """Id → whether it is special, of tokens that neither the alphabet nor a merge makes."""
+        unmade = set(self.tokens.values())
+        for left, right in merges:
+            unmade.discard(left + right)
+        byte_level = self.kind == "byte-level BPE"
+        symbols, controls = (byte_symbols(), frozenset()) if byte_level else (frozenset(), _PIECE_CONTROLS)
+
+        def is_added(number: int, text: str) -> bool:
+            if number in self.named or text in controls:
+                return True
+            if text not in unmade or text in symbols:
+                return False
+            return byte_level or (len(text) > 1 and not BYTE_PIECE.fullmatch(text))
+
+        def is_special(number: int, text: str) -> bool:
+            marked = re.fullmatch(r"<\|.*\|>", text, re.DOTALL)
+            return number in self.named or text in controls or marked is not None
+
+        found = (item for item in self.tokens.items() if is_added(*item))
+        return {number: is_special(number, text) for number, text in islice(found, MAX_ADDED_TOKENS + 1)}
+
+    def _typed(self, *kinds: int) -> list[int]:
+        """Ids of the tokens of these types."""
+        typed = np.frombuffer(of_types(self.types, *kinds), bool)
+        return np.flatnonzero(typed & np.frombuffer(self.tokens.used, bool)).tolist()
 
 
-def _no_merge(at: int, text: str, tokens: Mapping[str, bool]) -> TokenizerError:
-    left, space, right = text.partition(" ")
-    if not left or not space or not right or " " in right:
-        return TokenizerError(
-            f"merge {at:,} is {text[:60]!r}", expected="two parts with one space between", action=ADD_TOKENIZER
-        )
-    missing = next(each for each in (left, right, left + right) if each not in tokens)
-    return TokenizerError(
-        f"merge {at:,} ({left[:60]!r} with {right[:60]!r}) needs {missing[:60]!r}, which the vocabulary lacks",
-        action=ADD_TOKENIZER,
-    )
-
-
-def _added_tokens(
-    kind: Kind, tokens: UsedTokens, is_made: np.ndarray, types: list[Any], special_ids: Mapping[str, int | None]
-) -> dict[int, bool]:
-    """Ids that neither the alphabet nor a merge makes, plus those marked as control or user-defined."""
-    symbols = byte_symbols() if kind == "byte-level BPE" else frozenset()
-    named = {number for number in special_ids.values() if number is not None}
-
-    def is_added(number: int, text: str) -> bool:
-        if number in named or (types and types[number] in (CONTROL, USER_DEFINED)):
-            return True
-        if kind == "byte-level BPE":
-            return not is_made[number] and text not in symbols
-        return text in _PIECE_CONTROLS or (not is_made[number] and len(text) > 1 and not BYTE_PIECE.fullmatch(text))
-
-    asked = ~is_made
-    asked[list(named)] = True
-    if types:
-        asked |= np.fromiter(map((CONTROL, USER_DEFINED).__contains__, types), bool)
-    if kind == "SentencePiece BPE":
-        asked |= np.fromiter(map(_PIECE_CONTROLS.__contains__, tokens.vocabulary), bool)
-    asked &= np.frombuffer(tokens.used, bool)
-    found = (number for number in compress(range(len(asked)), asked.tobytes()) if is_added(number, tokens[number]))
-    added = list(islice(found, MAX_ADDED_TOKENS + 1))
+def _bounded(added: dict[int, bool]) -> dict[int, bool]:
     if len(added) > MAX_ADDED_TOKENS:
         raise TokenizerError(
             f"over {MAX_ADDED_TOKENS:,} entries of the vocabulary are not made by a merge",
             expected=f"at most {MAX_ADDED_TOKENS:,} added tokens", action=ADD_TOKENIZER,
         )  # fmt: skip
-    controls = _PIECE_CONTROLS if kind == "SentencePiece BPE" else frozenset()
-    return {
-        number: number in named
-        or (bool(types) and types[number] == CONTROL)
-        or tokens[number] in controls
-        or re.fullmatch(r"<\|.*\|>", tokens[number], re.DOTALL) is not None
-        for number in added
-    }
+    return added

@@ -31,16 +31,24 @@ _WORDS_TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_SPLITS = {"qwen2": _WORDS_QWEN2, "llama-bpe": _WORDS_LLAMA3, "tekken": _WORDS_TEKKEN}
-_WHOLE_WORDS_FIRST = ("llama-bpe", "tekken")
+_ENDING = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_WORDS_GPT4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}|\p{{N}}{{1,3}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SPLITS = {
+    "qwen2": _WORDS_QWEN2, "llama-bpe": _WORDS_LLAMA3, "dbrx": _WORDS_LLAMA3, "tekken": _WORDS_TEKKEN,
+    "gpt-4o": _WORDS_GPT4O,
+}  # fmt: skip
+WHOLE_WORDS_FIRST = ("llama-bpe", "tekken")
 """Vocabularies made from tiktoken ranks: a word that is a token stays whole, whatever its merges would give."""
 
 
 def byte_level_tokenizer(facts: TokenizerFacts, pre_tokenizer: str, compose: bool) -> Tokenizer:
     """Byte-level BPE; `compose` normalises text to NFC first."""
-    tokenizer = _bpe(facts, ignore_merges=pre_tokenizer in _WHOLE_WORDS_FIRST)
+    tokenizer = _bpe(facts, ignore_merges=pre_tokenizer in WHOLE_WORDS_FIRST)
     tokenizer.normalizer = normalizers.NFC() if compose else None
-    tokenizer.pre_tokenizer = _split(pre_tokenizer)
+    tokenizer.pre_tokenizer = splitter(pre_tokenizer)
     tokenizer.decoder = decoders.ByteLevel()
     return _finished(tokenizer, facts)
 
@@ -48,6 +56,7 @@ def byte_level_tokenizer(facts: TokenizerFacts, pre_tokenizer: str, compose: boo
 def sentencepiece_tokenizer(facts: TokenizerFacts) -> Tokenizer:
     """SentencePiece BPE like llama's: a space before text unless the file says no, spaces as ▁, other text as bytes."""
     unknown = "<unk>" if "<unk>" in facts.tokens.values() else None
+    unknown = unknown if facts.unk_id is None else facts.tokens[facts.unk_id]
     tokenizer = _bpe(facts, byte_fallback=True, fuse_unk=True, unk_token=unknown)
     front = facts.add_space is not False
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁")] * front + [normalizers.Replace(" ", "▁")])
@@ -64,7 +73,7 @@ def parsed_tokenizer(document: Mapping[str, Any], where: object) -> Tokenizer:
     library does.
     """
     text = json.dumps(bounded_program(document, where), ensure_ascii=False)
-    try_out(text, where)
+    try_out(text, where, [token["content"] for token in document.get("added_tokens") or ()])
     load = partial(Tokenizer.from_str, text)
     tokenizer = interruptible(load, f"{where} cannot be loaded", load_seconds(text))
     for token in document.get("added_tokens") or ():
@@ -83,7 +92,8 @@ def _bpe(facts: TokenizerFacts, **options: object) -> Tokenizer:
         return Tokenizer(BPE(vocab=ids, merges=list(facts.merges), **options))
 
 
-def _split(name: str) -> pre_tokenizers.PreTokenizer:
+def splitter(name: str) -> pre_tokenizers.PreTokenizer:
+    """The byte-level pre-tokenizer of this name in `PRE_TOKENIZERS`."""
     if name in _SPLITS:
         split = pre_tokenizers.Split(Regex(_SPLITS[name]), behavior="isolated", invert=False)
         return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -108,9 +118,18 @@ def _finished(tokenizer: Tokenizer, facts: TokenizerFacts) -> Tokenizer:
         )
     tokenizer.add_special_tokens(tokens(special=True))
     tokenizer.add_tokens(tokens(special=False))
-    if facts.add_bos and facts.bos_id is not None:
-        bos = facts.tokens[facts.bos_id]
+    before, after = _added_around(facts)
+    if before or after:
+        ids = {facts.tokens[number]: number for number in (facts.bos_id, facts.eos_id) if number is not None}
+        first, second = [*before, "$A", *after], [f"{part}:1" for part in (*before, "$B", *after)]
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=[bos, "$A"], pair=[bos, "$A", bos, "$B"], special_tokens=[(bos, facts.bos_id)]
+            single=first, pair=[*first, *second], special_tokens=list(ids.items())
         )
     return tokenizer
+
+
+def _added_around(facts: TokenizerFacts) -> tuple[list[str], list[str]]:
+    """The tokens before and after each text."""
+    before = [facts.tokens[facts.bos_id]] if facts.add_bos and facts.bos_id is not None else []
+    after = [facts.tokens[facts.eos_id]] if facts.add_eos and facts.eos_id is not None else []
+    return before, after

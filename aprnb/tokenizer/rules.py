@@ -9,18 +9,17 @@ from aprnb.architecture.families import family_named
 from aprnb.errors import TokenizerError
 
 ADD_TOKENIZER = "put the model's tokenizer.json next to the checkpoint"
-PRE_TOKENIZERS: Mapping[str, str] = {
-    "qwen2": "qwen2",
-    "deepseek-r1-qwen": "qwen2",
-    "llama-bpe": "llama-bpe",
-    "llama3": "llama-bpe",
-    "llama-v3": "llama-bpe",
-    "falcon3": "llama-bpe",
+_NAMES = {
+    "qwen2": "qwen2 deepseek-r1-qwen kormo megrez stablelm2",
+    "llama-bpe": "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2",
+    "dbrx": "dbrx smaug-bpe chatglm-bpe glm4",
     "tekken": "tekken",
-    "gpt-2": "gpt-2",
-    "smollm": "smollm",
+    "gpt-4o": "gpt-4o llama4 kanana2",
+    "gpt-2": "gpt-2 phi-2 mpt olmo jais trillion mellum a.x-4.0 gigachat exaone4",
+    "smollm": "smollm starcoder refact command-r codeshell exaone minerva-7b",
 }
-"""Values of `tokenizer.pre_type` that are known, and the splitting that each of them means."""
+PRE_TOKENIZERS: Mapping[str, str] = {name: splitting for splitting, names in _NAMES.items() for name in names.split()}
+"""Values of `tokenizer.pre_type` that are known, which are llama.cpp's, and the splitting that each of them means."""
 
 
 def choose_pre_tokenizer(metadata: Mapping[str, Any], architecture: str) -> tuple[str, str, bool]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.errors import CheckpointError, FileMissing, TokenizerError
-from aprnb.formats.json_files import read_object, read_text
+from aprnb.formats.json_files import MAX_JSON_BYTES, read_object
 from aprnb.formats.json_memory import MAX_VALUES
 from aprnb.formats.sidecar_files import safe_path
-from aprnb.formats.source import is_file, is_folder
+from aprnb.formats.source import is_file, is_folder, read_bytes
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ def find_tokenizer_files(checkpoint: Path | None) -> TokenizerFiles:
     return TokenizerFiles(found("tokenizer.json"), found("tokenizer_config.json"), found("chat_template.jinja"))
 
 
-def sidecar_text(path: Path) -> str:
-    """The UTF-8 text of a sidecar file; a link must not lead out of the folder."""
+def sidecar_bytes(path: Path) -> bytes:
+    """The bytes of a sidecar file; a link must not lead out of the folder."""
     with as_tokenizer_error():
-        return read_text(safe_path(path.parent, path.name))
+        return read_bytes(safe_path(path.parent, path.name), MAX_JSON_BYTES)
 
 
 def sidecar_object(path: Path, most: int = MAX_VALUES) -> dict[str, Any]:
-    """The JSON object in a sidecar file, like `sidecar_text`; `most` bounds its values."""
+    """The JSON object in a sidecar file, like `sidecar_bytes`; `most` bounds its values."""
     with as_tokenizer_error():
         return read_object(safe_path(path.parent, path.name), most=most)
 

@@ -98,34 +98,57 @@ def checked_numbers(metadata: Mapping[str, Any], key: str, count: int) -> list[A
     return values
 
 
-def used_tokens(vocabulary: list[str], types: list[Any]) -> tuple[UsedTokens, dict[str, bool], list[str]]:
-    """Id → string without the holes, each of these strings → False, and warnings about repeated strings."""
+def used_tokens(
+    vocabulary: list[str], types: list[Any], merges: Any = None, stated: frozenset[int] = frozenset()
+) -> tuple[UsedTokens, set[str], list[str]]:
+    """Id → string without the holes, these strings, and warnings about repeated ones.
+
+    `merges` are those of the metadata, unchecked; `stated` are ids that are no holes, whatever their strings are.
+    """
     alphabet_at = next((at for at, text in enumerate(vocabulary) if len(text) == 1), len(vocabulary))
     padded = vocabulary.count("<unk>") > 1
-    used = bytearray(kind != UNUSED for kind in types) if types else bytearray(b"\1") * len(vocabulary)
-    # importers fill holes with <unk> (one string at many ids) or [PAD<id>]; a real <unk> precedes the alphabet
-    for at in compress(count(), map(str.startswith, vocabulary, repeat(("<unk>", "[PAD")))):
-        if vocabulary[at] == f"[PAD{at}]" or (vocabulary[at] == "<unk>" and padded and at > alphabet_at):
+    merged_at = vocabulary.index("<unk>") if padded and _merge_unknown(merges) else -1
+    used = bytearray(b"\1") * len(vocabulary)
+    if types:
+        used = bytearray(of_types(types, UNUSED).translate(b"\1\0" + bytes(254)))
+    # importers fill holes with <unk> (one string at many ids) or [PAD<id>]; a real <unk> precedes the alphabet, or the
+    # fillers where merges make it, as in Qwen's vocabularies
+    for at in compress(count(), map("<unk>".__eq__, vocabulary)) if padded else ():
+        if at > alphabet_at and at != merged_at and at not in stated:
             used[at] = False
-    for at in compress(count(), map(not_, vocabulary)):
+    for at in compress(count(), map(str.startswith, vocabulary, repeat("[PAD"))):
+        if at not in stated and vocabulary[at] == f"[PAD{at}]":
+            used[at] = False
+    for at in compress(count(), map(not_, vocabulary)) if "" in vocabulary else ():
         used[at] = False
-    strings = dict.fromkeys(compress(vocabulary, used), False)
-    warnings = [] if len(strings) == used.count(1) else [_leave_out_repeats(vocabulary, used, strings)]
+    strings = set(compress(vocabulary, used))
+    warnings = [] if len(strings) == used.count(1) else [_leave_out_repeats(vocabulary, used)]
     return UsedTokens(vocabulary, used), strings, warnings
 
 
-def _leave_out_repeats(vocabulary: list[str], used: bytearray, strings: dict[str, bool]) -> str:
+def of_types(types: list[Any], *kinds: int) -> bytes:
+    """1 for each token of one of these types, else 0."""
+    try:
+        return bytes(types).translate(bytes(kind in kinds for kind in range(256)))
+    except (TypeError, ValueError):  # not all are whole numbers below 256
+        return bytes(map(frozenset(kinds).__contains__, types))
+
+
+def _merge_unknown(merges: Any) -> bool:
+    """Whether one of these merges makes `<unk>`."""
+    return isinstance(merges, list) and any(pair in merges for pair in ("<unk >", "< unk>", "<un k>", "<u nk>"))
+
+
+def _leave_out_repeats(vocabulary: list[str], used: bytearray) -> str:
     """Keep only the first of equal strings in `used`; returns the warning that names them."""
-    repeats, shown = 0, []
+    repeats, shown, met = 0, [], set[str]()
     for at in compress(range(len(vocabulary)), bytes(used)):
         text = vocabulary[at]
-        if strings[text]:
+        if text in met:
             used[at], repeats = False, repeats + 1
             if repeats <= 3:
                 first = next(before for before in compress(range(at), used) if vocabulary[before] == text)
                 shown.append(f"{text[:60]!r} at {first} and {at}")
-        strings[text] = True
-    for text in strings:
-        strings[text] = False
+        met.add(text)
     named = " ".join(filter(None, (", ".join(shown), and_more(repeats - 3))))
     return f"the vocabulary repeats {named}; the first one is used"

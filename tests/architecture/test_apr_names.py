@@ -16,6 +16,7 @@ DEFECTS = {
     "rope_type": "0 for qwen3, whose rows are split halves",
     "description": "speaks of Q4_K in every import",
     "head_dim": "left out, though attention.key_length gives it",
+    "name": "the family's, where general.name says another",
 }
 
 

@@ -58,7 +58,7 @@ def test_an_integer_tensor_has_the_wrong_dtype(pocket_qwen3, tmp_path):
 def test_a_head_without_bytes_in_an_untied_model_lacks_its_extent(pocket_qwen3):
     with pytest.raises(
         aprnb.AprnbError,
-        match="tie_word_embeddings is True according to lm_head.weight with 0 bytes, False according to --set",
+        match="tie_word_embeddings is True, derived from lm_head.weight with 0 bytes, False according to --set",
     ):
         aprnb.check(pocket_qwen3, overrides={"tie_word_embeddings": False})
 

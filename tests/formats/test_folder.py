@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import aprnb
-from aprnb.errors import AprnbError, CheckpointError, FileMissing, UnsupportedFormat
+from aprnb.errors import AprnbError, CheckpointError, FileMissing, UnsupportedFormat, UsageProblem
+from aprnb_tests import families
 from aprnb_tests.safetensors_bytes import folder_of, small_file
 
 
@@ -41,11 +42,14 @@ def test_folder_file_and_shards_are_the_same_checkpoint(folder, sharded, pocket_
 
 
 def test_the_metadata_is_what_the_real_tool_writes_and_more(folder, pocket_qwen3):
-    """Less: `tensor_shapes`, which describes the written file. The head's elements are not counted twice here."""
+    """Less: `tensor_shapes`, which describes the written file, and `tied_embeddings`, which no file of a folder states.
+    The head's elements are not counted twice here, and ids without a token are told from the token `<unk>`."""
     imported, ours = aprnb.open(pocket_qwen3).metadata, aprnb.open(folder).metadata
     head = 1024 * 128
     differ = {key for key in imported if imported[key] is not None and ours.get(key) != imported[key]}
-    assert differ == {"tensor_shapes", "param_count"}
+    assert differ == {"tensor_shapes", "param_count", "tied_embeddings", "tokenizer.vocabulary"}
+    holes = [f"[PAD{at}]" if text == "<unk>" else text for at, text in enumerate(imported["tokenizer.vocabulary"])]
+    assert ours["tokenizer.vocabulary"] == holes
     assert ours["param_count"] == imported["param_count"] - head
     config = json.loads((folder / "config.json").read_text())
     settings = json.loads((folder / "tokenizer_config.json").read_text())
@@ -54,6 +58,7 @@ def test_the_metadata_is_what_the_real_tool_writes_and_more(folder, pocket_qwen3
     assert ours["special_tokens"]["eos_token"] == "<|im_end|>"
     assert set(ours) - set(imported) == {
         "hf_config", "chat_template", "special_tokens", "tokenizer.padding_token_id", "hf_tokenizer",
+        "hf_tokenizer_config",
     }  # fmt: skip
 
 
@@ -200,3 +205,21 @@ def test_a_secret_does_not_become_a_chat_template_or_a_tokenizer(folder, tmp_pat
     opened = aprnb.open(folder)
     assert any("is a link to" in warning for warning in opened.warnings)
     assert "secret" not in str(opened.metadata.get("chat_template"))
+
+
+def test_key_value_heads_that_a_config_leaves_out_are_not_called_the_files(tmp_path):
+    """Starcoder2Config's own default, 2, is what transformers computes; the number of heads is another."""
+    families.saved("starcoder2", tmp_path / "m", 1)
+    path = tmp_path / "m" / "config.json"
+    config = json.loads(path.read_text())
+    heads = config.pop("num_key_value_heads")
+    path.write_text(json.dumps(config))
+    with aprnb.open(tmp_path / "m") as checkpoint:
+        assert "num_kv_heads" not in checkpoint.metadata
+        assert (checkpoint.architecture.num_key_value_heads, config["num_attention_heads"]) == (heads, 4)
+        assert aprnb.check(checkpoint).exit_code == 0
+
+
+def test_none_as_a_path_is_an_error_that_says_what_a_run_has_for_an_output():
+    with pytest.raises(UsageProblem, match=r"the path is None\n.*see run\.status"):
+        aprnb.open(None)

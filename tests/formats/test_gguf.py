@@ -109,7 +109,8 @@ MALFORMED = {
         whole(infos=[info("a", (1 << 40, 1 << 40), 0, 0)], data=bytes(32)), "dimensions", "byte 37"),
     "an unknown element type of a tensor": (
         whole(infos=[info("a", (4,), 99, 0)], data=bytes(32)), "element type 99", "byte 45"),
-    "a removed element type": (whole(infos=[info("a", (4,), 4, 0)], data=bytes(32)), "element type 4", "byte 45"),
+    "a removed element type": (
+        whole(infos=[info("a", (4,), 4, 0)], data=bytes(32)), "element type 4 (Q4_2, which", "byte 45"),
     "rows of part of a block": (whole(infos=[info("a", (40,), 8, 0)], data=bytes(96)), "rows of 40", "byte 45"),
     "an offset off its alignment": (
         whole(infos=[info("a", (4,), 0, 16)], data=bytes(64)), "offset 16; expected a multiple of 32", "byte 49"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 import aprnb
-from aprnb.errors import CheckpointError, TruncatedFile
-from aprnb_tests.safetensors_bytes import file_of, info, packed, small_file
+from aprnb.errors import AprnbError, CheckpointError, TruncatedFile
+from aprnb.formats.dtypes import BY_NAME, LISTED
+from aprnb_tests.safetensors_bytes import LFS_POINTER, file_of, folder_of, info, packed, small_file, weights_of
 
 
 def opened(tmp_path: Path, data: bytes, name: str = "x.safetensors") -> aprnb.Checkpoint:
@@ -43,6 +45,57 @@ def test_tensors_are_read_as_the_safetensors_package_wrote_them(tmp_path):
 
 def test_the_first_bytes_tell_not_the_name(tmp_path):
     assert opened(tmp_path, small_file(), "weights.bin").format == "safetensors"
+
+
+def every_dtype() -> list[str]:
+    """The dtypes of the installed safetensors package, which lists them for a header with an unknown one."""
+    rust = pytest.importorskip("safetensors")
+    with pytest.raises(rust.SafetensorError) as caught:
+        rust.deserialize(file_of({"a": info("X", [1], 0, 1)}, bytes(1)))
+    return re.findall(r"`(\w+)`", str(caught.value).partition("expected one of")[2])
+
+
+def test_every_dtype_of_the_format_is_listed_with_its_shape_as_the_safetensors_package_reads_it(tmp_path):
+    rust = pytest.importorskip("safetensors")
+    names = every_dtype()
+    assert len(names) >= 22
+    for name in names:
+        bits = 32 * BY_NAME[name].block_bytes * 8 // BY_NAME[name].block_elements
+        data = packed({"a": ("F32", [1], bytes(4)), "z": (name, [2, 16], bytes(bits // 8))})
+        [read] = [entry for key, entry in rust.deserialize(data) if key == "z"]
+        entry = opened(tmp_path, data).tensors["z"]
+        assert (entry.dtype.name, list(entry.shape), entry.size_bytes) == (read["dtype"], read["shape"], bits // 8)
+
+
+@pytest.mark.parametrize("dtype", LISTED, ids=lambda dtype: dtype.name)
+def test_a_type_without_a_decoder_hides_no_other_tensor(dtype, tmp_path):
+    size = 8 * dtype.block_bytes // dtype.block_elements
+    data = packed({"a": ("F32", [1], bytes(4)), "z": (dtype.name, [8], bytes(range(size)))})
+    checkpoint = opened(tmp_path, data)
+    assert checkpoint["a"] == 0
+    assert checkpoint.raw("z") == bytes(range(size))
+    with pytest.raises(CheckpointError, match=f"element type {dtype.name} has no decoder"):
+        checkpoint["z"]
+    report = aprnb.inspect(checkpoint, stats=True)
+    assert [row.name for row in report.statistics.rows] == ["a"]
+    assert report.to_json()["statistics"]["not_decoded"] == {"z": f"element type {dtype.name} has no decoder in aprnb"}
+    assert f"{dtype.name} has no decoder in aprnb: z" in report.to_html()
+
+
+def test_elements_of_less_than_a_byte_end_with_a_byte(tmp_path):
+    with pytest.raises(CheckpointError, match="3 elements in F4; expected a multiple of 2"):
+        opened(tmp_path, file_of({"z": info("F4", [3], 0, 2)}, bytes(2)))
+
+
+def test_weights_of_a_type_without_a_decoder_do_not_match_a_model(pocket_qwen3, sources, tmp_path):
+    folder = folder_of(pocket_qwen3, sources / "qwen3", tmp_path / "hf")
+    weights = {
+        name: ("F4", shape, bytes(len(raw) // 4)) if "up_proj" in name else (dtype, shape, raw)
+        for name, (dtype, shape, raw) in weights_of(pocket_qwen3).items()
+    }
+    (folder / "model.safetensors").write_bytes(packed(weights))
+    violations = aprnb.check(folder).violations
+    assert {(violation.kind, violation.found) for violation in violations} == {("dtype", "F4")}
 
 
 B = info("BF16", [2], 16, 20)
@@ -145,7 +198,21 @@ def test_31337_tensors_open_at_once(tmp_path):
 
 def test_a_git_lfs_pointer_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="Git LFS"):
-        opened(tmp_path, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+        opened(tmp_path, LFS_POINTER)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_folder_that_git_cloned_without_lfs_names_the_pointer(name, sources, pocket_qwen3, tmp_path):
+    folder = folder_of(pocket_qwen3, sources / "qwen3", tmp_path / "m")
+    (folder / name).write_bytes(LFS_POINTER)
+    with pytest.raises(AprnbError, match=rf"{name} is a Git LFS pointer(.|\n)*git lfs pull"):
+        aprnb.convert(folder, tmp_path / "x.gguf")
+
+
+def test_a_tokenizer_that_git_did_not_fetch_is_named_among_the_warnings(sources, pocket_qwen3, tmp_path):
+    folder = folder_of(pocket_qwen3, sources / "qwen3", tmp_path / "m")
+    (folder / "tokenizer.json").write_bytes(LFS_POINTER)
+    assert any("Git LFS pointer" in text for text in aprnb.convert(folder, tmp_path / "x.gguf").warnings)
 
 
 def test_the_header_may_end_in_spaces(tmp_path):

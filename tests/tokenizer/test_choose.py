@@ -176,7 +176,7 @@ def test_a_file_without_any_tokenizer_is_an_error_with_an_action(real, tmp_path)
 @pytest.mark.parametrize("text", ["", "{}", "[" * 100_000, "\x00"])
 def test_a_malformed_sidecar_file_is_an_error_that_names_it(text, tmp_path):
     (tmp_path / "tokenizer.json").write_text(text)
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json (is|has) n"):
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json (is|has) (n|UTF-16)"):
         build_tokenizer({}, "qwen3", tmp_path)
 
 

@@ -13,7 +13,7 @@ import aprnb
 from aprnb.formats.gguf.metadata import apr_metadata
 from aprnb.formats.huggingface.tokenizer_json import special_ids, tokenizer_metadata
 from aprnb.tokenizer.choose import build_tokenizer
-from aprnb.tokenizer.gguf_values import tokenizer_values
+from aprnb.tokenizer.gguf.values import tokenizer_values
 
 TEXTS = ("Hello 12345 don't I'LL über", "Привет, мир!", "你好，世界。", "   a   b ", "def f(x):\n\treturn 1", "a", "")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -27,7 +27,7 @@ def metadata_of(tokenizer: Tokenizer, **special: str) -> dict[str, Any]:
 
 def read_back(metadata: dict[str, Any], rows: int) -> Any:
     """The tokenizer that a GGUF file with these values has."""
-    return build_tokenizer(apr_metadata(tokenizer_values(metadata, "llama", rows), {})[0], "llama")
+    return build_tokenizer(apr_metadata(tokenizer_values(metadata, "llama", rows).values, {})[0], "llama")
 
 
 MERGES = [("▁", "a"), ("a", "b"), ("▁a", "b"), ("▁", "ab")]
@@ -79,7 +79,7 @@ def test_a_llama_that_splits_as_qwen_is_written_as_it_splits(sources):
     """Llama's way leaves two digits together, this source's does not."""
     source = Tokenizer.from_str(json.dumps(with_merge(sources / "llama" / "tokenizer.json", "1", "2")))
     metadata = metadata_of(source, eos_token="<|im_end|>")
-    assert tokenizer_values(metadata, "llama", 1024)["tokenizer.ggml.pre"].value == "qwen2"
+    assert tokenizer_values(metadata, "llama", 1024).values["tokenizer.ggml.pre"].value == "qwen2"
     choice = read_back(metadata, 1024)
     for text in TEXTS:
         assert choice.tokenizer(text)["input_ids"] == source.encode(text).ids
@@ -102,13 +102,15 @@ def test_a_tokenizer_json_that_the_library_rejects_is_an_aprnb_error(sources, st
         tokenizer_values(metadata, "qwen2", 1024)
 
 
-def test_an_end_token_behind_every_text_is_rejected(sources):
+def test_an_end_token_behind_every_text_is_kept(sources):
     source = Tokenizer.from_file(str(sources / "qwen2" / "tokenizer.json"))
     source.post_processor = processors.TemplateProcessing(
         single=["$A", "<|im_end|>"], special_tokens=[("<|im_end|>", 826)]
     )
-    with pytest.raises(aprnb.AprnbError, match="adds more to a text than one first token"):
-        tokenizer_values(metadata_of(source, eos_token="<|im_end|>"), "qwen2", 1024)
+    metadata = metadata_of(source, eos_token="<|im_end|>")
+    values = tokenizer_values(metadata, "qwen2", 1024).values
+    assert values["tokenizer.ggml.add_eos_token"].value is True
+    assert read_back(metadata, 1024).tokenizer("a")["input_ids"] == source.encode("a").ids
 
 
 def test_more_tokens_than_rows_are_rejected(pocket_qwen3):

@@ -13,9 +13,10 @@ from aprnb.architecture.families import Family
 from aprnb.errors import ArchitectureError, CheckpointError, FileMissing, UnsupportedFamily, UsageProblem
 from aprnb.formats.fields import FIELDS
 from aprnb.formats.json_files import read_object
+from aprnb.formats.metadata import same
 from aprnb.formats.sidecar_files import safe_path
 from aprnb.formats.source import is_folder
-from aprnb.printable import short
+from aprnb.printable import first_names, short
 
 MAX_CONFIG_BYTES = 16 << 20
 _NULL_SAYS_NONE = frozenset(name for name, field in FIELDS.items() if field.nullable) - {"layer_types"}
@@ -56,7 +57,8 @@ def from_config(config: Mapping[str, Any], name: str, given_by_user: bool, famil
             if key in config and (config[key] is not None or field in _NULL_SAYS_NONE):
                 say(field, config[key], key)
                 break
-    if "sliding_window" in says and family.window_switch and not config.get("use_sliding_window"):
+    switched = {"sliding_window", "layer_types"} & says.keys() or "use_sliding_window" in config
+    if switched and family.window_switch and not config.get("use_sliding_window"):
         say("sliding_window", None, "use_sliding_window")
     derived = family.derive(config) if config.get("num_hidden_layers", config.get("n_layer")) is not None else {}
     _say_rope(config, name, rope, derived, family, say, says)
@@ -67,7 +69,23 @@ def from_config(config: Mapping[str, Any], name: str, given_by_user: bool, famil
     optional = any(rule.field == "layer_types" for rule in family.rules)
     if optional and window is None and kinds is not None and set(kinds) <= {"full_attention"}:
         say("layer_types", None, "layer_types")  # newer configs list it where there is no window
-    return Evidence(says, given_by_user)
+    return Evidence(says, _left_out(config, name, says, family), given_by_user)
+
+
+def _left_out(
+    config: Mapping[str, Any], name: str, says: Mapping[str, Any], family: Family
+) -> dict[str, tuple[Any, str]]:
+    """The defaults of the family's class for keys that the config does not have, if it is a whole one.
+
+    A whole config names its model type. A null is a value: few classes replace it by their default.
+    """
+    if not isinstance(config.get("model_type"), str):
+        return {}
+    return {
+        field: (value, f"{name} leaves out {family.config_keys.get(field, field)}")
+        for field, value in family.defaults.items()
+        if field not in says and not {family.config_keys.get(field, field), field} & config.keys()
+    }
 
 
 def _require_supported(
@@ -77,6 +95,15 @@ def _require_supported(
     for key, value in _BOTH_WAYS.items():
         if config.get(key) is value:
             raise UnsupportedFamily(f"{name} {key} is {value}: an encoder (bidirectional)", expected="a decoder")
+    stated, kinds = config.get("rope_parameters") or {}, ("full_attention", "sliding_attention")
+    if stated and "rope_local_base_freq" in family.fields and not any(kind in stated for kind in kinds):
+        raise UnsupportedFamily(f"{name} rope_parameters has {first_names(sorted(map(str, stated)), 3)}",
+                                expected=f"{' and '.join(kinds)}: the class uses no others")  # fmt: skip
+    local = rope.get("local", {})
+    if local.get("rope_type", "default") != "default" or local.get("partial_rotary_factor") not in (None, 1):
+        found = {key: value for key, value in local.items() if key != "rope_theta"}
+        raise UnsupportedFamily(f"{name} rope_parameters of sliding_attention is {short(found)}",
+                                expected="a rope_theta of its own and no scaling")  # fmt: skip
     share = config.get("partial_rotary_factor", rope["full"].get("partial_rotary_factor"))
     if "partial_rotary_factor" not in family.fields and share not in (None, 1):
         raise UnsupportedFamily(f"{name} partial_rotary_factor is {short(share)}",
@@ -148,7 +175,7 @@ def _say_rope(
 
 
 def _require_one(fact: str, first: Any, first_where: str, second: Any, second_where: str, name: str) -> None:
-    if first != second:
+    if not same(first, second):
         raise ArchitectureError(
             f"{fact} is {short(first)} according to {first_where}, {short(second)} according to {second_where}",
             expected="one value", where=name, action="state only the one that the weights were trained with",

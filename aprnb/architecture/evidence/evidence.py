@@ -23,9 +23,13 @@ from aprnb.formats.metadata import lookup
 
 @dataclass(frozen=True)
 class Evidence:
-    """One source's statements: field → (value, where exactly it is stated)."""
+    """One source's statements: field → (value, where exactly it is stated).
+
+    `leaves_out`: field → (value, key) for what a config does not state and its class has a default for.
+    """
 
     says: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    leaves_out: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     given_by_user: bool = False
 
 

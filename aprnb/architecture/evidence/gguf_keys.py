@@ -6,7 +6,7 @@ key (layer patterns, the scale of gemma's queries) the file means what that grap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from aprnb.errors import ArchitectureError
 from aprnb.formats import Checkpoint
 from aprnb.formats.fields import FIELDS, ROTATED_SIZE, SLIDING_WINDOW, STANDARD
 from aprnb.formats.gguf.values import shortest
+from aprnb.formats.metadata import same
 
 MAX_FACTORS = 4096
 _LLAMA3_THETA = 500_000.0
@@ -62,9 +63,10 @@ class GgufKeys:
         return self.checkpoint[tensor].reshape(-1)
 
 
-def from_gguf(checkpoint: Checkpoint, family: Family) -> tuple[Evidence, tuple[str, ...]]:
+def from_gguf(checkpoint: Checkpoint, family: Family, given: Collection[str] = ()) -> tuple[Evidence, tuple[str, ...]]:
     """The statements of a GGUF file's keys, and the tensors that hold RoPE factors instead of weights.
 
+    Scaled rotation that a person has `given` is not read: it may be of a kind that keys and tensors do not tell.
     An `.apr` made of a GGUF file has no such keys, but may have kept those tensors.
     """
     factors = tuple(name for name in rope.TENSORS if name in checkpoint.tensors)
@@ -79,7 +81,9 @@ def from_gguf(checkpoint: Checkpoint, family: Family) -> tuple[Evidence, tuple[s
 
     if checkpoint.format == "gguf":
         _say_keys(keys, say)
-    if factors:
+        if "rope_scaling" not in given:
+            _rope_scaling(keys, say)
+    if factors and "rope_scaling" not in given:
         _rope_factors(keys, say)
     evidence = from_config(config, "gguf.kv", False, family)
     says = {name: (value, sources.get(name, where)) for name, (value, where) in evidence.says.items()}
@@ -90,9 +94,9 @@ def _say_keys(keys: GgufKeys, say: Say) -> None:
     for name, value in keys.graph.fixed.items():
         say(name, value, f"llama.cpp's graph of {keys.architecture}")
     for name, field in FIELDS.items():
-        if field.gguf and name not in STANDARD and keys[name] is not None:
+        if field.gguf and name not in (*STANDARD, *keys.graph.ignores) and keys[name] is not None:
             say(name, keys[name], f"GGUF {keys.architecture}.{field.gguf[0]}")
-    for derive in (_window, _layer_pattern, _query_scale, _partial_rotation, _rope_scaling):
+    for derive in (_window, _layer_pattern, _query_scale, _partial_rotation):
         derive(keys, say)
 
 
@@ -188,7 +192,7 @@ def _longrope(keys: GgufKeys) -> dict[str, Any]:
         scaling["original_max_position_embeddings"] = original
     stated, positions = keys.number(rope.ATTENTION_FACTOR), keys.number("max_position_embeddings")
     usual = rope.longrope_attention_factor(positions, original) if positions and original and original > 1 else stated
-    if stated and usual and abs(stated - usual) > 1e-5:
+    if stated and usual and not same(stated, usual):
         scaling["attention_factor"] = stated
     return scaling
 

@@ -109,15 +109,29 @@ HEAD_DIM = FieldRule(
 )
 
 
+def class_defaults(
+    positions: int, *, heads: int = 32, eps: float = 1e-6, theta: float = 10_000.0, act: str = "silu",
+    tied: bool = False, **more: Any,
+) -> Mapping[str, Any]:  # fmt: skip
+    """`Family.defaults` of a decoder with rotation, unscaled; `more` are fields of its own."""
+    common = {"num_attention_heads": heads, "max_position_embeddings": positions, "rms_norm_eps": eps}
+    return {
+        **common, "rope_theta": theta, "rope_scaling": None, "hidden_act": act, "tie_word_embeddings": tied, **more
+    }  # fmt: skip
+
+
 def windowed_layers(config: Mapping[str, Any]) -> dict[str, Any]:
     """Qwen's classes: layers from `max_window_layers` on attend to the window, where there is one."""
-    window = config.get("sliding_window") if config.get("use_sliding_window") else None
-    layers, first = config.get("num_hidden_layers"), config.get("max_window_layers")
+    window = config.get("sliding_window", 4096) if config.get("use_sliding_window") else None
+    layers, first = config.get("num_hidden_layers"), config.get("max_window_layers", 28)
     if window is None:
         return {"layer_types": None}
     if not isinstance(layers, int) or not isinstance(first, int):
         return {}
-    return {"layer_types": ["sliding_attention" if n >= first else "full_attention" for n in range(layers)]}
+    return {
+        "sliding_window": window,
+        "layer_types": ["sliding_attention" if n >= first else "full_attention" for n in range(layers)],
+    }
 
 
 def partly_windowed(period: int, full_at: int) -> Callable[[int], list[str]]:

@@ -84,10 +84,16 @@ class GgufGraph:
     """It reads `attention.sliding_window` (0: none); all other graphs attend to every position."""
     head: Literal["optional", "tied", "own"] = "optional"
     """Whether the head is always the embedding, never, or where there is no head (llama-model.cpp)."""
-    biases: bool = False
-    """It has biases on projections."""
+    ignores_window: bool = False
+    """It reads the window and attends to all positions all the same."""
+    scales: tuple[str, ...] = ("linear", "yarn")
+    """The types of scaled rotation that it computes; others need tensors of factors, which not every graph has."""
+    biases: Literal["none", "optional", "required"] = "none"
+    """Whether it has biases on projections."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Fields that it fixes without a key."""
+    ignores: tuple[str, ...] = ()
+    """Fields whose key it does not read."""
     full_attention_every: int | None = None
     """The period of layers that attend to all positions, where no key states it."""
     unrotated_every: int | None = None
@@ -114,6 +120,8 @@ class Family:
     other_names: tuple[str, ...] = ()
     config_keys: Mapping[str, str] = field(default_factory=dict)
     derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {}
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What a config that leaves a field out means: its config class's defaults, for what shapes do not prove."""
     certain_chat_template: str | None = None
     pre_tokenizer: tuple[str, bool] | None = None
     """How its byte-level tokenizers split text, and whether that is an assumption (other models differ)."""
@@ -125,6 +133,8 @@ class Family:
     """How `transformers` computes it exactly: caps on attention logits need `eager`."""
     window_switch: bool = False
     """Its config class looks at `use_sliding_window`, without which there is no window; others do not have that key."""
+    exceeds_float16: bool = False
+    """Activations of its published models exceed float16's largest number, 65,504."""
     gguf: GgufGraph = GgufGraph()
 
     @property

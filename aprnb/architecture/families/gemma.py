@@ -10,9 +10,11 @@ GEGLU = FieldRule("hidden_act", "gelu_pytorch_tanh", "assumed", "every published
 
 GEMMA = Family(
     model_type="gemma",
+    exceeds_float16=True,
     class_name="GemmaForCausalLM",
     config_name="GemmaConfig",
     tensors=(*decoder.COMMON, *decoder.ATTENTION_BIASES),
     rules=(decoder.FULL_ATTENTION, decoder.NO_MLP_BIAS, decoder.NO_ROPE_SCALING, decoder.POSITIONS, GEGLU),
+    defaults=decoder.class_defaults(8192, heads=16, act="gelu_pytorch_tanh", tied=True),
     gguf=GgufGraph("gemma", adds_one_to_norms=True, head="tied"),
 )

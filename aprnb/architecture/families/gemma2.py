@@ -26,6 +26,7 @@ def _layer_types(config: Mapping[str, Any]) -> dict[str, Any]:
 
 GEMMA2 = Family(
     model_type="gemma2",
+    exceeds_float16=True,
     class_name="Gemma2ForCausalLM",
     config_name="Gemma2Config",
     tensors=(
@@ -41,6 +42,16 @@ GEMMA2 = Family(
     fields=fields(more="query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping layer_types"),
     config_keys={"hidden_act": "hidden_activation"},
     derive=_layer_types,
+    defaults=decoder.class_defaults(
+        8192,
+        heads=8,
+        act="gelu_pytorch_tanh",
+        tied=True,
+        sliding_window=4096,
+        query_pre_attn_scalar=256,
+        attn_logit_softcapping=50.0,
+        final_logit_softcapping=30.0,
+    ),
     attention="eager",
     gguf=GgufGraph(
         "gemma2", adds_one_to_norms=True, windowed=True, head="tied", full_attention_every=2, layers_of_27b=46

@@ -24,6 +24,7 @@ def _from_class(config: Mapping[str, Any]) -> dict[str, Any]:
 
 GEMMA3_TEXT = Family(
     model_type="gemma3_text",
+    exceeds_float16=True,
     class_name="Gemma3ForCausalLM",
     config_name="Gemma3TextConfig",
     tensors=(
@@ -42,11 +43,22 @@ GEMMA3_TEXT = Family(
     ),
     config_keys={"hidden_act": "hidden_activation"},
     derive=_from_class,
+    defaults=decoder.class_defaults(
+        131_072,
+        heads=8,
+        theta=1_000_000.0,
+        act="gelu_pytorch_tanh",
+        tied=True,
+        sliding_window=4096,
+        query_pre_attn_scalar=256,
+        rope_local_base_freq=10_000.0,
+    ),
     gguf=GgufGraph(
         "gemma3",
         adds_one_to_norms=True,
         windowed=True,
         fixed={"rope_local_base_freq": 10_000.0, "attn_logit_softcapping": None, "final_logit_softcapping": None},
+        ignores=("attn_logit_softcapping",),
         full_attention_every=6,
         layers_of_27b=62,
     ),

@@ -97,6 +97,14 @@ GPT2 = Family(
         "rms_norm_eps": "layer_norm_epsilon",
         "hidden_act": "activation_function",
     },
+    defaults={
+        "num_attention_heads": 12,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "gelu_new",
+        "tie_word_embeddings": True,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+    },
     pre_tokenizer=("gpt-2", False),
-    gguf=GgufGraph("gpt2", layer_norm=True, biases=True),
+    gguf=GgufGraph("gpt2", layer_norm=True, biases="optional"),
 )

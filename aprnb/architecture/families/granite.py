@@ -10,5 +10,8 @@ GRANITE = Family(
     tensors=(*decoder.COMMON, *decoder.ATTENTION_BIASES, *decoder.MLP_BIASES),
     rules=(decoder.FULL_ATTENTION, decoder.NO_ROPE_SCALING, decoder.POSITIONS, decoder.SILU),
     fields=fields(more="embedding_multiplier attention_multiplier residual_multiplier logits_scaling"),
-    gguf=GgufGraph("granite", permutes_rows=True, biases=True),
+    defaults=decoder.class_defaults(
+        2048, embedding_multiplier=1.0, attention_multiplier=1.0, residual_multiplier=1.0, logits_scaling=1.0
+    ),
+    gguf=GgufGraph("granite", permutes_rows=True, biases="optional", scales=("linear", "yarn", "llama3")),
 )

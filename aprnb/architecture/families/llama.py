@@ -4,7 +4,7 @@ Llama 3.1 and later scale RoPE, which `.apr` metadata cannot state: with more th
 be given.
 """
 
-from aprnb.architecture.families.decoder import ATTENTION_BIASES, COMMON, MLP_BIASES, POSITIONS, SILU
+from aprnb.architecture.families.decoder import ATTENTION_BIASES, COMMON, MLP_BIASES, POSITIONS, SILU, class_defaults
 from aprnb.architecture.families.family import Family, FieldRule, GgufGraph
 
 UNSCALED_POSITIONS = 8192
@@ -27,6 +27,7 @@ LLAMA = Family(
         POSITIONS,
         SILU,
     ),
+    defaults=class_defaults(2048),
     pre_tokenizer=("llama-bpe", True),
-    gguf=GgufGraph("llama", permutes_rows=True, biases=True),
+    gguf=GgufGraph("llama", permutes_rows=True, biases="optional", scales=("linear", "yarn", "llama3")),
 )

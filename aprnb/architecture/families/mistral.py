@@ -1,6 +1,6 @@
 """Mistral (dense): like Llama without biases; the sliding window differs between releases, and no file states it."""
 
-from aprnb.architecture.families.decoder import COMMON, NO_MLP_BIAS, NO_ROPE_SCALING, POSITIONS, SILU
+from aprnb.architecture.families.decoder import COMMON, NO_MLP_BIAS, NO_ROPE_SCALING, POSITIONS, SILU, class_defaults
 from aprnb.architecture.families.family import Family, FieldRule, GgufGraph
 
 MISTRAL = Family(
@@ -15,6 +15,7 @@ MISTRAL = Family(
         POSITIONS,
         SILU,
     ),
+    defaults=class_defaults(131_072, sliding_window=4096),
     pre_tokenizer=("tekken", True),
-    gguf=GgufGraph("llama", permutes_rows=True, biases=True),
+    gguf=GgufGraph("llama", permutes_rows=True, biases="optional", scales=("linear", "yarn", "llama3")),
 )

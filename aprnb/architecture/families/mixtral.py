@@ -20,5 +20,6 @@ MIXTRAL = Family(
     rules=(decoder.NO_ATTENTION_BIAS, decoder.NO_MLP_BIAS, decoder.NO_ROPE_SCALING, decoder.POSITIONS, decoder.SILU),
     fields=fields(more="num_experts num_experts_per_tok"),
     config_keys={"num_experts": "num_local_experts"},
-    gguf=GgufGraph("llama", permutes_rows=True, biases=True),
+    defaults=decoder.class_defaults(131_072, eps=1e-5, theta=1_000_000.0, sliding_window=None, num_experts_per_tok=2),
+    gguf=GgufGraph("llama", permutes_rows=True, biases="optional", scales=("linear", "yarn", "llama3")),
 )

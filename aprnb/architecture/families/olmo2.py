@@ -16,5 +16,6 @@ OLMO2 = Family(
         *(*decoder.GATED_MLP, decoder.FINAL_NORM, decoder.HEAD),
     ),
     rules=(decoder.FULL_ATTENTION, decoder.NO_MLP_BIAS, decoder.NO_ROPE_SCALING, decoder.POSITIONS, decoder.SILU),
+    defaults=decoder.class_defaults(2048, eps=1e-5),
     gguf=GgufGraph("olmo2", head="own"),
 )

@@ -32,5 +32,6 @@ PHI3 = Family(
     rules=(decoder.HEAD_DIM, decoder.NO_ATTENTION_BIAS, decoder.NO_MLP_BIAS, decoder.POSITIONS, decoder.SILU),
     fields=fields(more="partial_rotary_factor original_max_position_embeddings"),
     derive=_from_class,
-    gguf=GgufGraph("phi3", windowed=True),
+    defaults=decoder.class_defaults(4096, eps=1e-5, sliding_window=None),
+    gguf=GgufGraph("phi3", windowed=True, ignores_window=True, scales=("longrope",)),
 )

@@ -20,10 +20,11 @@ QWEN2 = Family(
     ),
     fields=fields(more="layer_types"),
     derive=decoder.windowed_layers,
+    defaults=decoder.class_defaults(32_768, sliding_window=None),
     window_switch=True,
     certain_chat_template="chatml",
     pre_tokenizer=("qwen2", False),
     nfc_vocabulary=("Qwen", "<|endoftext|>", 151643),
     pad_token="<|endoftext|>",
-    gguf=GgufGraph("qwen2", biases=True),
+    gguf=GgufGraph("qwen2", biases="optional"),
 )

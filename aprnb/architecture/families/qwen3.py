@@ -18,6 +18,7 @@ QWEN3 = Family(
     ),
     fields=fields(more="layer_types"),
     derive=decoder.windowed_layers,
+    defaults=decoder.class_defaults(32_768, sliding_window=None),
     window_switch=True,
     certain_chat_template="chatml",
     pre_tokenizer=("qwen2", False),

@@ -51,6 +51,14 @@ QWEN3_MOE = Family(
         more="num_experts num_experts_per_tok moe_intermediate_size norm_topk_prob decoder_sparse_step mlp_only_layers"
     ),
     config_keys={"num_experts": "num_local_experts"},
+    defaults=decoder.class_defaults(
+        32_768,
+        sliding_window=None,
+        num_experts_per_tok=8,
+        norm_topk_prob=False,
+        decoder_sparse_step=1,
+        mlp_only_layers=[],
+    ),
     window_switch=True,
     certain_chat_template="chatml",
     pre_tokenizer=("qwen2", False),

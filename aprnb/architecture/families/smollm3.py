@@ -30,6 +30,7 @@ SMOLLM3 = Family(
     rules=(decoder.NO_SLIDING_WINDOW, decoder.NO_LAYER_TYPES, decoder.NO_ROPE_SCALING, decoder.POSITIONS, decoder.SILU),
     fields=fields(more="no_rope_layers layer_types"),
     derive=_from_class,
+    defaults=decoder.class_defaults(32_768, heads=16, theta=2_000_000.0, tied=True, sliding_window=None),
     window_switch=True,
     gguf=GgufGraph("smollm3", permutes_rows=True, unrotated_every=4),
 )

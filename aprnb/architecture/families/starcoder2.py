@@ -36,5 +36,6 @@ STARCODER2 = Family(
         FieldRule("hidden_act", "gelu_pytorch_tanh", "assumed", "every published checkpoint uses GELU (tanh)"),
     ),
     config_keys={"rms_norm_eps": "norm_epsilon", "attention_bias": "use_bias", "mlp_bias": "use_bias"},
-    gguf=GgufGraph("starcoder2", layer_norm=True, biases=True),
+    defaults=decoder.class_defaults(4096, heads=24, eps=1e-5, act="gelu_pytorch_tanh", tied=True, sliding_window=None),
+    gguf=GgufGraph("starcoder2", layer_norm=True, biases="required"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aprnb.errors import CheckpointError, UnsupportedFormat
 from aprnb.formats.apr.legacy_containers import legacy_container
+from aprnb.formats.source import LFS_POINTER
 
 MAGIC, MAGIC_DRAFT, MAGIC_V1 = b"APR\0", b"APR2", b"APRN"
 """The format's own magic, its early draft's (same layout), and the old container's (same layout where byte 4 is 2)."""
@@ -13,7 +14,7 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a Zstandard archive", "unpack it first"),
     (b"\x89HDF", "an HDF5 file", "import the original model to .apr"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch it with `git lfs pull`"),
+    LFS_POINTER,
 )
 
 

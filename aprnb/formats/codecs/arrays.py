@@ -17,6 +17,7 @@ Halves = NDArray[np.uint16]
 
 PART_ELEMENTS = 3 << 18
 """Elements at a time, 3 MiB of float32: with smaller parts two threads wait for each other between the calls."""
+_SIGN, _BELOW_HALF = np.uint32(1 << 31), np.float32(np.nextafter(np.float32(0.5), np.float32(0))).view(np.uint32)
 _THREADS = min(2, os.cpu_count() or 1)
 _WORTH_A_THREAD = 1 << 21
 """Elements from which on a second thread saves more than it takes to start."""
@@ -54,6 +55,23 @@ def in_parts(work: Callable[[slice], None], count: int, elements_each: int) -> N
         # One unit may be longer than a part (a wide padded row): this thread must not keep that much memory.
         for name in [name for name, held in vars(_ROOM).items() if held.size > PART_ELEMENTS]:
             delattr(_ROOM, name)
+
+
+def codes_of(values: Floats, low: int, high: int) -> NDArray[np.int8]:
+    """Round to whole numbers within bounds, halves away from zero; overwrites `values`."""
+    # Add the largest float below 1/2 with the value's sign, then truncate: adding 1/2 would round 0.49999997 up to 1.
+    np.clip(values, np.float32(low), np.float32(high), out=values)
+    half = values.view(np.uint32) & _SIGN
+    half |= _BELOW_HALF
+    values += half.view(np.float32)
+    return values.astype(np.int8)
+
+
+def reduced(operation: np.ufunc, values: Floats, width: int) -> Floats:
+    """Minimum or maximum of each run of `width` values; `reduceat` is faster than an axis of 16 or 32."""
+    flat = values.reshape(-1)
+    result: Floats = operation.reduceat(flat, np.arange(0, flat.size, width))
+    return result
 
 
 _ROOM = threading.local()

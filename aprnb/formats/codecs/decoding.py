@@ -11,7 +11,7 @@ import numpy as np
 from aprnb.errors import CheckpointError, MissingExtra
 from aprnb.formats.codecs import k_quants, small_blocks
 from aprnb.formats.codecs.arrays import Bytes, Floats, Halves, in_parts, room, round_to_bf16
-from aprnb.formats.dtypes import DType
+from aprnb.formats.dtypes import LISTED, DType
 
 Target = Literal["F32", "BF16"]
 Decoder = Callable[[Bytes, Floats], None]
@@ -128,7 +128,14 @@ def _fill_apr_q8(data: Bytes, values: np.ndarray) -> None:
 
 
 def decoder_of(dtype: DType) -> Decoder:
-    """The function that fills float32 [n, block elements] from blocks [n, block bytes]."""
+    """The function that fills float32 [n, block elements] from blocks [n, block bytes].
+
+    Raises CheckpointError for a type that has none, MissingExtra for one whose decoder is in a package that is missing.
+    """
+    if dtype in LISTED:
+        raise CheckpointError(
+            f"element type {dtype.name} has no decoder in aprnb", action="read its bytes with Checkpoint.raw"
+        )
     if dtype.name in _BLOCKS:
         return _BLOCKS[dtype.name]
     if dtype.name in PLAIN:

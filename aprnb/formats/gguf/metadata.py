@@ -10,14 +10,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from aprnb.errors import CheckpointError
 from aprnb.formats.contents import TensorEntry
 from aprnb.formats.fields import LAYER_NORM_EPSILON, SPLIT_HALVES, TYPED, Field
+from aprnb.formats.gguf.provenance import OF_THE_FILE, PREFIX, as_metadata, general
 from aprnb.formats.gguf.values import GgufValue
+from aprnb.formats.json_text import read_json
 
 Values = Mapping[str, GgufValue]
 
 EVIDENCE = "gguf.kv"
 MAX_EVIDENCE_ELEMENTS = 4096
+
+HF_TOKENIZER = "aprnb.hf_tokenizer"
+"""What `hf_tokenizer` has in `.apr` metadata, as JSON: written where no keys of GGUF's can state it."""
+TOKENIZER_SETTINGS: Mapping[str, str] = {
+    "unknown_token_id": "uint32", "add_bos_token": "bool", "add_eos_token": "bool", "add_space_prefix": "bool",
+    "eot_token_id": "uint32", "eom_token_id": "uint32", "seperator_token_id": "uint32", "mask_token_id": "uint32",
+    "add_sep_token": "bool", "remove_extra_whitespaces": "bool", "fim_pre_token_id": "uint32",
+    "fim_suf_token_id": "uint32", "fim_mid_token_id": "uint32", "fim_pad_token_id": "uint32",
+    "fim_rep_token_id": "uint32", "fim_sep_token_id": "uint32",
+}  # fmt: skip
+"""Settings under `tokenizer.ggml.`, spelled as llama.cpp reads them, and their types."""
 
 _TOKENIZER = {
     "tokenizer.model": "tokenizer.ggml.model",
@@ -28,45 +42,56 @@ _TOKENIZER = {
     "tokenizer.merges": "tokenizer.ggml.merges",
     "tokenizer.bos_token_id": "tokenizer.ggml.bos_token_id",
     "tokenizer.eos_token_id": "tokenizer.ggml.eos_token_id",
+    "tokenizer.eot_token_id": "tokenizer.ggml.eot_token_id",
+    "tokenizer.eom_token_id": "tokenizer.ggml.eom_token_id",
     "tokenizer.padding_token_id": "tokenizer.ggml.padding_token_id",
-    "tokenizer.unknown_token_id": "tokenizer.ggml.unknown_token_id",
-    "tokenizer.add_bos_token": "tokenizer.ggml.add_bos_token",
-    "tokenizer.add_space_prefix": "tokenizer.ggml.add_space_prefix",
+    **{f"tokenizer.{name}": f"tokenizer.ggml.{name}" for name in TOKENIZER_SETTINGS},
     "tokenizer.chat_template": "tokenizer.chat_template",
     "chat_template": "tokenizer.chat_template",
 }
+_NAMED_TEMPLATE = "tokenizer.chat_template."
 _LISTS = ("tokenizer.vocabulary", "tokenizer.token_type", "tokenizer.scores", "tokenizer.merges")
 
 
 def apr_metadata(values: Values, tensors: Mapping[str, TensorEntry]) -> tuple[dict[str, Any], list[str]]:
     """The metadata, and a warning for each key that could not be kept."""
     slug = _text(values, "general.architecture") or ""
-    described = _identity(slug, values) | _dimensions(slug, values, tensors) | _tokenizer(values)
+    warnings = [f"metadata {key} is too long; it is not read" for key, v in values.items() if v.value is None]
+    described = (
+        _identity(slug) | as_metadata(_general(values)) | _dimensions(slug, values, tensors) | _tokenizer(values)
+    )
+    if HF_TOKENIZER in values:
+        described["hf_tokenizer"] = _hf_tokenizer(_text(values, HF_TOKENIZER) or "", warnings)
     described["param_count"] = sum(entry.elements for entry in tensors.values())
     described[EVIDENCE] = {
-        key: {"t": value.kind, "v": _json(value.value)} for key, value in values.items() if _kept(value)
+        key: {"t": value.kind, "v": _json(value.value)}
+        for key, value in values.items()
+        if _kept(value) and key != HF_TOKENIZER
     }
-    warnings = [f"metadata {key} is too long; it is not read" for key, v in values.items() if v.value is None]
+    unkept = [key for key in _general(values) if key not in general(described)]
+    warnings += [f"{PREFIX}{key} has a form that is not kept" for key in unkept if values[f"{PREFIX}{key}"].value]
     return {key: value for key, value in described.items() if value is not None}, warnings
 
 
-def _identity(slug: str, values: Values) -> dict[str, Any]:
+def _identity(slug: str) -> dict[str, Any]:
     """The names are llama.cpp's: `Checkpoint.metadata` replaces them by those of the family."""
     capitalised = "".join(part.capitalize() for part in slug.split("_"))
     return {
         "model_type": slug,
         "name": slug,
-        "description": _text(values, "general.description"),
-        "author": _text(values, "general.author"),
-        "license": _text(values, "general.license"),
-        "version": _text(values, "general.version") or "1.0.0",
-        "source": _text(values, "general.source.url"),
+        "version": "1.0.0",
         "original_format": "gguf",
         "total_size": 0,
         "architecture": slug,
         "hf_architecture": f"{capitalised}ForCausalLM" if slug else None,
         "hf_model_type": slug,
     }
+
+
+def _general(values: Values) -> dict[str, Any]:
+    """The keys about the model, without those about the file itself."""
+    stated = {key.removeprefix(PREFIX): value.value for key, value in values.items() if key.startswith(PREFIX)}
+    return {key: value for key, value in stated.items() if key not in OF_THE_FILE}
 
 
 def _dimensions(slug: str, values: Values, tensors: Mapping[str, TensorEntry]) -> dict[str, Any]:
@@ -95,7 +120,21 @@ def _tokenizer(values: Values) -> dict[str, Any]:
     found = {name: values[key].value for name, key in _TOKENIZER.items() if key in values}
     if isinstance(found.get("tokenizer.vocabulary"), list):
         found["tokenizer.vocab_size"] = len(found["tokenizer.vocabulary"])
+    named = {key.removeprefix(_NAMED_TEMPLATE): values[key].value for key in values if key.startswith(_NAMED_TEMPLATE)}
+    templates = {name: text for name, text in named.items() if isinstance(text, str)}
+    if templates:
+        found["chat_templates"] = templates
     return found
+
+
+def _hf_tokenizer(text: str, warnings: list[str]) -> dict[str, Any] | None:
+    """The JSON object; None, with a warning, for what is none."""
+    raw = text.encode("utf-8", "surrogatepass")
+    try:
+        return read_json(lambda: raw, f"metadata {HF_TOKENIZER}", 0, len(raw))
+    except CheckpointError as error:
+        warnings.append(f"{error.found}; it is not used")
+        return None
 
 
 def _kept(value: GgufValue) -> bool:

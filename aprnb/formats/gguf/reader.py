@@ -14,7 +14,8 @@ from pathlib import Path
 
 from aprnb.errors import CheckpointError, FileMissing, TruncatedFile, UnsupportedFormat
 from aprnb.formats.contents import MAX_ELEMENTS, Contents, DataFile, TensorEntry
-from aprnb.formats.dtypes import GGML
+from aprnb.formats.dtypes import GGML, GGML_REMOVED
+from aprnb.formats.gguf.adapter import reject_adapter
 from aprnb.formats.gguf.front import MAX_KEYS, MAX_TENSORS, Budget, Front
 from aprnb.formats.gguf.metadata import apr_metadata
 from aprnb.formats.gguf.values import GgufValue, Values
@@ -53,10 +54,11 @@ def read_gguf(source: ByteSource) -> Contents:
     """The file's contents, those of its further parts included.
 
     Raises CheckpointError with the byte offset for every invalid length, count, offset or name, FileMissing
-    for a part that is not there.
+    for a part that is not there, UnsupportedFormat for an adapter.
     """
     budget = Budget()
     first = _read_part(source, 0, budget)
+    reject_adapter(source.path, first.values, first.tensors)
     opened: list[ByteSource] = []
     try:
         opened += map(ByteSource, _further_parts(first))
@@ -151,7 +153,9 @@ def _read_info(front: Front, number: int) -> TensorEntry:
         )
     dtype, code_at = GGML.get(code), front.position - 12
     if dtype is None:
-        raise front.error(f"tensor {name[:80]!r} has element type {code}", expected="a known GGML type", at=code_at)
+        known = f" ({GGML_REMOVED[code]}, which llama.cpp has removed)" if code in GGML_REMOVED else ""
+        found = f"tensor {name[:80]!r} has element type {code}{known}"
+        raise front.error(found, expected="a known GGML type", at=code_at)
     if dtype.block_elements > 1 and (not shape or shape[-1] % dtype.block_elements):
         raise front.error(
             f"tensor {name[:80]!r} has rows of {shape[-1] if shape else 1:,} elements in {dtype.name}",

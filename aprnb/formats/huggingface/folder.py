@@ -20,7 +20,7 @@ INDEX_ENDING = ".safetensors.index.json"
 MAX_INDEX_BYTES = 64 << 20
 MAX_SHARDS = 4096
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_ADAPTER = "adapter_model.safetensors"
+_ADAPTER = frozenset(("adapter_config.json", "adapter_model.safetensors"))
 
 
 def read_folder(folder: Path) -> Contents:
@@ -50,7 +50,7 @@ def read_single(source: ByteSource, named: Format = "safetensors") -> Contents:
 
 def read_index(path: Path, named: Format = "safetensors") -> Contents:
     """All files of an index; each tensor is in the file that the index names, and there are no others."""
-    wanted = _weight_map(path)
+    wanted = weight_map(path)
     shards: dict[str, Shard] = {}
     sources: list[ByteSource] = []
     try:
@@ -64,7 +64,7 @@ def read_index(path: Path, named: Format = "safetensors") -> Contents:
         raise
 
 
-def _weight_map(path: Path) -> dict[str, str]:
+def weight_map(path: Path) -> dict[str, str]:
     """Tensor → file name, as the index says."""
     index = read_object(path, MAX_INDEX_BYTES)
     found: Any = index.get("weight_map")
@@ -129,7 +129,7 @@ def _no_weights(folder: Path) -> CheckpointError | FileMissing:
             expected=SINGLE,
             action="ask its owner to save it with `save_pretrained(..., safe_serialization=True)`",
         )
-    if _ADAPTER in names:
+    if not _ADAPTER.isdisjoint(names):
         return UnsupportedFormat(
             f"{folder} is a PEFT adapter, not a model", expected=SINGLE, action="merge it into its base: `aprnb merge`"
         )

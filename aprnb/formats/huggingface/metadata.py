@@ -12,15 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.errors import CheckpointError
-from aprnb.formats.contents import HEAD_NAME, TensorEntry
+from aprnb.formats.contents import TensorEntry
 from aprnb.formats.fields import SPLIT_HALVES, TYPED
-from aprnb.formats.huggingface.tokenizer_json import special_ids, tokenizer_metadata
-from aprnb.formats.json_files import MAX_TOKENIZER_VALUES, read_object, read_text
+from aprnb.formats.gguf.provenance import as_metadata
+from aprnb.formats.huggingface.folder_files import (
+    SPECIAL_TOKENS,
+    TEMPLATE,
+    TOKENIZER_CONFIG,
+    read_kept_files,
+    read_settings,
+    read_templates,
+)
+from aprnb.formats.huggingface.model_card import CARD, read_card
+from aprnb.formats.huggingface.slow_tokenizer import read_slow_tokenizer
+from aprnb.formats.huggingface.tokenizer_json import other_flags, special_ids, tokenizer_metadata
+from aprnb.formats.json_files import MAX_TOKENIZER_VALUES, read_object
 from aprnb.formats.json_memory import MAX_VALUES
 from aprnb.formats.sidecar_files import find_sidecar
 from aprnb.printable import visible
-
-MAX_TEMPLATE_BYTES = 4 << 20
 
 
 def folder_metadata(
@@ -37,16 +46,28 @@ def folder_metadata(
         "data_license": None,
     }
     found |= {"total_size": 0, "param_count": sum(entry.elements for entry in tensors.values())}
-    found |= _identity(config) | _dimensions(config)
+    stated, card = read_card(folder, config, warnings)
+    found |= as_metadata(stated) | _identity(config) | _dimensions(config)
+    if card is not None:
+        found[CARD] = card
     if config:
-        found |= {"tied_embeddings": HEAD_NAME not in tensors, "hf_config": config}
+        found["hf_config"] = config
     if texts:
         found["source_metadata"] = dict(texts)
+    return found | read_kept_texts(folder, config, warnings), warnings
+
+
+def read_kept_texts(folder: Path, config: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
+    """What the folder's files besides config.json say of tokenizer, templates and generation.
+
+    A file that cannot be read is a warning.
+    """
+    found = read_kept_files(folder, warnings)
     try:
-        found |= _tokenizer(folder, config, warnings)
+        found |= _tokenizer(folder, config, found, warnings)
     except CheckpointError as error:
         warnings.append(f"the tokenizer of the folder is not read: {error.found}")
-    return found, warnings
+    return found
 
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,8 +85,6 @@ def _dimensions(config: Mapping[str, Any]) -> dict[str, Any]:
         # rope_theta is set below: newer configs state it in an object
         if row.name != "rope_theta" and isinstance(value, int | float) and not isinstance(value, bool):
             found[key] = value
-    if "num_kv_heads" not in found and "num_heads" in found:
-        found["num_kv_heads"] = found["num_heads"]
     rope = config.get("rope_parameters")
     theta = config.get("rope_theta") or (rope.get("rope_theta") if isinstance(rope, Mapping) else None)
     if isinstance(theta, int | float) and not isinstance(theta, bool):
@@ -73,40 +92,32 @@ def _dimensions(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _tokenizer(folder: Path, config: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
-    settings = _optional(folder, "tokenizer_config.json")
-    parsed = _optional(folder, "tokenizer.json", MAX_TOKENIZER_VALUES)
-    found: dict[str, Any] = {}
-    if parsed:
-        where = str(folder / "tokenizer.json")
-        found |= tokenizer_metadata(parsed, config, where) | special_ids(parsed, config, settings)
-    template = _template(folder, settings, warnings)
-    if template is not None:
-        found["chat_template"] = template
+def _tokenizer(folder: Path, config: Mapping[str, Any], kept: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
+    settings = read_settings(folder)
+    found = read_templates(folder, settings, warnings)
+    settings.pop(TEMPLATE, None)
+    found |= {TOKENIZER_CONFIG: settings} if settings else {}
+    path = find_sidecar(folder, "tokenizer.json")
+    named = named_tokens(settings, kept.get(SPECIAL_TOKENS, {}))
+    try:
+        if path is None:
+            parsed = read_slow_tokenizer(folder, config, {**kept, TOKENIZER_CONFIG: named})
+        else:
+            parsed = read_object(path, most=MAX_TOKENIZER_VALUES)
+            warnings += other_flags(parsed, named)
+        if parsed:
+            found |= tokenizer_metadata(parsed, config, str(path or folder)) | special_ids(parsed, config, named)
+    except CheckpointError as error:
+        warnings.append(f"the tokenizer of the folder is not read: {error.found}")
     return found
 
 
-def _optional(folder: Path, name: str, most: int = MAX_VALUES) -> dict[str, Any]:
+def named_tokens(settings: Mapping[str, Any], special: Mapping[str, Any]) -> dict[str, Any]:
+    """tokenizer_config.json with the tokens of special_tokens_map.json, which older folders have besides it."""
+    return {**settings, **special} if "added_tokens_decoder" not in settings else {**special, **settings}
+
+
+def _optional(folder: Path, name: str) -> dict[str, Any]:
     """The JSON object in a file of the folder; empty where the file is missing."""
     path = find_sidecar(folder, name)
-    return {} if path is None else read_object(path, most=most)
-
-
-def _template(folder: Path, settings: Mapping[str, Any], warnings: list[str]) -> str | None:
-    """The text of chat_template.jinja, which `transformers` prefers too, else that of tokenizer_config.json."""
-    inside = _default_template(settings.get("chat_template"))
-    path = find_sidecar(folder, "chat_template.jinja")
-    if path is None:
-        return inside
-    text = read_text(path, MAX_TEMPLATE_BYTES)
-    if inside is not None and inside != text:
-        warnings.append("two different chat templates: chat_template.jinja is used, tokenizer_config.json's is not")
-    return text
-
-
-def _default_template(found: Any) -> str | None:
-    """The text; of several named ones, the one called default."""
-    if isinstance(found, list):
-        named = [each for each in found if isinstance(each, Mapping) and each.get("name") == "default"]
-        found = named[-1].get("template") if named else None
-    return found if isinstance(found, str) else None
+    return {} if path is None else read_object(path, most=MAX_VALUES)

@@ -18,7 +18,7 @@ from aprnb.errors import CheckpointError, TruncatedFile
 from aprnb.formats.contents import MAX_DIMS, MAX_ELEMENTS, TensorEntry
 from aprnb.formats.dtypes import BY_NAME, DType
 from aprnb.formats.json_text import read_json
-from aprnb.formats.source import ByteSource
+from aprnb.formats.source import ByteSource, require_no_pointer
 from aprnb.printable import short
 
 MAX_HEADER_BYTES = 100_000_000
@@ -50,7 +50,9 @@ def read_shard(source: ByteSource, number: int = 0) -> Shard:
     Raises CheckpointError with the byte offset for an invalid header, TruncatedFile with the first missing
     tensor.
     """
-    length = int.from_bytes(source.read(0, LENGTH_BYTES, "the length of the header"), "little")
+    head = source.read(0, LENGTH_BYTES, "the length of the header")
+    require_no_pointer(head, source.path)
+    length = int.from_bytes(head, "little")
     if length > MAX_HEADER_BYTES:
         raise CheckpointError(
             f"{source.path} claims a header of {length:,} bytes", expected=f"at most {MAX_HEADER_BYTES:,}",
@@ -109,6 +111,11 @@ class _Header:
             raise self._error(
                 f"tensor {name[:80]!r} has data_offsets {short(offsets)}", name=name, expected="[begin, end]"
             )
+        if prod(shape) % dtype.block_elements:
+            raise self._error(
+                f"tensor {name[:80]!r} has {prod(shape):,} elements in {dtype.name}", name=name,
+                expected=f"a multiple of {dtype.block_elements}, which ends with a byte",
+            )  # fmt: skip
         size = dtype.flat_size_bytes(prod(shape))
         if offsets[1] - offsets[0] != size:
             raise self._error(

@@ -33,8 +33,9 @@ _TOKENS_PER_BYTE, _ANSWER_SLACK = 4, 1 << 20
 _CHILD = Path(__file__).with_name("tokenizer_child.py")
 
 ORDINARY_TEXTS = (
-    "Hello world 12345 don't I'LL", "Привет, мир! 2024", "你好，世界。", " two  spaces\n\n\ttab ", "x=1;y+=2 //z_z",
-    "über façade 🎉👩‍👧", "١٢٣ नमस्ते 안녕 สวัสดี", "HTTPServer camelCase",
+    "Hello world 12345 don't I'LL it's we've", "Привет, мир! 2024", "你好，世界。", " two  spaces\n\n\ttab ",
+    "x=1;y+=2 //z_z",
+    "über façade 🎉👩‍👧", "١٢٣ नमस्ते 안녕 สวัสดี", "HTTPServer camelCase", "e\u0301", "3 \x00 \x1b  ",
 )  # fmt: skip
 """Texts of several scripts, which tokenizers with different rules split differently."""
 PROBES = (
@@ -42,6 +43,12 @@ PROBES = (
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaab",
 )  # fmt: skip
 """Ordinary texts, an unknown sign, and repetitions, on which bad regular expressions take exponential time."""
+
+
+def texts_around(tokens: Sequence[str]) -> tuple[str, ...]:
+    """Texts that contain some of these added tokens: beside words, spaces, line ends, and each other."""
+    chosen = dict.fromkeys((*tokens[:4], *tokens[-2:]))
+    return tuple(text for token in chosen for text in (f"a{token}b", f" a {token} b", f"{token}\n{token}  c "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +126,14 @@ def load_seconds(text: str) -> float:
     return START_S + START_S_PER_BYTE * len(text)
 
 
-def try_out(text: str, where: object) -> None:
-    """The first use of an untrusted tokenizer: encodes and decodes `PROBES` in a child; raises TokenizerError."""
+def try_out(text: str, where: object, added: Sequence[str] = ()) -> None:
+    """The first use of an untrusted tokenizer: encodes and decodes `PROBES` in a child; raises TokenizerError.
+
+    `added` are its added tokens, of which the child meets some too.
+    """
     with TokenizerProcess(text, where) as process:
         process.encode(PROBES)
-        process.encode(PROBES, special=True)
+        process.encode((*PROBES, *texts_around(added)), special=True)
 
 
 def _batches(texts: Sequence[str], most: int = MAX_BATCH_BYTES) -> Iterator[list[str]]:
