@@ -12,6 +12,8 @@ from aprnb.architecture.orientation import came_from_gguf
 from aprnb.errors import ArchitectureError
 from aprnb.formats import Checkpoint
 from aprnb.formats.fields import INTERLEAVED, SPLIT_HALVES, TYPED
+from aprnb.formats.gguf.provenance import PROVENANCE, derived, general, own_name
+from aprnb.formats.huggingface.model_card import CARD
 from aprnb.formats.huggingface.tokenizer_json import tokenizer_metadata
 from aprnb.formats.metadata import ALIASES
 from aprnb.tokenizer.facts import has_tokenizer
@@ -19,8 +21,8 @@ from aprnb.tokenizer.facts import has_tokenizer
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _STALE = ("quantization", "sharding", "tensor_shapes", "gguf.kv")
 _OF_THE_SOURCE = (
-    "architecture", "description", "hf_architecture", "hf_config", "hf_model_type", "model_type", "original_format",
-    "source_metadata",
+    "architecture", "author", "description", "hf_architecture", "hf_config", "hf_model_type", "license", "model_type",
+    "original_format", "source", "source_metadata", "version", CARD, PROVENANCE,
 )  # fmt: skip
 """What a file says about the source of its tensors; not true of weights that are recomputed."""
 _MIRRORS = "model."
@@ -34,10 +36,17 @@ def stored_metadata(checkpoint: Checkpoint, report: ContractReport, name: str, s
     kept = dict(checkpoint.metadata)
     if not _states(checkpoint, report.architecture):
         kept["hf_config"] = _config(kept.get("hf_config"), report.architecture)
-    found = _metadata(kept, report, name, shapes, INTERLEAVED if as_in_gguf else SPLIT_HALVES)
+    found = _metadata(kept, report, _kept_name(checkpoint) or name, shapes, INTERLEAVED if as_in_gguf else SPLIT_HALVES)
     if came_from_gguf(checkpoint):
         found["model.rope_type"] = INTERLEAVED  # the copy by which readers recognise its origin
     return found
+
+
+def _kept_name(checkpoint: Checkpoint) -> str | None:
+    """The source's own name; that of a folder which does not state one is only the folder's."""
+    of_apr = own_name(checkpoint.metadata) if checkpoint.format == "apr" else None
+    stated = general(checkpoint.metadata).get("name")
+    return stated if isinstance(stated, str) else of_apr
 
 
 def model_metadata(
@@ -53,6 +62,7 @@ def model_metadata(
         if "tokenizer.chat_template" in base:
             # With this key, `apr run` wraps every prompt in the template; a base without it is prompted as is.
             kept["tokenizer.chat_template"] = tokenizer.chat_template
+    kept |= derived(base, name, checkpoint.path.stem)
     kept |= {"original_format": "apr", "model_type": report.architecture.model_type}
     kept["hf_config"] = _config(base.get("hf_config"), report.architecture)
     return _metadata(kept, report, name, shapes, SPLIT_HALVES)
@@ -87,7 +97,9 @@ def _metadata(
     kept.setdefault("architecture", architecture.model_type)
     kept.setdefault("hf_model_type", architecture.model_type)
     kept.setdefault("hf_architecture", architecture.family.class_name)
-    kept.setdefault("hf_config", architecture.as_config())
+    config = kept.setdefault("hf_config", architecture.as_config())
+    if isinstance(config, Mapping) and config.get("tie_word_embeddings") is (not architecture.tie_word_embeddings):
+        kept["hf_config"] = {**config, "tie_word_embeddings": architecture.tie_word_embeddings}  # the head decided
     return kept | {
         "name": name,
         "total_size": 0,

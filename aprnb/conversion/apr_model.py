@@ -1,12 +1,13 @@
 """Writes complete `.apr` models: a checkpoint's tensors as stored, or its weights with some of them replaced.
 
+A tied head is written as the tool writes it: with its shape and without bytes.
+
 One part of a tensor is in memory at a time; of a tensor that is split by columns, or made of others, the whole.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,17 +18,28 @@ import numpy as np
 from aprnb.architecture import Architecture, ContractReport, check, expected_tensors
 from aprnb.architecture.apr_names import apr_names, written_names
 from aprnb.conversion.apr_metadata import model_metadata, stored_metadata
-from aprnb.conversion.tensors import Counter, Origin, checked, silent, tensor_bytes, weight_parts
+from aprnb.conversion.equal_types import equal_parts, is_equal_type
+from aprnb.conversion.tensors import (
+    Counter,
+    Origin,
+    checked,
+    is_tied_head,
+    nearest_dtype,
+    silent,
+    tensor_bytes,
+    weight_parts,
+)  # fmt: skip
 from aprnb.errors import OutputError
 from aprnb.formats import Checkpoint, TensorSource, write_apr
 from aprnb.formats.atomic import staged
 from aprnb.formats.codecs import encode
 from aprnb.formats.codecs.arrays import Floats
 from aprnb.formats.contents import HEAD_NAME, Progress
-from aprnb.formats.dtypes import DType
+from aprnb.formats.dtypes import F32, DType
+from aprnb.formats.gguf.provenance import requantized
 
-DtypeOf = Callable[[str, DType, tuple[int, ...]], DType]
-"""Takes a tensor's name to write, its stored dtype and its shape; gives the dtype to write."""
+DtypeOf = Callable[[str, DType, tuple[int, ...]], DType | None]
+"""Takes a tensor's name to write, its stored dtype and its shape; gives the dtype to write, None for the nearest."""
 Replace = Callable[[int, Floats], Floats]
 """Takes values of a weight, flat in C order, and the index of the first of them; gives those to write."""
 Verify = Callable[[Path, frozenset[str]], None]
@@ -36,14 +48,34 @@ Verify = Callable[[Path, frozenset[str]], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelTensor:
-    """A tensor to write; `stored` is the dtype that it has in the source."""
+    """A tensor to write; `stored` is the dtype that it has in the source, where it takes `stored_bytes`.
+
+    `again`: blocks are decoded and quantised a second time.
+    """
 
     name: str
     stored: DType
+    stored_bytes: int
     dtype: DType
     shape: tuple[int, ...]
     size_bytes: int
+    again: bool
     parts: Callable[[], Iterable[bytes | bytearray]]
+
+
+def write_stored(
+    path: Path,
+    checkpoint: Checkpoint,
+    report: ContractReport,
+    tensors: Sequence[ModelTensor],
+    force: bool,
+    progress: Progress,
+) -> None:
+    """Writes the file's own `stored_tensors`, as `write_apr_model` does."""
+    metadata = stored_metadata(checkpoint, report, path.stem, _shapes(tensors))
+    if any(tensor.dtype.is_quantized and tensor.dtype.name != tensor.stored.name for tensor in tensors):
+        metadata = requantized(metadata)
+    _write(path, metadata, tensors, report, force, progress, lambda _: None)
 
 
 def write_apr_model(
@@ -52,33 +84,39 @@ def write_apr_model(
     report: ContractReport,
     dtype_of: DtypeOf,
     *,
-    replace: Mapping[str, Replace] | None = None,
+    replace: Mapping[str, Replace],
+    verify: Verify,
     tokenizer: Any = None,
     force: bool = False,
     progress: Progress = silent,
-    verify: Verify | None = None,
 ) -> tuple[ModelTensor, ...]:
     """Writes a temporary file, re-opens it, checks its contract, calls `verify`, then renames it to `path`.
 
-    Without `replace`, the file's tensors are written in the file's own layout; those that keep their dtype are copied
-    as they are. With `replace` (weight name → its new values), the model's weights are written in the model's layout;
-    `tokenizer` (of transformers) goes into a model whose base has none. Raises OutputExists unless `force`,
-    ContractError or OutputError for values that cannot be written; then nothing is left at `path`.
+    The model's weights are written in the model's own layout, with new values for those in `replace`; `tokenizer` (of
+    transformers) goes into a model whose base has none. Raises OutputExists unless `force`, ContractError or
+    OutputError for values that cannot be written; then nothing is left at `path`.
     """
     changed: set[str] = set()
-    if replace is None:
-        tensors = _stored_tensors(checkpoint, report, dtype_of)
-        metadata = stored_metadata(checkpoint, report, path.stem, _shapes(tensors))
-    else:
-        tensors = _model_tensors(checkpoint, report, dtype_of, replace, changed)
-        metadata = model_metadata(checkpoint, report, path.stem, _shapes(tensors), tokenizer)
+    tensors = _model_tensors(checkpoint, report, dtype_of, replace, changed)
+    metadata = model_metadata(checkpoint, report, path.stem, _shapes(tensors), tokenizer)
+    _write(path, metadata, tensors, report, force, progress, lambda written: verify(written, frozenset(changed)))
+    return tuple(tensors)
+
+
+def _write(
+    path: Path,
+    metadata: Mapping[str, Any],
+    tensors: Sequence[ModelTensor],
+    report: ContractReport,
+    force: bool,
+    progress: Progress,
+    verify: Callable[[Path], None],
+) -> None:
     count = Counter(sum(tensor.size_bytes for tensor in tensors), progress)
     with staged(path, force) as temporary:
         write_apr(temporary, metadata, [_source(tensor, count) for tensor in tensors], force=True)
         _require_same_model(check(temporary).raise_for_violations().architecture, report.architecture)
-        if verify is not None:
-            verify(temporary, frozenset(changed))
-    return tuple(tensors)
+        verify(temporary)
 
 
 def _shapes(tensors: Iterable[ModelTensor]) -> dict[str, tuple[int, ...]]:
@@ -101,32 +139,48 @@ def _source(tensor: ModelTensor, count: Counter) -> TensorSource:
     return TensorSource(tensor.name, tensor.dtype, tensor.shape, lambda: count.over(tensor.parts()), tensor.size_bytes)
 
 
-def _stored_tensors(checkpoint: Checkpoint, report: ContractReport, dtype_of: DtypeOf) -> list[ModelTensor]:
+def stored_tensors(checkpoint: Checkpoint, report: ContractReport, dtype_of: DtypeOf) -> tuple[ModelTensor, ...]:
+    """The file's tensors in the file's own layout; those that keep their dtype are copied as they are."""
     origins = _origins(checkpoint, report)
-    return [_stored_tensor(checkpoint, name, origin, dtype_of) for name, origin in origins.items()]
+    tensors = [_stored_tensor(checkpoint, name, origin, dtype_of) for name, origin in origins.items()]
+    return (*tensors, *_tied_head(checkpoint, report))
 
 
 def _stored_tensor(checkpoint: Checkpoint, name: str, origin: Origin, dtype_of: DtypeOf) -> ModelTensor:
     entry, shape = checkpoint.tensors[origin.tensor], origin.shape(checkpoint)
-    dtype = dtype_of(name, entry.dtype, shape)
-    copied = entry.dtype.name == dtype.name and origin.parts == 1  # as stored: K-quants have two layouts
+    whole = origin.parts == 1
+    dtype = dtype_of(name, entry.dtype, shape) or nearest_dtype(checkpoint, entry)
+    copied = whole and entry.dtype.name == dtype.name  # as stored: K-quants have two layouts
     size = entry.size_bytes if copied else dtype.sizes_bytes(shape)[0]
-    return ModelTensor(name, entry.dtype, dtype, shape, size, lambda: tensor_bytes(checkpoint, origin, dtype))
+    equal = whole and is_equal_type(checkpoint, entry, dtype)
+    again = entry.dtype.is_quantized and dtype.is_quantized and not (copied or equal)
+
+    def parts() -> Iterable[bytes | bytearray]:
+        return equal_parts(checkpoint, entry) if equal else tensor_bytes(checkpoint, origin, dtype)
+
+    stored_bytes = entry.size_bytes // origin.parts
+    return ModelTensor(name, entry.dtype, stored_bytes, dtype, shape, size, again, parts)
 
 
 def _origins(checkpoint: Checkpoint, report: ContractReport) -> dict[str, Origin]:
-    """Name to write → where it comes from; a tied head becomes a copy of the embedding."""
+    """Name to write → where it comes from, without a head that is the embedding."""
     architecture, names = report.architecture, apr_names(checkpoint, report)
-    origins = {
+    return {
         written: Origin(name, part, len(names[name]))
-        for name, entry in checkpoint.tensors.items()
-        if not entry.is_tied_placeholder and name not in architecture.superseded
+        for name in checkpoint.tensors
+        if name not in architecture.superseded and not is_tied_head(name, architecture)
         for part, written in enumerate(names[name])
     }
-    if architecture.tie_word_embeddings and HEAD_NAME not in origins:
-        embedding = next(iter(expected_tensors(architecture)))  # every family's table begins with it
-        origins[HEAD_NAME] = Origin(report.weights[embedding])
-    return origins
+
+
+def _tied_head(checkpoint: Checkpoint, report: ContractReport) -> list[ModelTensor]:
+    """A tied head as the tool writes it: the embedding's shape and no bytes."""
+    if not report.architecture.tie_word_embeddings:
+        return []
+    copies = [entry for name, entry in checkpoint.tensors.items() if is_tied_head(name, report.architecture)]
+    stored = copies[0].dtype if copies else F32
+    shape = next(iter(expected_tensors(report.architecture).values())).shape  # every family's table begins with it
+    return [ModelTensor(HEAD_NAME, stored, sum(e.size_bytes for e in copies), F32, shape, 0, False, lambda: ())]
 
 
 def _model_tensors(
@@ -139,17 +193,17 @@ def _model_tensors(
     """The model's weights under names that readers of the format support, split where they need that, and a head."""
     tensors = []
     for name, expected in expected_tensors(report.architecture).items():
-        stored = checkpoint.tensors[report.weights[name]].dtype
-        dtype = dtype_of(name, stored, expected.shape)
+        entry = checkpoint.tensors[report.weights[name]]
+        stored = entry.dtype
+        dtype = dtype_of(name, stored, expected.shape) or stored
         whole = partial(_weight_bytes, checkpoint, report, name, dtype, replace.get(name), changed)
         names = written_names(name, report.architecture.family)
         shape = (*expected.shape[:-1], expected.shape[-1] // len(names))
         for number, written in enumerate(names):
             parts = whole if len(names) == 1 else partial(_columns, whole, expected.shape, dtype, number, shape[-1])
-            tensors.append(ModelTensor(written, stored, dtype, shape, dtype.sizes_bytes(shape)[0], parts))
-    if report.architecture.tie_word_embeddings:  # every family's table begins with the embedding
-        tensors.append(dataclasses.replace(tensors[0], name=HEAD_NAME))
-    return tensors
+            size, before = dtype.sizes_bytes(shape)[0], entry.size_bytes // len(names)
+            tensors.append(ModelTensor(written, stored, before, dtype, shape, size, False, parts))
+    return [*tensors, *_tied_head(checkpoint, report)]
 
 
 def _weight_bytes(

@@ -1,24 +1,15 @@
-"""The result of a conversion: what the writer returns, and what `aprnb.convert` returns."""
+"""The result of a conversion."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from aprnb.conversion.plan import ConversionPlan, Kind
 from aprnb.display.bundle import Displayed
 from aprnb.display.document import Block, Document, Fields, Messages, Status
 from aprnb.units import bytes_text, duration_text
-
-Kind = Literal["apr", "gguf", "safetensors", "huggingface"]
-
-
-@dataclass(frozen=True)
-class Written:
-    """How many tensors a writer wrote, and notes on what the target does not keep."""
-
-    tensors: int
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,6 +24,7 @@ class Converted(Displayed):
         size_bytes: of all written files.
         seconds: that the conversion took.
         warnings: of the source, and what the target does not keep.
+        plan: what became what, as it was known before the first byte was written.
     """
 
     source: Path
@@ -42,6 +34,12 @@ class Converted(Displayed):
     size_bytes: int
     seconds: float
     warnings: tuple[str, ...]
+    plan: ConversionPlan
+
+    @property
+    def modelfile(self) -> Path | None:
+        """The Modelfile for Ollama that was also written, or None."""
+        return self.plan.modelfile
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""
@@ -49,24 +47,34 @@ class Converted(Displayed):
             "source": str(self.source),
             "path": str(self.path),
             "format": self.format,
+            **self.plan.modelfile_json(),
             "tensors": self.tensors,
             "size_bytes": self.size_bytes,
+            "sizes": self.plan.rows_json(),
             "seconds": round(self.seconds, 3),
             "warnings": list(self.warnings),
         }
 
     def document(self) -> Document:
-        """The fields with their units, and the warnings."""
+        """The fields with their units, what became what, and the warnings."""
+        return self._document(self.plan.blocks())
+
+    def after_plan(self) -> Document:
+        """The document for a reader who has just seen what becomes what in the plan."""
+        return self._document(())
+
+    def _document(self, sizes: tuple[Block, ...]) -> Document:
         blocks: list[Block] = [
             Fields(
                 (
                     ("from", str(self.source), ""),
-                    ("to", str(self.path), self.format),
+                    *self.plan.written_rows(),
                     ("tensors", self.tensors, ""),
                     ("size", bytes_text(self.size_bytes), f"{self.size_bytes:,} bytes"),
                     ("time", duration_text(self.seconds), ""),
                 )
-            )
+            ),
+            *sizes,
         ]
         if self.warnings:
             blocks.append(Messages("warning", self.warnings))

@@ -4,38 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
-from aprnb.architecture import ContractReport
+from aprnb.architecture import Architecture, ContractReport
+from aprnb.architecture.names import canonical_name
 from aprnb.architecture.weights import read_weight
+from aprnb.conversion.equal_types import equal_type
 from aprnb.dtype_names import TARGETS
 from aprnb.errors import AprnbError, ContractError, OutputError
 from aprnb.formats import Checkpoint, TensorEntry
 from aprnb.formats.codecs import can_encode, encode, encode_parts, stays_float32
 from aprnb.formats.codecs.arrays import Floats
-from aprnb.formats.contents import Progress
-from aprnb.formats.dtypes import BY_NAME, F16, F32, LARGEST, LARGEST_FLOAT32, DType
+from aprnb.formats.contents import HEAD_NAME, Progress
+from aprnb.formats.dtypes import APR_Q8, BY_NAME, F16, F32, LARGEST, LARGEST_FLOAT32, DType
 from aprnb.formats.values import PART_ELEMENTS, value_parts
 
 TARGET_DTYPES: dict[str, DType] = {dtype.short: BY_NAME[dtype.name] for dtype in TARGETS}
 """The values of `--dtype`."""
 
 
-def target_dtype(name: str, stored: DType, shape: tuple[int, ...], wanted: DType) -> DType:
+def target_dtype(name: str, shape: tuple[int, ...], wanted: DType) -> DType:
     """What `wanted` means for one tensor: float types for all, block types for the matrices that can have them.
 
     As the `apr` tool does: biases, norms and small tensors stay float32 in a quantised file. A matrix whose rows are
-    not whole blocks keeps its float type (F16 where it has none).
+    not whole blocks becomes AprQ8, the tool's 8-bit type.
     """
     if wanted.is_float:
         return wanted
-    elements = int(np.prod(shape))
-    if stays_float32(name, elements):
+    if stays_float32(name, prod(shape)):
         return F32
-    if can_encode(wanted, shape):
-        return wanted
-    return stored if stored.is_float else F16
+    return wanted if can_encode(wanted, shape) else APR_Q8
+
+
+def nearest_dtype(checkpoint: Checkpoint, entry: TensorEntry) -> DType:
+    """The `.apr` type for a stored type that the format has no code for: one with equal values, else F16.
+
+    Integers become F32, which holds what F16 cannot.
+    """
+    equal = equal_type(checkpoint, entry)
+    if equal is not None:
+        return equal
+    return F16 if entry.dtype.is_quantized or entry.dtype.is_float else F32
+
+
+def is_tied_head(name: str, architecture: Architecture) -> bool:
+    """Whether this is the head, under any name, of a model whose head is the embedding."""
+    return architecture.tie_word_embeddings and canonical_name(name, architecture.family) == HEAD_NAME
+
+
+def stored_size(checkpoint: Checkpoint, report: ContractReport, name: str) -> int:
+    """The bytes that the model's weight `name` takes in the file."""
+    if name not in report.readings:
+        return checkpoint.tensors[report.weights[name]].size_bytes
+    pieces = report.readings[name].pieces
+    return sum(checkpoint.tensors[p.tensor].size_bytes * (p.stop - p.start) // p.count for p in pieces)
 
 
 @dataclass(frozen=True, slots=True)

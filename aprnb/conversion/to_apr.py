@@ -1,4 +1,4 @@
-"""Any checkpoint as an `.apr`: the tensors as stored (or in another type), corrected metadata, a head with bytes."""
+"""Any checkpoint as an `.apr`: tensors as stored or in another type, corrected metadata, no bytes of a tied head."""
 
 from __future__ import annotations
 
@@ -6,29 +6,48 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aprnb.architecture import ContractReport
-from aprnb.conversion.apr_model import ModelTensor, write_apr_model
-from aprnb.conversion.converted import Written
+from aprnb.conversion.apr_model import ModelTensor, stored_tensors, write_stored
+from aprnb.conversion.plan import TIED, Prepared, TensorSize, Written, rounding_notes, tensor_size
 from aprnb.conversion.tensors import TARGET_DTYPES, quantised_again, target_dtype
+from aprnb.dtype_names import MIXES
+from aprnb.errors import UsageProblem
 from aprnb.formats import Checkpoint
 from aprnb.formats.contents import Progress
-from aprnb.formats.dtypes import CODES, F32, DType
+from aprnb.formats.dtypes import APR_Q8, CODES, DType
 
 
-def write(
-    path: Path, checkpoint: Checkpoint, report: ContractReport, dtype: str | None, force: bool, progress: Progress
-) -> Written:
-    """The writer for targets that end in .apr."""
+def prepare(checkpoint: Checkpoint, report: ContractReport, dtype: str | None) -> Prepared:
+    """For targets that end in .apr."""
+    if dtype in {mix.short for mix in MIXES}:
+        raise UsageProblem(
+            f"--dtype {dtype} is a mix of GGUF types, which .apr does not have",
+            expected=", ".join(TARGET_DTYPES),
+            action="give --dtype q4_k or q6_k, or write a .gguf file",
+        )
     wanted = TARGET_DTYPES[dtype] if dtype else None
 
-    def dtype_of(name: str, stored: DType, shape: tuple[int, ...]) -> DType:
+    def dtype_of(name: str, stored: DType, shape: tuple[int, ...]) -> DType | None:
         if wanted is not None:
-            return target_dtype(name, stored, shape, wanted)
-        return stored if stored.name in CODES else F32
+            return target_dtype(name, shape, wanted)
+        return stored if stored.name in CODES else None
 
-    tensors = write_apr_model(path, checkpoint, report, dtype_of, force=force, progress=progress)
-    changed = [tensor for tensor in tensors if tensor.stored.name != tensor.dtype.name]
-    again = sum(tensor.stored.is_quantized and tensor.dtype.is_quantized for tensor in changed)
-    return Written(len(tensors), (*_notes(tensors, wanted), *quantised_again(again, len(tensors))))
+    tensors = stored_tensors(checkpoint, report, dtype_of)
+    sizes = tuple(_size(report, tensor) for tensor in tensors)
+
+    def write(path: Path, force: bool, progress: Progress) -> Written:
+        write_stored(path, checkpoint, report, tensors, force, progress)
+        return Written(len(tensors))
+
+    rounded = rounding_notes(sizes) if wanted is None else ()
+    again = quantised_again(sum(tensor.again for tensor in tensors), len(tensors))
+    return Prepared(sizes, (*_notes(tensors, wanted), *rounded, *again), write)
+
+
+def _size(report: ContractReport, tensor: ModelTensor) -> TensorSize:
+    family = report.architecture.family
+    if not tensor.size_bytes:
+        return TensorSize("head", tensor.stored.name if tensor.stored_bytes else TIED, TIED, tensor.stored_bytes, 0)
+    return tensor_size(family, tensor.name, tensor.stored, tensor.stored_bytes, tensor.dtype, tensor.size_bytes)
 
 
 def _notes(tensors: Sequence[ModelTensor], wanted: DType | None) -> tuple[str, ...]:
@@ -38,4 +57,4 @@ def _notes(tensors: Sequence[ModelTensor], wanted: DType | None) -> tuple[str, .
     if not left:
         return ()
     why = f"their rows are not whole blocks of {wanted.block_elements}"
-    return (f"{len(left)} matrices are not in {wanted.name}, first {left[0]}: {why}",)
+    return (f"{len(left)} matrices are {APR_Q8.name} in place of {wanted.name}, first {left[0]}: {why}",)

@@ -7,33 +7,31 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from aprnb.architecture import ContractReport, expected_tensors
+from aprnb.architecture import ContractReport, Family, expected_tensors
 from aprnb.conversion.apr_metadata import SPECIAL_IDS
-from aprnb.conversion.converted import Written
-from aprnb.conversion.tensors import Counter, weight_bytes
+from aprnb.conversion.folder_texts import write_folder_texts
+from aprnb.conversion.plan import Prepared, TensorSize, Written, left_out_head, rounding_notes, tensor_size
+from aprnb.conversion.target import MODEL_FILES, require_place
+from aprnb.conversion.tensors import Counter, stored_size, weight_bytes
 from aprnb.dtype_names import FLOATS, TORCH_NAMES
-from aprnb.errors import OutputExists, UsageProblem
+from aprnb.errors import UsageProblem
 from aprnb.formats import Checkpoint
-from aprnb.formats.atomic import atomic_file, atomic_folder, write_json
+from aprnb.formats.atomic import atomic_file, atomic_folder, write_json, write_text
 from aprnb.formats.contents import Progress
-from aprnb.formats.dtypes import BY_NAME, F16, DType
+from aprnb.formats.dtypes import BF16, BY_NAME, F16, F32, DType
+from aprnb.tokenizer.end_tokens import checkpoint_end_ids, config_end_ids
 
+_Writer = Callable[[Path, Checkpoint, ContractReport, "str | None", bool, Progress], Written]
 MAX_SHARD_BYTES = 5_000_000_000
 _FLOATS = {dtype.short: dtype.name for dtype in FLOATS}
 _NOT_KEPT = ("torch_dtype", "quantization_config", "auto_map")
 """Keys of the source's config that are not true of what is written, or name code to run."""
-_MODEL_FILES = (
-    "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
-    "model-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].safetensors", "tokenizer.json",
-    "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json",
-    "added_tokens.json", "chat_template.jinja",
-)  # fmt: skip
-"""Names of a model's own files: a folder that `--force` replaces holds no others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +67,51 @@ class _Weights:
     def _dtype(self, name: str, wanted: str | None) -> DType:
         if wanted is not None:
             return BY_NAME[_FLOATS[wanted]]
-        stored = self._checkpoint.tensors[self._report.weights[name]].dtype
-        return stored if stored.name in _FLOATS.values() else F16
+        stored = self._stored(name)
+        return stored if stored.name in _FLOATS.values() else F32 if stored.name == "F64" else self._for_blocks
+
+    def _stored(self, name: str) -> DType:
+        return self._checkpoint.tensors[self._report.weights[name]].dtype
+
+    @cached_property
+    def _for_blocks(self) -> DType:
+        """The 16-bit type of the source's config, in which the model was trained; else F16, which rounds less."""
+        config = self._checkpoint.metadata.get("hf_config")
+        stated = [config.get(key) for key in ("dtype", "torch_dtype")] if isinstance(config, Mapping) else []
+        return BF16 if "bfloat16" in stated else F16
+
+    def sizes(self) -> tuple[TensorSize, ...]:
+        """What becomes what; a tied head has no tensor."""
+        family = self._report.architecture.family
+        return (
+            *(
+                tensor_size(
+                    family, tensor.name, self._stored(tensor.name),
+                    stored_size(self._checkpoint, self._report, tensor.name), tensor.dtype, tensor.size_bytes,
+                )
+                for tensor in self.tensors
+            ),
+            *left_out_head(self._checkpoint, self._report),
+        )  # fmt: skip
+
+
+def prepare_file(checkpoint: Checkpoint, report: ContractReport, dtype: str | None) -> Prepared:
+    """For targets that end in .safetensors."""
+    return _prepared(write_file, checkpoint, report, dtype)
+
+
+def prepare_folder(checkpoint: Checkpoint, report: ContractReport, dtype: str | None) -> Prepared:
+    """For Hugging Face folders."""
+    return _prepared(write_folder, checkpoint, report, dtype)
+
+
+def _prepared(write: _Writer, checkpoint: Checkpoint, report: ContractReport, dtype: str | None) -> Prepared:
+    sizes = _Weights(checkpoint, report, dtype).sizes()
+
+    def written(path: Path, force: bool, progress: Progress) -> Written:
+        return write(path, checkpoint, report, dtype, force, progress)
+
+    return Prepared(sizes, rounding_notes(sizes) if dtype is None else (), written)
 
 
 def write_file(
@@ -89,16 +130,17 @@ def write_folder(
 ) -> Written:
     """config.json, weights (in shards with an index above 5 GB), tokenizer, chat template, generation_config.json."""
     weights = _Weights(checkpoint, report, dtype)
-    if force:
-        _require_model_folder(path)
-    with atomic_folder(path, force, _MODEL_FILES) as temporary:
+    require_place(path, "huggingface", force)
+    with atomic_folder(path, force, MODEL_FILES) as temporary:
         _write_weights(temporary, weights, Counter(weights.size_bytes, progress))
         notes, ids = _write_tokenizer(temporary, checkpoint, report)
         kept = checkpoint.metadata.get("hf_config")
-        config = _config(report, kept, _common_dtype(weights), ids)
+        config = _config(report, kept, _common_dtype(weights, report.architecture.family), ids)
         write_json(temporary / "config.json", config)
         special = {key: config[key] for key in SPECIAL_IDS if config.get(key) is not None}
-        write_json(temporary / "generation_config.json", special)
+        vocab_size = report.architecture.vocab_size
+        ends = dict.fromkeys([*config_end_ids(special, vocab_size), *checkpoint_end_ids(checkpoint, vocab_size)])
+        notes += write_folder_texts(temporary, checkpoint.metadata, special, ends)
     return Written(len(weights.tensors), notes)
 
 
@@ -136,13 +178,16 @@ def _write_shard(path: Path, weights: _Weights, tensors: list[_Tensor], count: C
             file.writelines(count.over(weights.parts(tensor)))
 
 
-def _common_dtype(weights: _Weights) -> str:
-    """The float type that holds most bytes: the one in which `transformers` builds the model by default."""
+def _common_dtype(weights: _Weights, family: Family) -> str:
+    """The float type in which `transformers` builds the model by default: the one that holds most bytes.
+
+    Where activations exceed float16, BF16 in its place; the file keeps the more precise F16.
+    """
     sizes: dict[str, int] = {}
     for tensor in weights.tensors:
         sizes[tensor.dtype.name] = sizes.get(tensor.dtype.name, 0) + tensor.size_bytes
     largest = max(sizes, key=lambda name: sizes[name])
-    return TORCH_NAMES[largest]
+    return TORCH_NAMES["BF16" if largest == "F16" and family.exceeds_float16 else largest]
 
 
 def _config(report: ContractReport, kept: Any, dtype: str, ids: dict[str, Any]) -> dict[str, Any]:
@@ -169,11 +214,7 @@ def _write_tokenizer(
     choice = choose_tokenizer(checkpoint, report.architecture)
     tokenizer = choice.tokenizer
     tokenizer.save_pretrained(folder)
+    if choice.document is not None:  # as it was: the library writes default values and other forms of merges
+        write_text(folder / "tokenizer.json", json.dumps(choice.document, ensure_ascii=False), force=True)
     ids = {name: getattr(tokenizer, name) for name in SPECIAL_IDS}
     return (*choice.warnings, *choice.assumptions), {key: value for key, value in ids.items() if value is not None}
-
-
-def _require_model_folder(path: Path) -> None:
-    """Raises OutputExists for a folder that is neither empty nor a model."""
-    if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
-        raise OutputExists(f"{path} exists and is not a model folder; it is not replaced", action="choose another name")

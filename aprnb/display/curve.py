@@ -15,7 +15,7 @@ _BLUE, _ORANGE, _GREEN = "#0072b2", "#d55e00", "#009e73"
 
 
 def training_curve(steps: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]]) -> Figure:
-    """A figure from rows of `metrics.jsonl`: `steps` with step, loss, learning_rate; `evals` with step, eval_loss."""
+    """A figure from rows of numbers: `steps` with step, loss, learning_rate; `evals` with step, eval_loss."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 3.6), dpi=100, facecolor="white")

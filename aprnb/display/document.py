@@ -32,6 +32,13 @@ class Paragraph:
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """Text of any length, such as an answer or code; spaces and line breaks are kept."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fields:
     """Rows of name, value and note (the source of the value)."""
 
@@ -72,7 +79,7 @@ class Details:
     blocks: tuple[Block, ...]
 
 
-Block = Paragraph | Fields | Table | Picture | Details | Messages
+Block = Paragraph | Passage | Fields | Table | Picture | Details | Messages
 
 
 @dataclass(frozen=True, slots=True)

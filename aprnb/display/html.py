@@ -1,7 +1,7 @@
 """A document as HTML without scripts, style sheets and a kernel.
 
 It passes the sanitisers of GitHub and of untrusted notebooks: semantic elements, inline colours, and a sign or word
-wherever a colour is used. `escaped` is the only function that turns text into HTML.
+wherever a colour is used. Only `escaped` and `passage_html` turn text into HTML.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from aprnb.display.document import (
     Fields,
     Messages,
     Paragraph,
+    Passage,
     Picture,
     Status,
     Table,
@@ -29,7 +30,7 @@ from aprnb.display.document import (
     rows_shown,
     table_cell,
 )
-from aprnb.printable import visible_lines
+from aprnb.printable import running_text, visible_lines
 
 _ROW_LIMIT = 400
 # Contrast of at least 3 : 1 on white and on the dark theme's #111, as signs need; words have the page's own colour.
@@ -66,6 +67,8 @@ def _block_html(block: Block, table_html: Callable[[Table], str]) -> str:
     match block:
         case Paragraph(text):
             return f'<p class="aprnb-paragraph" style="margin: 4px 0">{escaped(text)}</p>'
+        case Passage(text):
+            return passage_html(text)
         case Fields(rows):
             return _fields_html(rows)
         case Table():
@@ -79,6 +82,11 @@ def _block_html(block: Block, table_html: Callable[[Table], str]) -> str:
             inner = "\n".join(_block_html(part, table_html) for part in blocks)
             summary = f'<summary style="cursor: pointer; padding: 2px 0">{escaped(title)}</summary>'
             return f'<details class="aprnb-details" style="margin: 4px 0">{summary}\n{inner}\n</details>'
+
+
+def passage_html(text: str) -> str:
+    style = "white-space: pre-wrap; margin: 4px 0; background: none; color: inherit; font-size: inherit"
+    return f'<pre class="aprnb-passage" style="{style}">{html.escape(running_text(text), quote=True)}</pre>'
 
 
 def _fields_html(rows: tuple[tuple[str, Cell, str], ...]) -> str:

@@ -14,6 +14,7 @@ from aprnb.display.document import (
     Fields,
     Messages,
     Paragraph,
+    Passage,
     Picture,
     Table,
     cell_text,
@@ -21,7 +22,7 @@ from aprnb.display.document import (
     rows_shown,
     table_cell,
 )
-from aprnb.printable import and_more, visible, visible_lines
+from aprnb.printable import and_more, running_text, visible, visible_lines
 
 _ROW_LIMIT = 40
 
@@ -40,6 +41,8 @@ def _block_lines(block: Block, row_limit: int | None) -> list[str]:
     match block:
         case Paragraph(text):
             return visible_lines(text)
+        case Passage(text):
+            return running_text(text).split("\n")
         case Fields(rows):
             return _aligned([(name, cell_text(value), note) for name, value, note in rows], ("left", "left", "left"))
         case Table():

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aprnb.adapters import is_adapter_folder
 from aprnb.architecture import Architecture, check_contract, resolve
 from aprnb.errors import ArchitectureError, UnsupportedFormat
 from aprnb.formats import Checkpoint, open_checkpoint
+from aprnb.inspection.adapter import adapter_error
 from aprnb.inspection.report import Report
 from aprnb.inspection.statistics import tensor_statistics
 from aprnb.inspection.unsupported import UnsupportedReport
@@ -50,6 +52,8 @@ def inspect(
         >>> report.ok, report.architecture.model_type, report.parameters["unique"]
         (True, 'qwen3', 869632)
     """
+    if not isinstance(path, Checkpoint) and is_adapter_folder(Path(path)):
+        return UnsupportedReport(Path(path), adapter_error(Path(path)))
     try:
         checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, verify=verify, strict=strict)
     except UnsupportedFormat as error:

@@ -11,7 +11,8 @@ from aprnb.display.bundle import Displayed
 from aprnb.display.document import Block, Column, Details, Document, Fields, Messages, Paragraph, Status, Table
 from aprnb.errors import ArchitectureError, ContractError, UnsupportedFamily
 from aprnb.formats import Checkpoint
-from aprnb.inspection.statistics import Statistics, values_table
+from aprnb.inspection.provenance import provenance, provenance_block
+from aprnb.inspection.statistics import Statistics, values_blocks
 from aprnb.inspection.tables import (
     Share,
     data_frame,
@@ -109,6 +110,7 @@ class Report(Displayed):
                 }
                 for entry in self.checkpoint.tensors.values()
             ],
+            "provenance": provenance(self.checkpoint),
             "tokenizer": dict(self.tokenizer),
             "contract": self.contract.to_json() if self.contract else {"ok": None, "checked": 0, "violations": []},
             "assumptions": list(self.architecture.assumptions) if self.architecture else [],
@@ -131,7 +133,7 @@ class Report(Displayed):
 
     def document(self) -> Document:
         """The card: verdict, warnings, and the tables of layers and tensors."""
-        blocks: list[Block] = [Paragraph(_verdict(self)), Fields(_file(self))]
+        blocks: list[Block] = [Paragraph(_verdict(self)), Fields(_file(self)), *provenance_block(self.checkpoint)]
         if self.contract and self.contract.violations:
             columns = (Column("tensor"), Column("kind"), Column("expected"), Column("found"))
             rows = tuple((v.tensor, v.kind, v.expected, v.found) for v in self.contract.violations)
@@ -146,7 +148,7 @@ class Report(Displayed):
         blocks.append(layer_table(self.layers()))
         blocks.append(tensor_table(self.checkpoint, self.contract))
         if self.statistics:
-            blocks.append(values_table(self.statistics))
+            blocks += values_blocks(self.statistics)
         tokenizer = tuple((name, str(value), "") for name, value in self.tokenizer.items() if name != "warnings")
         blocks.append(Details("Tokenizer", (Fields(tokenizer),)))
         return Document(self.checkpoint.path.name, _status(self), tuple(blocks))

@@ -10,7 +10,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +19,15 @@ from numpy.typing import NDArray
 
 from aprnb.display.bundle import Displayed
 from aprnb.display.document import Block, Column, Document, Messages, Paragraph, Table
+from aprnb.errors import AprnbError
 from aprnb.formats import Checkpoint
 from aprnb.formats.codecs import decode
 from aprnb.formats.codecs.arrays import Floats
+from aprnb.formats.codecs.decoding import decoder_of
 from aprnb.formats.dtypes import DType
 from aprnb.formats.values import encoded_parts
 from aprnb.inspection.tables import data_frame
+from aprnb.printable import first_names
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -66,11 +70,13 @@ class Statistics(Displayed):
 
     Attributes:
         path: the file or folder.
-        rows: one `TensorStatistics` for each tensor, in the file's order.
+        rows: one `TensorStatistics` for each tensor that can be decoded, in the file's order.
+        not_decoded: name of each other tensor that has bytes → why it is not decoded.
     """
 
     path: str
     rows: tuple[TensorStatistics, ...]
+    not_decoded: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -88,23 +94,28 @@ class Statistics(Displayed):
         return data_frame(self.to_json()["tensors"])
 
     def to_json(self) -> dict[str, Any]:
-        """Verdict and rows."""
-        return {"ok": self.ok, "tensors": [asdict(row) for row in self.rows]}
+        """Verdict, rows, and what is not decoded."""
+        tensors = [asdict(row) for row in self.rows]
+        return {"ok": self.ok, "tensors": tensors, "not_decoded": dict(self.not_decoded)}
 
     def document(self) -> Document:
-        """Verdict, the damaged tensors, and a table of all."""
+        """Verdict, the damaged tensors, those that are not decoded, and a table of all."""
         found = f"{len(self.damaged)} of {len(self.rows)} tensors hold NaN or infinite values"
         blocks: list[Block] = [Paragraph(f"all {len(self.rows)} tensors hold finite values" if self.ok else found)]
         if not self.ok:
             named = tuple(f"{row.name}: {row.nan:,} NaN, {row.infinite:,} infinite" for row in self.damaged)
             blocks.append(Messages("error", named))
-        blocks.append(values_table(self))
-        return Document("Values", "ok" if self.ok else "failed", tuple(blocks))
+        return Document("Values", "ok" if self.ok else "failed", (*blocks, *values_blocks(self)))
 
 
-def values_table(statistics: Statistics) -> Table:
-    """The statistics as a table, one row for each tensor."""
-    return Table("Values", _COLUMNS, tuple(map(astuple, statistics.rows)))
+def values_blocks(statistics: Statistics) -> list[Block]:
+    """How many tensors are not decoded, each reason once, and a table with one row for each other tensor."""
+    names: dict[str, list[str]] = {}
+    for name, why in statistics.not_decoded.items():
+        names.setdefault(why, []).append(name)
+    notes = tuple(f"{why}: {first_names(each, 3)}" for why, each in names.items())
+    table = Table("Values", _COLUMNS, tuple(map(astuple, statistics.rows)))
+    return [Messages("warning", notes), table] if notes else [table]
 
 
 @dataclass
@@ -158,7 +169,9 @@ def tensor_statistics(
     Raises:
         TruncatedFile: the file became shorter since it was opened.
     """
-    chosen = [name for name in (checkpoint.tensors if names is None else names) if checkpoint.entry(name).size_bytes]
+    wanted = [name for name in (checkpoint.tensors if names is None else names) if checkpoint.entry(name).size_bytes]
+    not_decoded = {name: why for name in wanted if (why := _why_not_decoded(checkpoint.tensors[name].dtype))}
+    chosen = [name for name in wanted if name not in not_decoded]
     sums: Mapping[str, _Sums] = {name: _Sums() for name in chosen}
     total, done = sum(checkpoint.tensors[name].elements for name in chosen), 0
     for name, found in _measured(checkpoint, chosen):
@@ -166,7 +179,19 @@ def tensor_statistics(
         done += found.elements
         if progress:
             progress(done, total)
-    return Statistics(str(checkpoint.path), tuple(sums[name].finished(name) for name in chosen))
+    rows = tuple(sums[name].finished(name) for name in chosen)
+    return Statistics(str(checkpoint.path), rows, not_decoded)
+
+
+@lru_cache
+def _why_not_decoded(dtype: DType) -> str | None:
+    if dtype.name == "AprQ8":  # decoded with the scale of its tensor, not block by block
+        return None
+    try:
+        decoder_of(dtype)
+    except AprnbError as error:
+        return error.found
+    return None
 
 
 def _measured(checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[tuple[str, _Sums]]:

@@ -19,26 +19,8 @@ from aprnb.model.device import place
 from aprnb_tests import families
 
 IDS = torch.tensor([[5, 9, 2, 77, 31, 8, 60, 41, 3, 12, 99, 100, 7, 7, 25, 64, 80, 11, 90, 33]])
-PUBLISHED_LLAMA3 = {**families.LLAMA3, "rope_theta": 5e5, "original_max_position_embeddings": 8192}
+
 WITH_GRAPH = [name for name, family in FAMILIES.items() if family.gguf.slug]
-CHANGED = {
-    "llama": {"rope_parameters": PUBLISHED_LLAMA3, "max_position_embeddings": 16384},
-    "mistral": {"sliding_window": None},
-    "qwen2": {"use_sliding_window": False},
-    "qwen3": {"attention_bias": False},
-    "qwen3_moe": {"mlp_only_layers": []},
-    "gemma": {"tie_word_embeddings": True},
-    "gemma2": {"query_pre_attn_scalar": 24, "tie_word_embeddings": True},
-    "gemma3_text": {"query_pre_attn_scalar": 24, "layer_types": ["sliding_attention"] * 3},
-    "phi3": {},
-    "gpt2": {"scale_attn_by_inverse_layer_idx": False},
-    "granite": {},
-    "olmo2": {"tie_word_embeddings": False},
-    "mixtral": {"sliding_window": None},
-    "smollm3": {"no_rope_layers": [1, 1, 1], "attention_bias": False},
-    "starcoder2": {"sliding_window": None},
-}
-"""Where llama.cpp's graphs compute less than `families.SPECIAL` asks for, as its source states it (llama-model.cpp)."""
 
 REFUSED = {
     "mistral": "sliding_window 5", "qwen2": "sliding_window 5", "qwen3": "attention_bias", "gemma": "untied head",
@@ -63,7 +45,7 @@ def changes(name: str) -> dict[str, Any]:
     stated: dict[str, Any] = {rule.field: rule.value for rule in family.rules if not callable(rule.value)}
     stated |= graph.fixed
     wanted = {field: value for field, value in stated.items() if not FIELDS[field].gguf and field not in STATED}
-    if not graph.biases:
+    if graph.biases == "none":
         wanted |= {"attention_bias": False, "mlp_bias": False}
     if not graph.windowed:
         wanted |= {"use_sliding_window": False} if family.window_switch else {"sliding_window": None}
@@ -74,7 +56,7 @@ def changes(name: str) -> dict[str, Any]:
     if graph.layers_of_27b:
         wanted["query_pre_attn_scalar"] = config.head_dim
     if (families.SPECIAL[name].get("rope_parameters") or {}).get("rope_type") == "llama3":
-        wanted |= {"rope_parameters": PUBLISHED_LLAMA3, "max_position_embeddings": 16384}
+        wanted |= {"rope_parameters": families.PUBLISHED_LLAMA3, "max_position_embeddings": 16384}
     if graph.head != "optional":
         wanted["tie_word_embeddings"] = graph.head == "tied"
     keys = {family.config_keys.get(field, field): value for field, value in wanted.items()}
@@ -99,9 +81,9 @@ def family(request, monkeypatch) -> str:
     return request.param
 
 
-@pytest.mark.parametrize("name", CHANGED)
+@pytest.mark.parametrize("name", families.IN_GGUF)
 def test_the_tables_describe_the_graphs_of_llama_cpp(name):
-    assert changes(name) == CHANGED[name]
+    assert changes(name) == families.IN_GGUF[name]
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -146,8 +128,9 @@ def test_names_are_the_gguf_packages(family, tmp_path):
 @pytest.mark.parametrize("name", [name for name in WITH_GRAPH if changes(name)])
 def test_what_a_graph_of_llama_cpp_lacks_is_an_error_that_names_it(name, tmp_path):
     families.saved(name, tmp_path / "hf", 2 if FAMILIES[name].gguf.head == "own" else 1)  # size 2 is tied
-    with pytest.raises(aprnb.AprnbError, match=REFUSED.get(name, "cannot be expressed|cannot express")):
-        aprnb.convert(tmp_path / "hf", tmp_path / "x.gguf")
+    for attempt in (aprnb.plan_conversion, aprnb.convert):
+        with pytest.raises(aprnb.AprnbError, match=REFUSED.get(name, "cannot be expressed|cannot express")):
+            attempt(tmp_path / "hf", tmp_path / "x.gguf")
     assert not (tmp_path / "x.gguf").exists()
 
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 
 import aprnb
-from aprnb.conversion.gguf_tensors import permute
-from aprnb.conversion.to_gguf import write_gguf
+from aprnb.conversion.gguf.tensors import permute
+from aprnb.conversion.gguf.to_gguf import write_gguf
 from aprnb.formats import TensorSource, write_apr
 from aprnb.formats.dtypes import BF16
 from aprnb.model.build import build_model
 from aprnb.model.device import place
 from aprnb.tokenizer.choose import build_tokenizer
-from aprnb.tokenizer.gguf_values import tokenizer_values
+from aprnb.tokenizer.gguf.values import tokenizer_values
 
 IDS = list(range(40, 70))
 NONE = {"rope_scaling": None}
@@ -132,7 +132,7 @@ def test_text_has_the_same_tokens_and_conversations_the_same_form(real, tmp_path
 
 
 def test_token_types_say_what_each_token_is(pocket_qwen3):
-    values = tokenizer_values(aprnb.open(pocket_qwen3).metadata, "qwen3", 1024)
+    values = tokenizer_values(aprnb.open(pocket_qwen3).metadata, "qwen3", 1024).values
     types = dict(zip(values["tokenizer.ggml.tokens"].value, values["tokenizer.ggml.token_type"].value, strict=True))
     assert len(types) == 1024  # all distinct, as llama.cpp asks
     assert (types["<|im_end|>"], types["!"], types["[PAD1023]"]) == (3, 1, 5)
@@ -143,7 +143,7 @@ def test_sentencepiece_merges_become_scores_that_give_them_back():
     vocabulary = ["<unk>", "<s>", "</s>", "<0x0A>", "▁", "a", "b", "c", "ab", "abc", "▁a"]
     metadata = {"tokenizer.vocabulary": vocabulary, "tokenizer.merges": merges, "tokenizer.model_type": "BPE",
                 "tokenizer.bos_token_id": 1, "tokenizer.eos_token_id": 2}  # fmt: skip
-    values = tokenizer_values(metadata, "llama", 12)
+    values = tokenizer_values(metadata, "llama", 12).values
     assert values["tokenizer.ggml.model"].value == "llama"
     assert values["tokenizer.ggml.token_type"].value == [2, 3, 3, 6, 1, 1, 1, 1, 1, 1, 1, 5]
     from aprnb.tokenizer.facts import read_facts
@@ -210,11 +210,13 @@ def test_what_gguf_cannot_express_is_an_error_that_names_it(real, tmp_path, case
     assert list(tmp_path.iterdir()) == []
 
 
-def test_types_that_gguf_does_not_support_are_named(real, tmp_path):
+def test_the_tools_blocks_of_four_bits_become_those_of_gguf_with_equal_values(real, tmp_path):
     checkpoint = aprnb.open(real("pocket-qwen3-int4"))
     result = write_gguf(tmp_path / "x.gguf", checkpoint, aprnb.check(checkpoint))
-    assert result.notes == ("22 of 35 tensors are F16: GGUF cannot hold them as AprQ4",)
-    assert torch.allclose(logits(built(tmp_path / "x.gguf")), logits(built(real("pocket-qwen3-int4"))), atol=0.05)
+    assert result.notes == ()
+    kinds = [entry.dtype.name for entry in aprnb.open(tmp_path / "x.gguf").tensors.values()]
+    assert (kinds.count("Q4_0"), kinds.count("F32")) == (22, 13)
+    assert torch.equal(logits(built(tmp_path / "x.gguf")), logits(built(real("pocket-qwen3-int4"))))
 
 
 def test_permuting_is_the_inverse_of_reading():

@@ -11,6 +11,7 @@ import pytest
 
 import aprnb
 from aprnb.architecture import FAMILIES
+from aprnb.errors import UsageProblem
 from aprnb_tests import families
 from aprnb_tests.safetensors_bytes import folder_of
 
@@ -181,3 +182,17 @@ def test_a_single_file_reports_what_is_lost_and_how_to_read_it_again(pocket_qwen
     folder = aprnb.convert(pocket_qwen3, tmp_path / "folder").path
     with aprnb.open(tmp_path / "x.safetensors") as checkpoint:
         assert aprnb.check(checkpoint, config=folder / "config.json").ok
+
+
+def test_the_ending_of_a_target_is_read_in_any_case(pocket_qwen3, tmp_path):
+    assert aprnb.convert(pocket_qwen3, tmp_path / "x.GGUF").format == "gguf"
+    with pytest.raises(UsageProblem, match=r"x\.ONNX cannot be written"):
+        aprnb.convert(pocket_qwen3, tmp_path / "x.ONNX")
+
+
+@pytest.mark.parametrize(("family", "dtype"), [("gemma3_text", "bfloat16"), ("qwen3", "float16")])
+def test_a_float16_folder_is_computed_in_a_type_that_holds_the_activations(family, dtype, tmp_path):
+    """Activations of published Gemma models exceed 65,504, float16's largest number: transformers gives NaN in it."""
+    families.saved(family, tmp_path / "hf")
+    aprnb.convert(tmp_path / "hf", tmp_path / "out", dtype="f16")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype

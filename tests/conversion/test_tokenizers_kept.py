@@ -108,6 +108,26 @@ def test_merges_of_pieces_with_spaces_are_kept_as_pairs():
     assert whole["model"]["vocab"] == model["vocab"]
 
 
+def test_only_merges_with_spaces_are_kept_a_second_time():
+    """All pairs of Gemma's 514,847 merges, of which 406 have spaces, exceeded the bound on a file's values."""
+    vocab = {"a ": 0, "b": 1, "a b": 2, "bb": 3}
+    model = {"type": "BPE", "vocab": vocab, "merges": [["b", "b"], ["a ", "b"]]}
+    metadata = tokenizer_metadata({"model": model, "added_tokens": []}, {}, "x")
+    assert "merges" not in metadata["hf_tokenizer"]["model"]
+    assert metadata["hf_tokenizer"]["spaced_merges"] == [[1, "a ", "b"]]
+    whole = reassembled(metadata)
+    assert whole is not None
+    assert whole["model"]["merges"] == model["merges"]
+
+
+def test_spaced_merges_that_contradict_the_list_make_no_tokenizer():
+    model = {"type": "BPE", "vocab": {"a ": 0, "b": 1, "a b": 2}, "merges": [["a ", "b"]]}
+    metadata = tokenizer_metadata({"model": model, "added_tokens": []}, {}, "x")
+    for entry in ([0, "x ", "b"], [7, "a ", "b"], ["0", "a ", "b"], [], "a"):
+        metadata["hf_tokenizer"]["spaced_merges"] = [entry]
+        assert reassembled(metadata) is None
+
+
 def test_an_unknown_token_outside_the_vocabulary_is_an_aprnb_error(tmp_path, repository):
     folder = tmp_path / "hf"
     families.saved("qwen3", folder, vocabulary=1024, spread=0.0)

@@ -1,5 +1,6 @@
 """The report is the same in JSON, text and HTML, for valid files and for files with violations."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -8,6 +9,7 @@ import pytest
 
 import aprnb
 from aprnb.errors import MissingExtra
+from aprnb_tests import families
 
 
 def test_the_json_has_the_keys_that_scripts_rely_on(pocket_qwen3):
@@ -30,6 +32,20 @@ def test_the_json_has_the_keys_that_scripts_rely_on(pocket_qwen3):
     assert set(found["tensors"][0]) == {"name", "dtype", "shape", "offset", "size_bytes"}
     assert found["contract"] == {"ok": True, "checked": 35, "violations": []}
     assert found["tokenizer"]["vocab_size"] == 1024
+
+
+def test_long_values_of_the_architecture_are_shortened_in_a_card_and_whole_in_json(tmp_path):
+    families.saved("gemma3_text", tmp_path)
+    architecture = aprnb.open(tmp_path).architecture
+    kinds = [*["sliding_attention"] * 5, "full_attention"] * 10
+    scaling = {"rope_type": "longrope", "long_factor": [1.0] * 48}
+    found = dataclasses.replace(architecture, rope_scaling=scaling, extra={**architecture.extra, "layer_types": kinds})
+    shown = {name: value for name, value, _ in found.rows()}
+    cycle = "5 × sliding_attention, full_attention"
+    assert shown["layer_types"] == f"{cycle}, {cycle}, … (60 in all)"
+    assert shown["rope_scaling"] == "{'rope_type': 'longrope', 'long_factor': '48 values'}"
+    assert shown["hidden_size"] == str(architecture.hidden_size)
+    assert found.to_json()["layer_types"]["value"] == kinds
 
 
 def test_layers_and_dtypes_add_up_to_the_file(pocket_qwen3):

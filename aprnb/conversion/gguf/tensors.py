@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from aprnb.architecture import ContractReport, ExpectedTensor, expected_tensors
+from aprnb.architecture import Architecture, ContractReport, ExpectedTensor, expected_tensors
 from aprnb.architecture.arrangement import Reading
 from aprnb.architecture.families import Family, TensorRule
 from aprnb.architecture.weights import read_weight
-from aprnb.conversion.tensors import checked
-from aprnb.errors import MissingExtra
+from aprnb.conversion.equal_types import equal_parts, equal_type
+from aprnb.conversion.gguf.types import Mix, fitted, mixed_type
+from aprnb.conversion.tensors import checked, stored_size
 from aprnb.formats import Checkpoint, TensorEntry
 from aprnb.formats.codecs.decoding import decode
-from aprnb.formats.codecs.encoding import encode
-from aprnb.formats.dtypes import F16, F32, GGML, DType
+from aprnb.formats.codecs.encoding import encode_for_gguf
+from aprnb.formats.dtypes import APR_Q4, APR_Q8, F16, F32, GGML, DType
 from aprnb.formats.gguf.writer import GgufTensor
 
-_BY_GGUF_PACKAGE = ("Q8_0", "Q4_0")
 _PART_BYTES = 16 << 20
+_NOT_OF_WEIGHTS = frozenset(("F64", "I8", "I16", "I32", "I64"))
+"""Types of GGUF with which llama.cpp computes no product."""
+
+Wanted = DType | Mix | None
+"""The type of the matrices, a mix of types, or None for their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """A tensor to write; `instead_of` is the requested or stored type where another one is written.
+    """A tensor to write; `stored` is its dtype in the source, where it takes `stored_bytes`.
 
-    `again`: blocks are decoded and quantised a second time.
+    `instead_of` is the requested type where another one is written. `again`: blocks are decoded and quantised a second
+    time.
     """
 
     tensor: GgufTensor
+    stored: DType
+    stored_bytes: int
     instead_of: DType | None
-    again: bool = False
+    again: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +60,8 @@ class _Layout:
         return whole and here == (self.heads, self.shift, self.transposed)
 
 
-def plan_tensors(checkpoint: Checkpoint, report: ContractReport, wanted: DType | None) -> list[PlannedTensor]:
-    """The model's tensors under GGUF names, experts stacked; `wanted` is the matrices' type, None for their own."""
+def plan_tensors(checkpoint: Checkpoint, report: ContractReport, wanted: Wanted) -> list[PlannedTensor]:
+    """The model's tensors under GGUF names, experts stacked."""
     groups: dict[str, list[ExpectedTensor]] = {}
     for expected in expected_tensors(report.architecture).values():
         groups.setdefault(expected.rule.gguf.format(layer=expected.layer), []).append(expected)
@@ -61,31 +69,49 @@ def plan_tensors(checkpoint: Checkpoint, report: ContractReport, wanted: DType |
 
 
 def _planned(
-    checkpoint: Checkpoint, report: ContractReport, name: str, group: tuple[ExpectedTensor, ...], wanted: DType | None
+    checkpoint: Checkpoint, report: ContractReport, name: str, group: tuple[ExpectedTensor, ...], wanted: Wanted
 ) -> PlannedTensor:
     first = group[0]
     shape = first.shape[::-1] if first.rule.role == "conv1d" else first.shape
     entry = checkpoint.tensors[report.weights[first.name]]
-    target, instead_of = _target(first.rule, entry, shape, wanted)
+    of_the_tool = entry.dtype in (APR_Q4, APR_Q8) and len(group) == 1 and _copies_rows(report, first)
+    equal = equal_type(checkpoint, entry) if of_the_tool else None
+    target, instead_of = _target(first.rule, name, entry, shape, equal, wanted, report.architecture)
 
     def parts() -> Iterator[bytes | bytearray]:
         for expected in group:
-            yield from _parts(checkpoint, report, expected, target)
+            yield from _parts(checkpoint, report, expected, target, equal == target)
 
     stacked = (len(group), *shape) if first.rule.per_expert else shape
-    again = entry.dtype.is_quantized and target.is_quantized and not _keeps_blocks(report, first, entry, target)
-    return PlannedTensor(GgufTensor(name, target, stacked, parts), instead_of, again)
+    kept = target == equal or (target == entry.dtype and _copies_rows(report, first))
+    again = entry.dtype.is_quantized and target.is_quantized and not kept
+    before = sum(stored_size(checkpoint, report, expected.name) for expected in group)
+    return PlannedTensor(GgufTensor(name, target, stacked, parts), entry.dtype, before, instead_of, again)
 
 
 def _target(
-    rule: TensorRule, entry: TensorEntry, shape: tuple[int, ...], wanted: DType | None
+    rule: TensorRule,
+    name: str,
+    entry: TensorEntry,
+    shape: tuple[int, ...],
+    equal: DType | None,
+    wanted: Wanted,
+    architecture: Architecture,
 ) -> tuple[DType, DType | None]:
     """Vectors, routers and position embeddings are float32, as llama.cpp's conversion writes them."""
     if len(shape) < 2 or rule.role == "router" or "max_position_embeddings" in rule.shape:
         return F32, None
-    asked = entry.dtype if wanted is None else wanted
-    fits = asked in GGML.values() and shape[-1] % asked.block_elements == 0
-    return (asked, None) if fits else (F16, asked)
+    if isinstance(wanted, Mix):
+        return mixed_type(wanted, name, shape[-1], architecture), None
+    if wanted is not None:
+        target = fitted(wanted, shape[-1])
+        return target, (None if target == wanted else wanted)
+    known = entry.dtype in GGML.values() and entry.dtype.name not in _NOT_OF_WEIGHTS
+    if known and shape[-1] % entry.dtype.block_elements == 0:
+        return entry.dtype, None
+    if equal is not None:
+        return equal, None
+    return (F16 if entry.dtype.is_quantized or entry.dtype.name.startswith("F8") else F32), None
 
 
 def _layout(family: Family, expected: ExpectedTensor, report: ContractReport) -> _Layout:
@@ -95,29 +121,36 @@ def _layout(family: Family, expected: ExpectedTensor, report: ContractReport) ->
     return _Layout(heads, shift, rule.role == "conv1d")
 
 
-def _keeps_blocks(report: ContractReport, expected: ExpectedTensor, entry: TensorEntry, target: DType) -> bool:
-    """Whether the stored bytes are written, in their order or with whole rows reordered."""
+def _copies_rows(report: ContractReport, expected: ExpectedTensor) -> bool:
+    """Whether GGUF stores the rows as the file has them, in their order or reordered."""
     layout, reading = _layout(report.architecture.family, expected, report), report.readings.get(expected.name)
-    rows_only = reading is None and not layout.shift and not layout.transposed
-    return entry.dtype == target and (layout.undoes(reading) or rows_only)
+    return layout.undoes(reading) or (reading is None and not layout.shift and not layout.transposed)
 
 
 def _parts(
-    checkpoint: Checkpoint, report: ContractReport, expected: ExpectedTensor, target: DType
+    checkpoint: Checkpoint, report: ContractReport, expected: ExpectedTensor, target: DType, equal: bool
 ) -> Iterator[bytes | bytearray]:
-    """The weight's bytes in GGUF's layout; copied or converted a few rows at a time if the file has that layout."""
+    """The weight's bytes in GGUF's layout; copied or converted a few rows at a time if the file has that layout.
+
+    `equal`: the target is the `equal_type` of the stored tensor.
+    """
     layout = _layout(report.architecture.family, expected, report)
     entry, reading = checkpoint.tensors[report.weights[expected.name]], report.readings.get(expected.name)
-    if layout.undoes(reading):
-        same = entry.dtype == target
-        yield from checkpoint.raw_parts(entry.name) if same else _converted(checkpoint, entry, target)
-    elif layout.heads and _keeps_blocks(report, expected, entry, target):
-        raw = np.frombuffer(checkpoint.raw(entry.name), np.uint8).reshape(entry.shape[0], -1)
-        yield permute(raw, layout.heads).tobytes()
+    kept = (entry.dtype == target or equal) and _copies_rows(report, expected)
+    if kept:
+        stored = equal_parts(checkpoint, entry) if equal else checkpoint.raw_parts(entry.name)
+        yield from stored if layout.undoes(reading) else (_permuted_bytes(stored, entry.shape[0], layout.heads),)
+    elif layout.undoes(reading):
+        yield from _converted(checkpoint, entry, target)
     else:
         values = read_weight(checkpoint, report, expected.name)
         values = values.T if layout.transposed else values + np.float32(layout.shift) if layout.shift else values
         yield _encoded(permute(values, layout.heads) if layout.heads else values, entry.name, target)
+
+
+def _permuted_bytes(stored: Iterable[bytes | bytearray], rows: int, heads: int | None) -> bytes:
+    assert heads is not None  # without it, the file has GGUF's layout
+    return permute(np.frombuffer(b"".join(stored), np.uint8).reshape(rows, -1), heads).tobytes()
 
 
 def _converted(checkpoint: Checkpoint, entry: TensorEntry, target: DType) -> Iterator[bytes]:
@@ -136,14 +169,7 @@ def _converted(checkpoint: Checkpoint, entry: TensorEntry, target: DType) -> Ite
 
 def _encoded(values: np.ndarray, name: str, target: DType) -> bytes:
     (values,) = checked((values,), name, target)
-    if target.name not in _BY_GGUF_PACKAGE:
-        return encode(values, target)
-    try:
-        from gguf import GGMLQuantizationType, quants
-    except ImportError:
-        raise MissingExtra("gguf", "gguf") from None
-    packed: np.ndarray = quants.quantize(np.ascontiguousarray(values), GGMLQuantizationType[target.name])
-    return packed.tobytes()
+    return encode_for_gguf(values, target)
 
 
 def permute(rows: np.ndarray, heads: int) -> np.ndarray:

@@ -33,7 +33,7 @@ def architecture_values(architecture: Architecture) -> dict[str, GgufValue]:
     found = {
         key: GgufValue(field.gguf_type, fields[field.name])
         for field in _WRITTEN
-        if field.gguf_type and fields.get(field.name) is not None
+        if field.gguf_type and field.name not in graph.ignores and fields.get(field.name) is not None
         for key in field.gguf
     }
     if graph.layer_norm:
@@ -56,17 +56,38 @@ def _require_tensors(graph: GgufGraph, fields: Mapping[str, Any]) -> None:
     if graph.head == "own" and fields["tie_word_embeddings"]:
         raise OutputError(f"a tied head cannot be expressed in GGUF: {of} has a separate head")
     for name in ("attention_bias", "mlp_bias"):
-        if fields.get(name) and not graph.biases:
+        if fields.get(name) and graph.biases == "none":
             raise OutputError(f"{name} of {graph.slug} cannot be expressed in GGUF: llama.cpp's graph does not have it")
+        if not fields.get(name, True) and graph.biases == "required":
+            raise OutputError(f"{graph.slug} without {name} cannot be expressed in GGUF: {of} has the biases")
+    kind = (fields.get("rope_scaling") or {}).get("rope_type")
+    if kind is not None and kind not in graph.scales:
+        raise OutputError(f"RoPE scaling {kind!r} cannot be expressed in GGUF for {graph.slug}",
+                          expected=f"{' or '.join(graph.scales)}: {of} computes no other")  # fmt: skip
+
+
+def differences(architecture: Architecture) -> tuple[str, ...]:
+    """What llama.cpp computes otherwise although the file states it, as warnings."""
+    found, fields = [], architecture.fields()
+    window, positions = fields.get("sliding_window"), fields["max_position_embeddings"]
+    if architecture.family.gguf.ignores_window and window is not None and window < positions:
+        found.append(
+            f"llama.cpp ignores the sliding window of {window:,} positions of {architecture.model_type}: "
+            "it computes longer texts with attention to all positions"
+        )
+    scaling = fields.get("rope_scaling") or {}
+    if scaling.get("rope_type") == "longrope":
+        original = scaling.get("original_max_position_embeddings", fields.get("original_max_position_embeddings"))
+        found.append(
+            f"llama.cpp chooses the RoPE factors by the size of its context, not by the length of the text: "
+            f"run it with a context of at most {original:,} tokens (-c {original}) for texts that fit into that"
+        )
+    return tuple(found)
 
 
 def _scaling_values(fields: Mapping[str, Any]) -> dict[str, GgufValue]:
     scaling: Mapping[str, Any] = fields.get("rope_scaling") or {"rope_type": "none"}
     kind = scaling["rope_type"]
-    if kind not in ("none", "linear", "yarn", "llama3", "longrope"):
-        raise OutputError(
-            f"RoPE scaling {kind!r} cannot be expressed in GGUF", expected="linear, yarn, llama3 or longrope"
-        )
     original = scaling.get("original_max_position_embeddings", fields.get("original_max_position_embeddings"))
     values = {} if kind in ("llama3", "longrope") else {rope.TYPE: GgufValue("string", kind)}
     if kind in ("linear", "yarn"):
@@ -74,13 +95,18 @@ def _scaling_values(fields: Mapping[str, Any]) -> dict[str, GgufValue]:
     if kind != "llama3" and original is not None:
         values[rope.ORIGINAL] = GgufValue("uint32", original)
     if kind == "longrope":
-        factor = scaling.get("attention_factor") or rope.longrope_attention_factor(
-            fields["max_position_embeddings"], original
-        )
-        values[rope.ATTENTION_FACTOR] = GgufValue("float32", factor)
+        values[rope.ATTENTION_FACTOR] = GgufValue("float32", longrope_factor(fields))
     if kind == "yarn":
         values |= {key: GgufValue("float32", scaling[name]) for name, key in rope.YARN.items() if name in scaling}
     return values
+
+
+def longrope_factor(fields: Mapping[str, Any]) -> float:
+    """By how much LongRoPE scales queries and keys: as stated, else by the usual formula."""
+    scaling = fields["rope_scaling"]
+    original = scaling.get("original_max_position_embeddings", fields.get("original_max_position_embeddings"))
+    stated = scaling.get("attention_factor")
+    return float(stated or rope.longrope_attention_factor(fields["max_position_embeddings"], original))
 
 
 def rope_tensors(architecture: Architecture) -> list[GgufTensor]:

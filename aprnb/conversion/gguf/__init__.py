@@ -1,0 +1,1 @@
+"""Models and LoRA adapters as GGUF files for llama.cpp."""
