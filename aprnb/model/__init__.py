@@ -17,15 +17,16 @@ _HOMES = {
     "model_config": "aprnb.model.build",
     "Placement": "aprnb.model.device",
     "place": "aprnb.model.device",
-    "Generation": "aprnb.model.generation",
+    "Generation": "aprnb.model.answer",
     "generate": "aprnb.model.generation",
 }
 __all__ = ["Generation", "Placement", "build_model", "generate", "load", "model_config", "place"]
 
 if TYPE_CHECKING:
+    from aprnb.model.answer import Generation
     from aprnb.model.build import build_model, model_config
     from aprnb.model.device import Placement, place
-    from aprnb.model.generation import Generation, generate
+    from aprnb.model.generation import generate
     from aprnb.model.loading import load
 
 

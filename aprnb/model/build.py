@@ -6,8 +6,6 @@ memory. A key that is missing, unexpected or mismatched is an error; transformer
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -17,29 +15,38 @@ import transformers
 from transformers import PreTrainedModel
 
 from aprnb.architecture import Architecture, ContractReport, expected_tensors
+from aprnb.architecture.experts import module_shapes
 from aprnb.architecture.weights import read_weight
 from aprnb.dtype_names import FLOATS
-from aprnb.errors import ArchitectureError, ContractError
+from aprnb.errors import ArchitectureError, ContractError, is_out_of_memory, out_of_memory_in
 from aprnb.formats import Checkpoint
 from aprnb.formats.codecs import decode
 from aprnb.model.device import Placement
-from aprnb.model.experts import module_shapes
 from aprnb.model.gpu_decode import can_decode, decode_on
+from aprnb.model.heap import Heap
 from aprnb.model.nf4 import quick_4bit
 from aprnb.model.quiet import quiet_loading
+from aprnb.tokenizer.end_tokens import checkpoint_end_ids
 
+_IN_4_BITS = 'end other programs, or load it in 4 bits: quantize="nf4", in a run --quantize-nf4'
+_MORE_MEMORY = "end other programs, or load it on a machine with more memory"
 _DIRECT: dict[str, torch.dtype] = {dtype.name: getattr(torch, dtype.in_torch) for dtype in FLOATS}
 
 
 def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Placement) -> PreTrainedModel:
-    """The module with its weights on its device, in eval mode. Raises ContractError where a tensor does not match."""
+    """The module with its weights on its device, in eval mode.
+
+    Raises ContractError where a tensor does not match, OutOfMemory where the device has no room for the weights.
+    """
     report.raise_for_violations()
     architecture = report.architecture
     compare_with_class(architecture)
-    heap = _Heap()
+    heap = Heap()
     weights = {name: _LazyWeight(checkpoint, report, name, placement, heap) for name in report.weights}
     options: dict[str, Any] = {"quantization_config": _quantization(placement)} if placement.quantize else {}
-    with quiet_loading(), quick_4bit() if placement.quantize == "nf4" else nullcontext():
+    kernels = quick_4bit() if placement.quantize == "nf4" else nullcontext()
+    action = _MORE_MEMORY if placement.quantize else _IN_4_BITS
+    with out_of_memory_in(f"while {checkpoint.path} was loaded", action), _reported_errors(), kernels:
         loaded: Any = model_class(architecture).from_pretrained(
             None,
             config=model_config(architecture),
@@ -53,7 +60,21 @@ def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Place
     model, info = loaded
     _require_all_loaded(info, model, report)
     disable_cpu_repacking(model)
+    model.generation_config.eos_token_id = sorted(checkpoint_end_ids(checkpoint, architecture.vocab_size)) or None
     return model.eval()
+
+
+@contextmanager
+def _reported_errors() -> Iterator[None]:
+    """A quiet loader; where it caught that memory ran out, which only its report tells, the error says so."""
+    with quiet_loading() as reports:
+        try:
+            yield
+        except RuntimeError:
+            report = RuntimeError("\n".join(reports))
+            if is_out_of_memory(report):
+                raise report from None
+            raise
 
 
 def model_class(architecture: Architecture) -> type[PreTrainedModel]:
@@ -128,7 +149,7 @@ class _LazyWeight:
     """Decodes its tensor when the loader indexes it with `[...]`; keeps no data before or after."""
 
     def __init__(
-        self, checkpoint: Checkpoint, report: ContractReport, name: str, placement: Placement, heap: _Heap
+        self, checkpoint: Checkpoint, report: ContractReport, name: str, placement: Placement, heap: Heap
     ) -> None:
         self._checkpoint, self._report, self._name, self._placement = checkpoint, report, name, placement
         self._heap = heap
@@ -163,26 +184,6 @@ def read_tensor(checkpoint: Checkpoint, report: ContractReport, name: str, place
     if dtype == torch.bfloat16:
         return torch.from_numpy(decode(raw, entry.dtype, entry.shape, to="BF16")).view(dtype)
     return torch.from_numpy(decode(raw, entry.dtype, entry.shape)).to(dtype)
-
-
-class _Heap:
-    """Returns freed memory to the system at intervals: glibc keeps the gaps between small tensors.
-
-    The gaps take a fifth of a model of 8 B parameters in NF4. Trimming after each tensor costs a third of the time.
-    """
-
-    every_bytes = 96 << 20
-
-    def __init__(self) -> None:
-        self._since = 0
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-
-    def read(self, size_bytes: int) -> None:
-        """Call before a tensor of the file is read."""
-        self._since += size_bytes
-        if self._trim is not None and self._since > self.every_bytes:
-            self._trim(0)
-            self._since = 0
 
 
 def _quantization(placement: Placement) -> transformers.BitsAndBytesConfig:

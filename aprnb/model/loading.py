@@ -14,6 +14,7 @@ from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.model.build import build_model
 from aprnb.model.device import place
 from aprnb.tokenizer.choose import choose_tokenizer
+from aprnb.tokenizer.end_tokens import checkpoint_end_ids
 
 
 def load(
@@ -33,8 +34,8 @@ def load(
     Args:
         path: an `.apr`, GGUF or safetensors file, a Hugging Face folder, or an open `Checkpoint`.
         device: "auto" (the GPU if there is one), "cpu", "cuda" or "cuda:N".
-        dtype: "float32", "bfloat16", "float16" or a `torch.dtype`; "auto" is bfloat16 on a GPU that supports it, else
-            float32.
+        dtype: "float32", "bfloat16", "float16" or a `torch.dtype`; "auto" is bfloat16 on a GPU or processor that
+            has instructions for it, else float32.
         quantize: "nf4" or "int8" (bitsandbytes): of the linear layers; embedding, head and stacked experts keep
             `dtype`.
         config: a `config.json` (path or dict) for fields that the file does not settle.
@@ -51,6 +52,7 @@ def load(
         ArchitectureError: the file contradicts itself or leaves a field open, or its family is not supported.
         ContractError: tensors do not match the architecture, or a weight is NaN or infinite in `dtype`.
         TokenizerError: the checkpoint has no usable tokenizer.
+        OutOfMemory: the device has no room for the weights.
 
     Example:
         >>> model, tokenizer = aprnb.load("pocket-qwen3.apr", device="cpu")
@@ -61,4 +63,7 @@ def load(
     report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
     report.raise_for_violations()
     tokenizer = choose_tokenizer(checkpoint, report.architecture, chat_template).tokenizer
-    return build_model(checkpoint, report, place(device, dtype, quantize)), tokenizer
+    model = build_model(checkpoint, report, place(device, dtype, quantize))
+    ends = checkpoint_end_ids(checkpoint, report.architecture.vocab_size, config)
+    model.generation_config.eos_token_id = sorted(ends) or None
+    return model, tokenizer

@@ -10,8 +10,15 @@ from transformers.utils import logging as transformers_logging
 
 
 @contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Turn off progress bars and notices about optional kernels; the loader's report comes back as data instead."""
+def quiet_loading() -> Iterator[list[str]]:
+    """Turn off progress bars and notices about optional kernels.
+
+    Yields the loader's reports, which are collected until the block ends: of an exception in the conversion of a tensor
+    nothing else is left.
+    """
+    reports = _Reports(logging.WARNING)
+    loader = logging.getLogger("transformers.modeling_utils")
+    former = loader.level, loader.propagate
     bars = transformers_logging.is_progress_bar_enabled()
     level = transformers_logging.get_verbosity()
     kernels = logging.getLogger("bitsandbytes")
@@ -19,10 +26,27 @@ def quiet_loading() -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     kernels.setLevel(logging.CRITICAL)
+    loader.setLevel(logging.WARNING)
+    loader.propagate = False
+    loader.addHandler(reports)
     try:
-        yield
+        yield reports.texts
     finally:
+        loader.removeHandler(reports)
+        loader.setLevel(former[0])
+        loader.propagate = former[1]
         transformers_logging.set_verbosity(level)
         kernels.setLevel(kernel_level)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+class _Reports(logging.Handler):
+    """Keeps the text of each message."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())

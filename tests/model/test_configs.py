@@ -53,6 +53,15 @@ SAME = [
     ("mixtral", {"use_sliding_window": False}),
     ("qwen2", {"use_sliding_window": ..., "layer_types": ...}),  # its class takes false for it
     ("qwen2", {"max_window_layers": 3, "layer_types": None}),
+    ("qwen2", {"max_window_layers": ..., "layer_types": ...}),
+    ("qwen2", {"sliding_window": ..., "layer_types": ...}),
+    ("qwen3", {"use_sliding_window": ..., "sliding_window": ...}),
+    (
+        "gemma3_text",
+        {"rope_parameters": ..., "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rope_theta": 1e5},
+    ),
+    ("gemma3_text", {"rope_parameters": ..., "rope_local_base_freq": 2e4}),
+    ("gemma3_text", {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0}}}),
     ("qwen3", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
     ("qwen3_moe", {"norm_topk_prob": False}),
     ("mistral", {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}),
@@ -77,6 +86,11 @@ def test_the_logits_are_those_of_transformers(changed, family, changes):
     torch.testing.assert_close(logits(loaded(folder)), expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
 
 
+SCALED_LOCALLY = {
+    "full_attention": {"rope_type": "default", "rope_theta": 3e4},
+    "sliding_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e3},
+}
+"""The class computes it; neither our fields nor llama.cpp's graph have a scaling of these layers alone."""
 REJECTED = [
     ("llama", {"is_causal": False}, "is_causal is False: an encoder"),
     ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True: an encoder"),
@@ -129,6 +143,8 @@ REJECTED = [
     ("gemma2", {"layer_types": ["full_attention"]}, "layer_types lists 1 layers"),
     ("gemma2", {"sliding_window": None}, "sliding_window is null"),
     ("qwen2", {"use_sliding_window": False}, "sliding_window is null"),  # with layer_types that name windows
+    ("gemma3_text", {"rope_parameters": {"rope_type": "linear", "factor": 3.0}}, "the class uses no others"),
+    ("gemma3_text", {"rope_parameters": SCALED_LOCALLY}, "of sliding_attention is .*factor.*; expected a rope_theta"),
     ("mixtral", {"num_experts_per_tok": 9}, "num_experts_per_tok is 9 of 4 experts"),
 ]
 

@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import aprnb
 from aprnb.architecture import FAMILIES, expected_tensors, parameter_count
+from aprnb.architecture.experts import module_shapes
 from aprnb.model.build import build_model, model_config
 from aprnb.model.device import place
-from aprnb.model.experts import module_shapes
 from aprnb_tests import families
 
 IDS = torch.tensor([[5, 9, 2, 77, 31, 8, 60, 41, 3, 12, 99, 100, 7, 7, 25, 64, 80, 11, 90, 33]])
@@ -65,15 +66,84 @@ def test_no_field_is_left_to_the_class(family, tmp_path):
     assert {key: ours.get(key) for key in compared} == {key: theirs[key] for key in compared}
 
 
-@pytest.mark.parametrize(("family", "key"), [(family, key) for family, keys in families.NEEDED.items() for key in keys])
-def test_what_the_forward_pass_needs_is_demanded_by_name(family, key, tmp_path):
-    families.saved(family, tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
+DIMENSIONS = {
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim",
+    "num_key_value_heads", "n_embd", "n_layer", "n_head", "n_positions", "pad_token_id", "num_experts",
+    "num_local_experts", "moe_intermediate_size",
+}  # fmt: skip
+LEFT_OUT = [(family, key) for family, keys in families.NEEDED.items() for key in keys]
+
+
+def without(folder, key):
+    config = json.loads((folder / "config.json").read_text())
     del config[key]
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config))
+    return config
+
+
+@pytest.mark.parametrize(("family", "key"), LEFT_OUT)
+def test_a_key_that_a_config_leaves_out_has_the_meaning_of_its_class(family, key, tmp_path):
+    families.saved(family, tmp_path)
+    without(tmp_path, key)
+    architecture = aprnb.open(tmp_path).architecture
+    field = {"rope_parameters": "rope_theta"}.get(key, key)
+    theirs = getattr(transformers, FAMILIES[family].config_name).from_pretrained(tmp_path)
+    expected = rope_theta(theirs) if field == "rope_theta" else getattr(theirs, field)
+    assert architecture[field] == expected
+    assert architecture.sources[field] == f"class default ({FAMILIES[family].config_name})"
+    assert any(note.startswith(f"{field} = ") and f"leaves out {field}" in note for note in architecture.assumptions)
+
+
+@pytest.mark.parametrize(("family", "key"), LEFT_OUT)
+def test_without_a_config_what_the_forward_pass_needs_is_demanded_by_name(family, key, tmp_path):
+    """A given config without a model type states what it states, and has no class."""
+    families.saved(family, tmp_path)
+    config = without(tmp_path, key)
+    kind = config.pop("model_type")
+    (tmp_path / "config.json").unlink()
     wanted = {"rope_parameters": "rope_theta"}.get(key, key)
     with pytest.raises(aprnb.AprnbError, match=f"does not state .*{wanted}"):
-        aprnb.check(tmp_path)
+        aprnb.check(tmp_path / "model.safetensors", config=config, overrides={"model_type": kind})
+
+
+def rope_theta(config):
+    rope = config.rope_parameters
+    return rope.get("full_attention", rope)["rope_theta"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_defaults_are_those_of_the_config_class(family):
+    table = FAMILIES[family]
+    config = getattr(transformers, table.config_name)()
+    theirs = {name: getattr(config, table.config_keys.get(name, name), None) for name in table.defaults}
+    if "rope_theta" in theirs:
+        theirs |= {"rope_theta": rope_theta(config), "rope_scaling": None}
+    if "rope_local_base_freq" in theirs:
+        theirs["rope_local_base_freq"] = config.rope_parameters["sliding_attention"]["rope_theta"]
+    assert dict(table.defaults) == theirs
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_config_with_nothing_but_dimensions_computes_what_transformers_computes(family, tmp_path):
+    table = FAMILIES[family]
+    small = {name: value for name, value in families.config(family).to_dict().items() if name in DIMENSIONS}
+    if table.has_experts:
+        small["num_local_experts"] = 8  # as many as the class picks for a token, where no key says
+    torch.manual_seed(3)
+    model = getattr(transformers, table.class_name)(getattr(transformers, table.config_name)(**small)).eval()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family, **small}))
+    expected = logits(model)
+    np.testing.assert_allclose(logits(loaded(tmp_path)), expected, atol=2e-5 * float(expected.abs().max()))
+
+
+def test_a_class_default_is_shown_as_an_assumption_on_card_and_plan(tmp_path):
+    families.saved("mistral", tmp_path)
+    without(tmp_path, "sliding_window")
+    note = "sliding_window = 4096: config.json leaves out sliding_window, the default of MistralConfig"
+    report = aprnb.inspect(tmp_path)
+    assert note in report.to_json()["assumptions"]
+    assert note in report.to_html()
 
 
 @pytest.mark.parametrize("name", ["gemma", "gpt2"])
