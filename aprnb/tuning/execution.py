@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
-from aprnb.errors import Interrupted
-from aprnb.formats.json_files import read_object
-from aprnb.formats.sidecar_files import safe_path
-from aprnb.model.build import build_model
-from aprnb.tuning.planning.identity import Identity, check_identity
-from aprnb.tuning.planning.memory import adapted_shapes
-from aprnb.tuning.preparation import Preparation
-from aprnb.tuning.results import artefacts
-from aprnb.tuning.results.artefacts import Places
-from aprnb.tuning.results.base_content import (
+from aprnb.adapters.base_content import (
     MAX_RECORD_BYTES,
     BaseContent,
     base_content,
@@ -23,38 +16,95 @@ from aprnb.tuning.results.base_content import (
     require_same_model,
     require_same_tensors,
 )
+from aprnb.errors import AprnbError, InternalError, Interrupted
+from aprnb.formats.atomic import write_json
+from aprnb.formats.json_files import read_object
+from aprnb.formats.sidecar_files import safe_path
+from aprnb.model.build import build_model
+from aprnb.model.heap import return_large_blocks
+from aprnb.model.memory import release_freed
+from aprnb.tuning.planning.identity import Identity, check_identity
+from aprnb.tuning.planning.memory import adapted_shapes
+from aprnb.tuning.planning.memory_use import begin_peak, peak_bytes
+from aprnb.tuning.planning.saving import read_save_rule
+from aprnb.tuning.preparation import Preparation
+from aprnb.tuning.results.event_log import EventLog
+from aprnb.tuning.results.history import WRITING_MODEL
+from aprnb.tuning.results.manifest import write_manifest
 from aprnb.tuning.results.merge import merge, write_trained
 from aprnb.tuning.results.merge_check import MergeCheck, compare_adapter, compare_trained
+from aprnb.tuning.results.places import BASE, RUN_FILES, RUN_LIST, Places, clear
+from aprnb.tuning.results.request import write_request
 from aprnb.tuning.results.run import Run
+from aprnb.tuning.results.run_document import run_json
 from aprnb.tuning.results.saved_adapter import save_adapter
-from aprnb.tuning.training.events import EvalEvent, Event, Finished, Listener, Notice, Saved, StepEvent, to_metrics_row
+from aprnb.tuning.training.events import Event, Finished, Listener, Notice, Phase, Saved
+from aprnb.tuning.training.failure import memory_for, memory_for_results
 from aprnb.tuning.training.interrupt import Interrupt
 from aprnb.tuning.training.loop import train
 from aprnb.tuning.training.lora import attach, prepare_full
-from aprnb.tuning.training.state import RunState, save_state
+from aprnb.tuning.training.saving.state import RunState
+from aprnb.tuning.training.saving.state_files import save_state
+from aprnb.tuning.training.used_settings import check_settings, read_settings
 
 
 def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Listener) -> None:
-    """Trains until the schedule ends or an interrupt, and fills `run` with the outcome.
+    """Trains until the schedule ends or an interrupt, and writes the results; the folder of `run` is claimed.
 
-    The first SIGINT ends the training after the micro-batch with its state saved. The second, or one while the results
-    are written, stops at once: Interrupted then names the state that `resume` continues.
+    Every event is appended to the run's `events.jsonl` and told. The first SIGINT ends the training after the
+    micro-batch with its state saved. The second, or one while the results are written, stops at once: Interrupted then
+    names the state that `resume` continues.
     """
-    saved_step = state.step if state else None
+    where = run.where
+    begin(where, preparation, fresh=state is None)
+    log = EventLog(where.events)
+
+    def note(event: Event) -> None:
+        log(event)
+        tell(event)
+
     try:
-        with Interrupt() as interrupt:
-            module, content = _module(preparation)
+        log.start(_about(preparation, state))
+        note(Phase("loading"))
+        log.end(_executed(run, preparation, state, note))
+    except BaseException as error:
+        log.end(_failure(error))
+        raise
+    finally:
+        log.close()
+
+
+def begin(where: Places, preparation: Preparation, *, fresh: bool) -> None:
+    """Writes what was asked for and the plan into the run's folder; a fresh run first removes an earlier one."""
+    if fresh:
+        clear(where)
+        write_json(where.run / RUN_LIST, {"files": list(RUN_FILES)}, force=True)
+        write_request(where, preparation)
+    write_json(where.plan, preparation.plan.to_json(), force=True)
+
+
+def _executed(run: Run, preparation: Preparation, state: RunState | None, note: Listener) -> dict[str, Any]:
+    """Trains, and writes the results where the schedule ended; returns what `events.jsonl` ends with."""
+    where, saved_step = run.where, state.step if state else None
+    try:
+        with Interrupt(where.stop) as interrupt:
+            return_large_blocks()
+            if not begin_peak(preparation.placement.device):
+                note(Notice("info", "the peak memory is that of the process since it started"))
+            with memory_for("before training"):
+                module, content = _module(preparation)
             identity = replace(preparation.identity, base=content.digest)
             if state is not None:
-                _require_same_base(run.where, state, identity, content, preparation)
-            artefacts.begin(run.where, preparation, content, fresh=state is None)
-            for event in _events(preparation, identity, module, run.where, state, interrupt):
+                _require_same_base(where, state, identity, content, preparation)
+            write_json(where.run / BASE, content.to_json(), force=True)
+            for event in _events(preparation, identity, module, where, state, interrupt):
                 saved_step = event.step if isinstance(event, Saved) else saved_step
-                _note(run, event)
-                tell(event)
+                note(event)
         run.hold(module.eval(), preparation.choice.tokenizer)
-        if run.status == "finished":
-            _write_artefacts(run, preparation, module, content, tell)
+        if not (isinstance(event, Finished) and event.status == "finished"):
+            return {"status": "interrupted"}
+        with memory_for_results(preparation.recipe):
+            return _written(run, preparation, module, content, note)
     except KeyboardInterrupt:
         kept = f"the state of step {saved_step} is saved: continue with the same command and --resume"
         raise Interrupted(
@@ -62,15 +112,38 @@ def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Li
         ) from None
 
 
+def _about(preparation: Preparation, state: RunState | None) -> dict[str, Any]:
+    return {
+        "aprnb": version("aprnb"),
+        "machine": socket.gethostname(),
+        "base": str(preparation.checkpoint.path.absolute()),
+        "rows_sha256": {name: rows.sha256 for name, rows in preparation.rows.items()},
+        "total_steps": preparation.plan.total_steps,
+        "resumed_from": state.step if state else None,
+    }
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    """What `events.jsonl` ends with: the status, and the error as `--json` prints it."""
+    known = error if isinstance(error, AprnbError) else InternalError(error, traceback_shown=False)
+    status = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+    return {"status": status, "error": known.to_json()}
+
+
 def _module(preparation: Preparation) -> tuple[Any, BaseContent]:
-    """The module to train, and the content of its base when it was loaded."""
+    """The module to train, with the planned settings, and the content of its base when it was loaded."""
     checkpoint, report, recipe = preparation.checkpoint, preparation.report, preparation.recipe
     checkpoint.keep_hashes()
     model = build_model(checkpoint, report, preparation.placement)
     content = base_content(checkpoint, report)
-    if not recipe.trains_adapter:
-        return prepare_full(model), content
-    return attach(model, recipe, adapted_shapes(report.architecture, recipe.target_modules)), content
+    if recipe.trains_adapter:
+        module = attach(model, recipe, adapted_shapes(report.architecture, recipe.target_modules))
+    else:
+        module = prepare_full(model)
+    used = read_settings(module)
+    del used["gradient_checkpointing"]  # the loop switches it
+    check_settings(preparation.plan, used)
+    return module, content
 
 
 def _require_same_base(
@@ -80,12 +153,12 @@ def _require_same_base(
     if state.identity.base == content.digest:
         return
     found, action = "the base checkpoint changed since the state was saved", "start a new run (without --resume)"
-    path = safe_path(where.run, "base.json")
+    path = safe_path(where.run, BASE)
     if path.exists():
         saved = read_content(read_object(path, MAX_RECORD_BYTES), path)
         require_same_model(saved, preparation.report, found, action)
         require_same_tensors(saved, content.tensors, preparation.checkpoint.path, found, action)
-    check_identity(state.identity, identity, str(where.state))
+    check_identity(state.identity, identity, str(where.states))
 
 
 def _events(
@@ -107,40 +180,37 @@ def _events(
         eval_every=preparation.options.eval_every,
         state=state,
         interrupt=interrupt,
-        save=lambda saved: save_state(where.state, saved),
+        saving=read_save_rule(preparation.options.save_every, preparation.plan.total_steps),
+        save=lambda saved: save_state(where.states, saved, preparation.options.keep),
     )
 
 
-def _note(run: Run, event: Event) -> None:
-    if isinstance(event, StepEvent | EvalEvent):
-        run.metrics.append(to_metrics_row(event))
-    if isinstance(event, StepEvent):
-        run.peak_memory_bytes = max(run.peak_memory_bytes, event.memory_bytes)
-    if isinstance(event, Notice):
-        run.notices.append(event.text)
-    if isinstance(event, Finished):
-        run.status = event.status
-    if isinstance(event, Saved | Finished):
-        artefacts.write_metrics(run.where, run.metrics)
-
-
-def _write_artefacts(run: Run, preparation: Preparation, module: Any, content: BaseContent, tell: Listener) -> None:
-    """Adapter, merged model with its check, manifest: in the order in which each needs the one before."""
+def _written(run: Run, preparation: Preparation, module: Any, content: BaseContent, note: Listener) -> dict[str, Any]:
+    """Writes adapter, merged model with its check, manifest: in the order in which each needs the one before."""
     options, where, checkpoint = preparation.options, run.where, preparation.checkpoint
-    if preparation.recipe.trains_adapter:
-        tell(Notice("info", f"writing {where.adapter}"))
-        replace_own = options.force or options.resume
-        run.adapter = save_adapter(module, where.adapter, checkpoint.path, force=replace_own, content=content)
-    if not options.adapter_only:
-        tell(Notice("info", f"writing {where.output} and comparing it with the trained model"))
-        run.merge_check = _merged_and_compared(preparation, module, where)
-        run.output = where.output
-    used = _read_back(module, preparation)
-    artefacts.write_manifest(preparation, where, used, run.to_json())
+    release_freed(preparation.placement.device)
+    used = read_settings(module)
+    check_settings(preparation.plan, used)
+    found: dict[str, Any] = {"status": "finished", "output": not options.adapter_only, "merge_check": None}
+    found["adapter"] = preparation.recipe.trains_adapter
+    if found["adapter"]:
+        note(Phase("writing the adapter"))
+        save_adapter(
+            module, where.adapter, checkpoint.path, force=options.force or bool(options.resume), content=content
+        )
+    if found["output"]:
+        own = run.history.wrote_model
+        note(Phase(WRITING_MODEL))
+        found["merge_check"] = _merged_and_compared(preparation, module, where, own).to_json()
+    found["peak_memory_bytes"] = peak_bytes(preparation.placement.device)
+    history = replace(run.history, end=found)
+    write_manifest(preparation, where, used, run_json(where, "finished", history))
+    return found
 
 
-def _merged_and_compared(preparation: Preparation, module: Any, where: Places) -> MergeCheck:
+def _merged_and_compared(preparation: Preparation, module: Any, where: Places, is_own: bool) -> MergeCheck:
     options, checkpoint = preparation.options, preparation.checkpoint
+    force = options.force or is_own
     probes = [example.input_ids.tolist() for example in (preparation.held_out or preparation.examples).examples[:4]]
     if not preparation.recipe.trains_adapter:
         merged = write_trained(
@@ -150,7 +220,7 @@ def _merged_and_compared(preparation: Preparation, module: Any, where: Places) -
             preparation.choice.tokenizer,
             where.output,
             options.output_dtype,
-            options.force,
+            force,
             lambda path: compare_trained(module, path, preparation.placement, probes),
         )
     else:
@@ -159,7 +229,7 @@ def _merged_and_compared(preparation: Preparation, module: Any, where: Places) -
             where.adapter,
             where.output,
             output_dtype=options.output_dtype,
-            force=options.force,
+            force=force,
             config=options.config,
             overrides=options.overrides,
             chat_template=preparation.recipe.chat_template,
@@ -169,18 +239,3 @@ def _merged_and_compared(preparation: Preparation, module: Any, where: Places) -
         )
     assert merged.check
     return merged.check
-
-
-def _read_back(module: Any, preparation: Preparation) -> dict[str, Any]:
-    """The settings of the module that was trained, for comparison with the plan."""
-    parameters = list(module.parameters())
-    base = module.get_base_model() if hasattr(module, "get_base_model") else module
-    return {
-        "method": preparation.recipe.method,
-        "device": str(parameters[0].device),
-        "dtype": str(base.get_input_embeddings().weight.dtype).removeprefix("torch."),
-        "quantized_layers": sum(type(layer).__module__.startswith("bitsandbytes") for layer in base.modules()),
-        "attention": base.config._attn_implementation,
-        "gradient_checkpointing": any(getattr(layer, "gradient_checkpointing", False) for layer in base.modules()),
-        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-    }

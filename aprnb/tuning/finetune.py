@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from aprnb.tuning.planning.plan import Plan
-from aprnb.tuning.planning.recipe import Recipe, RunOptions
 from aprnb.tuning.planning.recipe_reader import read_options
-from aprnb.tuning.preparation import Preparation, prepare, require_named
-from aprnb.tuning.results import artefacts
-from aprnb.tuning.results.artefacts import Places
+from aprnb.tuning.preparation import prepare, require_named
+from aprnb.tuning.results.places import claimed
 from aprnb.tuning.results.run import Run
+from aprnb.tuning.starting import saved_state, start
 from aprnb.tuning.training.events import Listener, Planned
-from aprnb.tuning.training.state import RunState, load_state
-
-_STATE_SLACK_BYTES = 64 << 20
 
 Rows = str | os.PathLike[str] | Iterable[Any]
 """A path, JSON Lines as text, a list of rows, or a DataFrame."""
@@ -61,7 +56,9 @@ def plan(
     output_dtype: str | torch.dtype | None = None,
     adapter_only: bool = False,
     force: bool = False,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
+    save_every: int | str | None = None,
+    keep: int = 2,
     verbose: bool = False,
 ) -> Plan:
     """Show what `finetune` would do with the same arguments, before any weight is loaded; nothing is written.
@@ -130,7 +127,9 @@ def finetune(
     output_dtype: str | torch.dtype | None = None,
     adapter_only: bool = False,
     force: bool = False,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
+    save_every: int | str | None = None,
+    keep: int = 2,
     verbose: bool = False,
     listener: Listener | None = None,
 ) -> Run:
@@ -169,7 +168,8 @@ def finetune(
         eval_every: optimizer steps between evaluations; about ten evaluations unless given.
         seed: of split, order, LoRA matrices and dropout.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        dtype: of base and computation; "auto" is bfloat16 on a GPU that has it, else float32.
+        dtype: of base and computation; "auto" is bfloat16 on a GPU or processor that has instructions for
+            it, else float32; full training keeps the weights in float32.
         model_size: such as "8B"; compared with the file.
         config: a `config.json` (path or dict) for what the file does not say.
         overrides: single architecture fields, likewise.
@@ -179,7 +179,10 @@ def finetune(
         output_dtype: of the tuned model; that of the base unless given, F16 for a quantised base.
         adapter_only: write no tuned model.
         force: overwrite what exists.
-        resume: continue the interrupted run of the same output.
+        resume: continue the interrupted run of the same output; "auto" continues it if there is one, else starts.
+        save_every: optimizer steps between saved states, or a time such as "10min"; ten states in a run, and one
+            every ten minutes, unless given. A state is also saved at the lowest held-out loss so far and at the end.
+        keep: saved states to keep, besides the one with the lowest held-out loss.
         verbose: only recorded here; the command line then reports each step.
         listener: called with each event (`aprnb.tuning.training.events`).
 
@@ -202,32 +205,16 @@ def finetune(
     base = given.pop("model")
     recipe, options = read_options(given)
     base = require_named(base, options.model_size)
-    where = _free_places(base, recipe, options)
-    preparation = prepare(base, recipe, options)
-    tell(Planned(preparation.plan))
-    state = _saved_state(where, preparation) if options.resume else None
-    # Only now: a plan needs none of the modelling code, whose import takes longer than the plan.
-    from aprnb.tuning.execution import execute
+    where, options, finished = start(base, recipe, options)
+    if finished:
+        return finished
+    with claimed(where, may_exist=bool(options.resume or options.force)):
+        preparation = prepare(base, recipe, options)
+        tell(Planned(preparation.plan, where.run))
+        state = saved_state(where, preparation) if options.resume else None
+        # Only now: a plan needs none of the modelling code, whose import takes longer than the plan.
+        from aprnb.tuning.execution import execute
 
-    run = Run(preparation.checkpoint.path, preparation.plan, where, list(state.metrics) if state else [])
-    execute(run, preparation, state, tell)
+        run = Run(where, preparation.plan)
+        execute(run, preparation, state, tell)
     return run
-
-
-def _free_places(base: str | os.PathLike[str], recipe: Recipe, options: RunOptions) -> Places:
-    """The paths of the run's files; raises OutputExists where one exists and may not be replaced."""
-    where = artefacts.places(options.output, Path(base))
-    artefacts.require_free(
-        where,
-        writes_model=not options.adapter_only,
-        writes_adapter=recipe.method != "full",
-        force=options.force,
-        resume=options.resume,
-    )
-    return where
-
-
-def _saved_state(where: Places, preparation: Preparation) -> RunState:
-    """AdamW keeps three float32 for each trained parameter; random numbers and headers take less than the slack."""
-    most_bytes = 16 * preparation.plan.parameters_trainable + _STATE_SLACK_BYTES
-    return load_state(where.state, preparation.identity, most_bytes, preparation.plan.total_steps)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aprnb.architecture import ContractReport, check_contract, parameter_count, resolve
 from aprnb.errors import DataError, UsageProblem
@@ -24,10 +25,13 @@ from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.recipe import Recipe, RunOptions, SettledRecipe
 from aprnb.tuning.planning.settle import settle
 
+if TYPE_CHECKING:
+    import torch
+
 
 @dataclass(frozen=True)
 class Preparation:
-    """A run that is ready to start."""
+    """A run that is ready to start; `asked` is the recipe as it was given, `rows` are the sets by their option."""
 
     checkpoint: Checkpoint
     report: ContractReport
@@ -38,6 +42,8 @@ class Preparation:
     placement: Placement
     plan: Plan
     identity: Identity
+    rows: Mapping[str, RowSet]
+    asked: Recipe
 
     @property
     def recipe(self) -> SettledRecipe:
@@ -80,13 +86,21 @@ def prepare(model: str | os.PathLike[str], recipe: Recipe, options: RunOptions) 
         )
     schedule = _schedule(examples, settled)
     warnings = [*checkpoint.warnings, *report.architecture.warnings, *choice.warnings, *examples.warnings]
-    warnings += [warning for one in rows for warning in one.warnings]
+    warnings += [warning for one in rows.values() for warning in one.warnings]
     assumptions = (*notes, *choice.assumptions)
     tokenizer = (choice.source, choice.vocabulary_note)
     plan = make_plan(report, settled, options, examples, evaluated, schedule, facts, assumptions, warnings, tokenizer)
-    placement = Placement(placement.device, placement.dtype, "nf4" if settled.quantize_nf4 else None)
+    placement = placement_of(placement.device, settled)
     identity = Identity(settled.identity(), _data_fingerprint(rows, choice, (examples, evaluated)), base="")
-    return Preparation(checkpoint, report, choice, examples, evaluated, schedule, placement, plan, identity)
+    return Preparation(
+        checkpoint, report, choice, examples, evaluated, schedule, placement, plan, identity, rows, recipe
+    )
+
+
+def placement_of(device: torch.device, recipe: SettledRecipe) -> Placement:
+    """How the base is loaded: full training changes float32 weights, whatever the dtype that they are computed in."""
+    dtype = recipe.dtype if recipe.trains_adapter else "float32"
+    return place(str(device), dtype, "nf4" if recipe.quantize_nf4 else None)
 
 
 def _check_size(model_size: str | None, report: ContractReport) -> None:
@@ -96,14 +110,14 @@ def _check_size(model_size: str | None, report: ContractReport) -> None:
     check_model_size(model_size, unique, unique + head)
 
 
-def _read(recipe: SettledRecipe, options: RunOptions) -> tuple[list[RowSet], tuple[Row, ...], tuple[Row, ...]]:
-    """The sets read, the rows to train on and those to evaluate on."""
+def _read(recipe: SettledRecipe, options: RunOptions) -> tuple[dict[str, RowSet], tuple[Row, ...], tuple[Row, ...]]:
+    """The sets read by their option, the rows to train on and those to evaluate on."""
     rows = read_rows(options.data)
     if options.eval_data is not None:
         other = read_rows(options.eval_data)
-        return [rows, other], rows.rows, _not_among(other.rows, rows.rows)
+        return {"data": rows, "eval_data": other}, rows.rows, _not_among(other.rows, rows.rows)
     train, held_out = split_rows(rows.rows, recipe.val_split, recipe.seed)
-    return [rows], train, held_out
+    return {"data": rows}, train, held_out
 
 
 def _not_among(held_out: tuple[Row, ...], train: tuple[Row, ...]) -> tuple[Row, ...]:
@@ -130,9 +144,9 @@ def _schedule(examples: Examples, recipe: SettledRecipe) -> Schedule:
     )
 
 
-def _data_fingerprint(rows: list[RowSet], choice: TokenizerChoice, encoded: tuple[Examples | None, ...]) -> str:
+def _data_fingerprint(rows: Mapping[str, RowSet], choice: TokenizerChoice, encoded: tuple[Examples | None, ...]) -> str:
     """Over the rows, the chat template and the tokens that the tokenizer made of them."""
-    parts: list[Any] = [one.sha256 for one in rows] + [choice.checkpoint_tokenizer.chat_template]
+    parts: list[Any] = [one.sha256 for one in rows.values()] + [choice.checkpoint_tokenizer.chat_template]
     digest = hashlib.sha256("\n".join(map(str, parts)).encode("utf-8", "surrogatepass"))
     for example in (example for examples in encoded if examples for example in examples.examples):
         digest.update(example.input_ids.tobytes() + example.labels_mask.tobytes())

@@ -1,37 +1,51 @@
-"""Tensors in safetensors files: written as copies, read without a memory map."""
+"""Tensors in safetensors files: written one by one, read without a memory map."""
 
 from __future__ import annotations
 
-import errno
-import re
+import json
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aprnb.dtype_names import TORCH_NAMES
 from aprnb.errors import CheckpointError
-from aprnb.formats.atomic import umask
 from aprnb.formats.contents import TensorEntry
-from aprnb.formats.huggingface.safetensors import read_shard
+from aprnb.formats.huggingface.safetensors import LENGTH_BYTES, read_shard
 from aprnb.formats.source import ByteSource
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_NAMES = {in_torch: name for name, in_torch in TORCH_NAMES.items()}
+
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes a safetensors file of copies on the CPU (the format has no tensors that share memory); raises OSError."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    """Writes a safetensors file, one tensor after the other: none is copied unless it is on a GPU or not contiguous.
 
-    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(copies, path, metadata={"format": "pt"})
-        path.chmod(0o666 & ~umask())
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+    Ordered by the size of an element and by name, as the library orders them, so that every tensor is aligned.
+    Raises OSError.
+    """
+    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in ordered.items():
+        start, end = end, end + tensor.nbytes
+        dtype = _NAMES[str(tensor.dtype).removeprefix("torch.")]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("xb") as file:
+        file.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
+        for tensor in ordered.values():
+            file.write(_bytes_of(tensor))
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The tensor's elements in C order."""
+    import torch
+
+    return memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
 
 
 def read_tensors(path: Path, most_bytes: int) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from aprnb.adapters.base_content import BaseContent
 from aprnb.errors import FileMissing, OutputError, OutputExists, UsageProblem
 from aprnb.tuning.results import saved_adapter as adapter_module
-from aprnb.tuning.results.base_content import BaseContent
 from aprnb.tuning.results.saved_adapter import load_adapter, save_adapter
 from aprnb.tuning.training.events import EvalEvent
 from aprnb.tuning.training.lora import adapted_layers, attach

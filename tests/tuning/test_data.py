@@ -298,11 +298,11 @@ def test_a_tokenizer_without_a_template_is_rejected(metadata):
         encode([talk("a", "b")], build_tokenizer(metadata, "llama").tokenizer)
 
 
-def test_an_end_token_at_which_generation_does_not_stop_is_reported(metadata):
+def test_an_end_token_that_is_not_the_tokenizer_s_is_reported(metadata):
     other_end = {**metadata, "tokenizer.eos_token_id": 824}
     found = encode([talk("a", "b")], build_tokenizer(other_end, "qwen3").tokenizer)
     assert found.warnings == (
-        "answers end with '<|im_end|>', generation stops at '<|endoftext|>': the model may not stop",
+        "answers end with '<|im_end|>', the tokenizer's end token is '<|endoftext|>': other programs may not stop",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,8 @@ def test_weights_take_what_the_loaded_model_takes() -> None:
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_activations_are_those_that_autograd_keeps(method: str, dtype: str) -> None:
     tokens = 128
-    base = tiny_model().to(getattr(torch, dtype))
-    model = prepare_full(base) if method == "full" else attach(base, tiny_recipe(rank=1))
+    base = tiny_model()
+    model = prepare_full(base) if method == "full" else attach(base.to(getattr(torch, dtype)), tiny_recipe(rank=1))
     found = bytes_kept_for_backward(model, getattr(torch, dtype), tokens)
     if method == "full" and dtype == "bfloat16":
         found -= 2 * parameter_count(TINY)  # the 16-bit copies of the weights, which the plan counts as weights
@@ -199,3 +200,19 @@ def test_the_tiny_architecture_is_the_tiny_config() -> None:
     config = tiny_config()
     for name in ("hidden_size", "num_hidden_layers", "head_dim", "intermediate_size", "vocab_size"):
         assert getattr(TINY, name) == getattr(config, name)
+
+
+def test_the_plan_says_why_it_has_its_dtype_and_its_attention() -> None:
+    reason = "the processor has no bf16 instructions"
+    shown = str(plan_of(Recipe(method="lora"), dataclasses.replace(LAPTOP, dtype_reason=reason)))
+    assert re.search(rf"precision +float32 +{reason}; gradient checkpointing off", shown)
+    assert re.search(r"attention +sdpa +exact for this model", shown)
+
+
+def test_a_dtype_that_the_device_has_to_emulate_is_a_warning() -> None:
+    facts = dataclasses.replace(LAPTOP, dtype="bfloat16", is_emulated=True)
+    assert (
+        "cpu has no bf16 instructions and computes it more slowly than --dtype f32"
+        in plan_of(Recipe(method="lora"), facts).warnings
+    )
+    assert not [warning for warning in plan_of(Recipe(method="lora")).warnings if "bf16" in warning]

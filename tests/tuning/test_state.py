@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -15,10 +16,13 @@ import pytest
 import torch
 
 from aprnb.errors import FileMissing, OutputError, TrainingError, UsageProblem
-from aprnb.tuning.training import state as state_module
+from aprnb.tuning.planning.saving import SaveRule
+from aprnb.tuning.results.event_log import EventReader
 from aprnb.tuning.training.events import EvalEvent, Finished, Saved, StepEvent
 from aprnb.tuning.training.interrupt import Interrupt
-from aprnb.tuning.training.state import RunState, load_state, save_state
+from aprnb.tuning.training.saving import state_files as state_module
+from aprnb.tuning.training.saving.state import RunState
+from aprnb.tuning.training.saving.state_files import load_state, save_state
 from aprnb_tests.tiny import TinyRun, identity_of, losses, saver, tiny_run
 
 TESTS = Path(__file__).parent.parent
@@ -81,20 +85,26 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from aprnb_tests.tiny import saver, tiny_run
+from aprnb.tuning.results.event_log import EventLog
 from aprnb.tuning.training.events import StepEvent
+log = EventLog(Path(sys.argv[2]))
 for event in tiny_run(lora_dropout=0.1).events(save=saver(Path(sys.argv[1]))):
+    log(event)
     if isinstance(event, StepEvent) and event.step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
-    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True)
+    states, events = tmp_path / "states", tmp_path / "events.jsonl"
+    command = [sys.executable, "-c", script, str(states), str(events)]
+    killed = subprocess.run(command, env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     run = dropout_run()
-    state = load_state(tmp_path, identity_of(run.recipe))
+    state = load_state(states, identity_of(run.recipe))
     assert state.step == 4
     expected = losses(list(dropout_run().events()))
     assert losses(list(run.events(state=state))) == expected[4:]
-    assert [row["loss"] for row in state.metrics if "loss" in row] == expected[:4]
+    logged = [record["loss"] for record in EventReader(events).new() if record["event"] == "step"]
+    assert logged == expected[:5], "every step is written as it happens, not with the state"
 
 
 def test_an_incomplete_state_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,14 +117,14 @@ def test_an_incomplete_state_is_not_used(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(state_module, "write_tensors", full)
     with pytest.raises(OutputError):
         save_state(tmp_path, dataclasses.replace(state, step=state.step + 1))
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000006"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000005", "step-000006"]
     assert load_state(tmp_path, state.identity).step == 6
 
 
-def test_only_the_newest_state_is_kept(tmp_path: Path) -> None:
-    events = list(tiny_run().events(save=saver(tmp_path)))
+def test_the_two_newest_states_are_kept(tmp_path: Path) -> None:
+    events = list(tiny_run(held_out=False).events(save=saver(tmp_path), saving=SaveRule(2, None)))
     assert [event.step for event in events if isinstance(event, Saved)] == [2, 4, 6]
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000006"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000004", "step-000006"]
 
 
 def test_a_state_holds_safetensors_and_json_and_nothing_else(tmp_path: Path) -> None:
@@ -122,7 +132,9 @@ def test_a_state_holds_safetensors_and_json_and_nothing_else(tmp_path: Path) -> 
     files = sorted(path.name for path in (tmp_path / "step-000006").iterdir())
     assert files == ["state.json", "tensors.safetensors"]
     document = json.loads((tmp_path / "step-000006" / "state.json").read_text())
-    assert (document["step"], document["metrics"][-1]["step"]) == (6, 6)
+    tensors = (tmp_path / "step-000006" / "tensors.safetensors").read_bytes()
+    assert (document["step"], document["best"][0]) == (6, 6)
+    assert document["tensors_sha256"] == hashlib.sha256(tensors).hexdigest()
 
 
 def test_the_optimizer_comes_back_as_it_was(tmp_path: Path) -> None:

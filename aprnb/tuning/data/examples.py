@@ -246,4 +246,5 @@ def _warnings(counts: _Counts, tokenizer: Any) -> Iterator[str]:
         yield f"{counts.cut_end_tokens:,} answer(s) are cut off before their end-of-turn token"
     if tokenizer.eos_token_id is None or tokenizer.eos_token_id not in counts.end_tokens:
         ends = ", ".join(repr(tokenizer.convert_ids_to_tokens(number)) for number in sorted(counts.end_tokens))
-        yield (f"answers end with {ends}, generation stops at {tokenizer.eos_token!r}: the model may not stop")
+        named = f"the tokenizer's end token is {tokenizer.eos_token!r}"
+        yield f"answers end with {ends}, {named}: other programs may not stop"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.errors import CheckpointError, DataError, FileMissing
+from aprnb.formats.json_files import MARK, decoded, with_line_feeds
 from aprnb.formats.source import read_bytes
 
 MAX_DATA_BYTES = 4 << 30
@@ -22,11 +23,11 @@ class BadRow(Exception):
 
 def numbered_rows(source: Any, name: str | None) -> tuple[str, Iterator[tuple[str, Any]], bytes | None]:
     """The name of the source, its rows with their origin, and the bytes of a file."""
-    if isinstance(source, str) and source.lstrip().startswith("{"):
+    if isinstance(source, str) and is_rows(source):
         name = name or "cell"
-        return name, _lines(source, name), None
+        return name, _lines(with_line_feeds(source), name), None
     if isinstance(source, (str, PathLike)):
-        path = _expanded(source)
+        path = expanded(source)
         name = name or path.name
         text, raw = _file_text(path)
         return name, _lines(text, name), raw
@@ -34,7 +35,12 @@ def numbered_rows(source: Any, name: str | None) -> tuple[str, Iterator[tuple[st
     return name, ((f"{name} row {at}", value) for at, value in enumerate(_objects(source), 1)), None
 
 
-def _expanded(source: str | PathLike[str]) -> Path:
+def is_rows(text: str) -> bool:
+    """Whether `text` is training rows as JSON Lines, and not a path or a recipe."""
+    return text.lstrip().removeprefix(MARK).lstrip().startswith("{")
+
+
+def expanded(source: str | PathLike[str]) -> Path:
     """The path with `~` for a home folder; `./~x` is a file of that name."""
     if not str(source).startswith("~"):
         return Path(source)
@@ -54,19 +60,16 @@ def _file_text(path: Path) -> tuple[str, bytes]:
     if not raw.strip():
         raise DataError(f"{path} is empty", expected="a JSON Lines file", action=f"a row is {ROW_FORMS}")
     try:
-        return raw.decode("utf-8-sig"), raw
-    except UnicodeDecodeError as problem:
-        line = raw.count(b"\n", 0, problem.start) + 1
-        raise DataError(
-            f"{path} is not UTF-8", where=f"line {line}, byte {problem.start:,}", action="save it as UTF-8"
-        ) from None
+        return decoded(raw, path), raw
+    except CheckpointError as error:
+        raise DataError(error.found, expected=error.expected, where=error.where, action=error.action) from None
 
 
 def _lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
     # str.splitlines would also cut at U+2028 and the like, which JSON allows inside strings
     for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield f"{name} line {number}", _parsed(line)
+        if (row := line.removeprefix(MARK)).strip():  # files with a mark may have been joined
+            yield f"{name} line {number}", _parsed(row)
 
 
 def _parsed(line: str) -> Any:

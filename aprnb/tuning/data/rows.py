@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aprnb.errors import DataError, closest
 from aprnb.printable import and_more, first_names
-from aprnb.tuning.data.row_sources import ROW_FORMS, BadRow, numbered_rows
+from aprnb.tuning.data.row_sources import ROW_FORMS, BadRow, expanded, numbered_rows
 
 ROLES = ("system", "user", "assistant")
 _INSTRUCTION_KEYS = ("instruction", "response", "system", "input")
@@ -37,11 +38,16 @@ class Row:
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows in their order; `sha256` is that of the file's bytes, elsewhere that of the conversations as JSON Lines."""
+    """Rows in their order; `sha256` is that of the file's bytes, elsewhere that of `lines()`."""
 
     rows: tuple[Row, ...]
     warnings: tuple[str, ...]
     sha256: str
+    path: Path | None = None
+
+    def lines(self) -> Iterator[bytes]:
+        """The conversations as JSON Lines."""
+        return (_canonical([row]) for row in self.rows)
 
 
 def read_rows(source: Any, origin_name: str | None = None) -> RowSet:
@@ -68,7 +74,8 @@ def read_rows(source: Any, origin_name: str | None = None) -> RowSet:
         raise DataError(first_bad + more, action=f"a row is {ROW_FORMS}")
     if not rows:
         raise DataError(f"{name} contains no rows", action=f"a row is {ROW_FORMS}")
-    return RowSet(tuple(rows), _ignored_warning(name, ignored), hashlib.sha256(raw or _canonical(rows)).hexdigest())
+    digest = hashlib.sha256(raw or _canonical(rows)).hexdigest()
+    return RowSet(tuple(rows), _ignored_warning(name, ignored), digest, expanded(source) if raw else None)
 
 
 def split_rows(rows: Sequence[Row], val_split: float, seed: int) -> tuple[tuple[Row, ...], tuple[Row, ...]]:

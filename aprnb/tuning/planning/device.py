@@ -1,4 +1,4 @@
-"""The memory of a device, and how much of it a run uses (torch inside functions only)."""
+"""The device of a run and its free memory (torch inside functions only)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
-
     from aprnb.model.device import Placement
 
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """Where the run takes place; `available_bytes` is free memory now, `dtype` that of the computation."""
+    """Where the run takes place; `available_bytes` is free memory now, `dtype` that of the computation.
+
+    `dtype_reason` says why it was chosen; `is_emulated` that the device has no instructions for it.
+    """
 
     device: str
     name: str
     dtype: str
     available_bytes: int
+    dtype_reason: str = ""
+    is_emulated: bool = False
 
     @property
     def kind(self) -> str:
@@ -31,22 +34,12 @@ def device_facts(placement: Placement) -> DeviceFacts:
     """The device's name, dtype and free memory."""
     import torch
 
+    from aprnb.model.memory import free_bytes
+
     device = placement.device
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return DeviceFacts(str(device), torch.cuda.get_device_name(device), placement.dtype_name, free)
-    import psutil
-
-    name = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    return DeviceFacts(str(device), name, placement.dtype_name, psutil.virtual_memory().available)
-
-
-def memory_in_use(device: torch.device) -> int:
-    """Bytes: the most that torch has held on a GPU so far, or what the process holds now on the CPU."""
-    if device.type == "cuda":
-        import torch
-
-        return torch.cuda.max_memory_allocated(device)
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    reason, is_emulated = placement.dtype_reason, placement.is_emulated
+    return DeviceFacts(str(device), name, placement.dtype_name, free_bytes(device), reason, is_emulated)

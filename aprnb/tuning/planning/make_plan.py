@@ -89,6 +89,8 @@ def _warnings(plan: Plan) -> list[str]:
         needed, free = bytes_text(plan.memory.total), bytes_text(plan.facts.available_bytes)
         action = "try --quantize-nf4 or a smaller --micro-batch-tokens"
         found.append(f"the run needs about {needed} of memory, {free} is free: {action}")
+    if plan.facts.is_emulated:
+        found.append(f"{plan.facts.device} has no bf16 instructions and computes it more slowly than --dtype f32")
     limit = plan.recipe.micro_batch_tokens
     if plan.largest_micro_batch > limit:
         found.append(f"a row of {plan.largest_micro_batch} tokens exceeds --micro-batch-tokens {limit} and runs alone")

@@ -61,7 +61,9 @@ class RunOptions:
     output_dtype: str | None = option("output_dtype")
     adapter_only: bool = option("adapter_only")
     force: bool = option("force")
-    resume: bool = option("resume")
+    resume: bool | Literal["auto"] = option("resume")
+    save_every: str | None = option("save_every")
+    keep: int = option("keep")
     plan: bool = option("plan")
     verbose: bool = option("verbose")
     device: str = option("device")
@@ -114,8 +116,8 @@ class SettledRecipe:
 _ORDER = """
     method rank alpha lora_dropout target_modules quantize_nf4 data eval_data val_split task model_size max_seq_len
     learning_rate epochs max_steps batch_size micro_batch_tokens eval_every warmup_ratio weight_decay max_grad_norm seed
-    optimizer gradient_checkpointing output output_dtype adapter_only force resume plan verbose device dtype config
-    overrides chat_template
+    optimizer gradient_checkpointing output output_dtype adapter_only force resume save_every keep plan verbose device
+    dtype config overrides chat_template
 """.split()
 """The order of the options in documents."""
 _ALL = options_of(Recipe, RunOptions)
@@ -138,10 +140,12 @@ def recipe_document(recipe: SettledRecipe, options: RunOptions) -> dict[str, Any
 
 def describe_source(value: Any) -> Any:
     """The source of rows as text for a document."""
+    from aprnb.tuning.data.row_sources import is_rows  # help, which reads the options, needs no numpy
+
     if value is None or isinstance(value, PathLike):
         return None if value is None else fspath(value)
     if isinstance(value, str):
-        return value if not value.lstrip().startswith("{") else f"{len(value.strip().splitlines())} rows of text"
+        return value if not is_rows(value) else f"{len(value.strip().splitlines())} rows of text"
     if hasattr(value, "columns"):
         return f"DataFrame of {len(value)} rows"
     return f"{type(value).__name__} of {len(value)} rows" if hasattr(value, "__len__") else type(value).__name__

@@ -34,7 +34,8 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     except FileMissing:
         raise FileMissing(f"there is no recipe at {path}") from None
     except CheckpointError as error:
-        raise UsageProblem(f"the recipe cannot be read: {error.found}", expected=error.expected) from None
+        found = f"the recipe cannot be read: {error.found}"
+        raise UsageProblem(found, expected=error.expected, where=error.where, action=error.action) from None
     if max(line.count(".") for line in text.split("\n")) > _MOST_DOTS:
         raise UsageProblem(f"the recipe {path} has a line with more than {_MOST_DOTS} dots", expected="a short key")
     options = read_toml(text, where=str(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -48,10 +48,12 @@ def known_option(written: str, where: str) -> Option:
     return OPTIONS[name]
 
 
-def read_toml(text: str, where: str = "recipe") -> dict[str, Any]:
-    """The options of a TOML recipe by name; raises UsageProblem that names the line."""
+def read_toml(text: str, where: str = "recipe", texts: Collection[str] = ()) -> dict[str, Any]:
+    """The options of a TOML recipe, and texts under the names `texts`; raises UsageProblem that names the line."""
+    from aprnb.formats.json_files import MARK  # help, which reads the options, needs no numpy
+
     try:
-        found = tomllib.loads(text)
+        found = tomllib.loads(text.removeprefix(MARK))
     except tomllib.TOMLDecodeError as problem:
         action = "write lines such as rank = 8; a cell with training rows begins with {"
         raise UsageProblem(f"the recipe is not TOML: {problem}", where=where, action=action) from None
@@ -60,6 +62,9 @@ def read_toml(text: str, where: str = "recipe") -> dict[str, Any]:
     options: dict[str, Any] = {}
     for written, value in found.items():
         line = _line_of(written, text, where)
+        if written in texts and isinstance(value, str):
+            options[written] = value
+            continue
         known = known_option(written, line)
         if known.name in options:
             raise UsageProblem(f"the recipe sets {known.name} twice, also as {written!r}", where=line)

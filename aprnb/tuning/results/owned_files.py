@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from aprnb.adapters.files import CONFIG_NAME, RECORD_NAME, WEIGHTS_NAME
 from aprnb.errors import CheckpointError, FileMissing
 from aprnb.formats.json_files import read_object
 from aprnb.formats.sidecar_files import find_sidecar
 
-CONFIG_NAME, WEIGHTS_NAME, RECORD_NAME = "adapter_config.json", "adapter_model.safetensors", "aprnb.json"
 ADAPTER_FILES = (CONFIG_NAME, WEIGHTS_NAME, RECORD_NAME)
-"""Everything that a run writes into an adapter's folder: PEFT's two files, and a record of the base that lists them."""
+"""Everything that a run writes into an adapter's folder."""
 MAX_LIST_BYTES = 64 << 20
 
 

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from aprnb.adapters.base_content import BaseContent
+from aprnb.adapters.config import PATTERNS
+from aprnb.adapters.files import CONFIG_NAME, RECORD_NAME, WEIGHTS_NAME, read_adapter
+from aprnb.adapters.pairs import pairs_of
 from aprnb.errors import UsageProblem
 from aprnb.formats.atomic import atomic_folder
 from aprnb.printable import visible
-from aprnb.tuning.results.adapter_files import Delta
-from aprnb.tuning.results.base_content import BaseContent
-from aprnb.tuning.results.owned_files import ADAPTER_FILES, CONFIG_NAME, RECORD_NAME, WEIGHTS_NAME, own_adapter_files
+from aprnb.tuning.results.owned_files import ADAPTER_FILES, own_adapter_files
 from aprnb.tuning.tensor_files import write_tensors
 from aprnb.tuning.training.lora import adapted_layers, import_peft, wrapped_by_peft
 
@@ -41,19 +43,30 @@ def save_adapter(
 
 
 def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
-    """`model` wrapped by PEFT with the adapter in `folder`.
+    """`model` wrapped by PEFT with the plain LoRA in `folder`.
 
-    Raises what reading the adapter raises, and UsageProblem for a missing or an unexpected tensor: PEFT only warns.
+    Raises what reading the adapter raises, and UsageProblem for a variant, and for a missing or an unexpected tensor:
+    PEFT only warns.
     """
     import_peft()
+    import torch
     from peft import LoraConfig, set_peft_model_state_dict
 
-    delta = Delta(folder)
-    kept = {name: value for name, value in delta.config.items() if name in _USED_BY_PEFT}
-    modules = [name.removesuffix(".weight") for name in sorted(delta.names)]  # not the file's pattern
+    adapter = read_adapter(folder)
+    values = adapter.config.values
+    modules = [module for module, *_ in pairs_of(adapter)]  # not the file's pattern
+    variants = [*(key for key in PATTERNS if values.get(key)), *(key.part for key in adapter.tensors)]
+    variant = next((each for each in variants if each not in ("A", "B")), None)
+    if variant:
+        raise adapter.misfit(f"has {variant}", "a plain LoRA")
+    kept = {name: value for name, value in values.items() if name in _USED_BY_PEFT}
     config = LoraConfig(**kept, target_modules=modules, inference_mode=not trainable)
     wrapped = wrapped_by_peft(model, config)
-    result: Any = set_peft_model_state_dict(wrapped, delta.tensors)
+    tensors = {
+        f"base_model.model.{key.module}.lora_{key.part}.weight": torch.from_numpy(values.copy())
+        for key, values in adapter.tensors.items()
+    }
+    result: Any = set_peft_model_state_dict(wrapped, tensors)
     missing = [name for name in result.missing_keys if ".lora_" in name]
     if missing or result.unexpected_keys:
         odd = (missing + list(result.unexpected_keys))[0]

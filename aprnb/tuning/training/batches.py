@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from aprnb.errors import TrainingError
+from aprnb.errors import OutOfMemory, is_out_of_memory, missing_memory
+from aprnb.model.memory import release_freed
 from aprnb.tuning.data.examples import Examples
 from aprnb.tuning.data.packing import pack
 from aprnb.tuning.training.events import Notice
 from aprnb.tuning.training.loss import answer_loss
-from aprnb.tuning.training.state import capture_random, restore_random
+from aprnb.tuning.training.saving.state import capture_random, restore_random
 
+T = TypeVar("T")
 Indices = tuple[int, ...]
 
 
@@ -44,18 +45,14 @@ class Batches:
         The loss is divided by the labelled tokens of the whole step: the division into micro-batches does not matter.
         Out of memory, the step starts again with micro-batches of half the size, and a Notice says so.
         """
-        lengths = examples.lengths
         labelled = planned_labels(examples, micro_batches)
-        random = capture_random(self._device)  # a repeated step draws the same dropout
-        while True:
-            parts = fit(micro_batches, lengths, self._limit)
-            try:
-                return self._backward(examples, parts, labelled, stopped)
-            except torch.OutOfMemoryError as error:
-                reason = _first_line(error)
-            # The error is released here, and with its frames the tensors of the failed pass.
-            yield self._halve(parts, lengths, reason)
-            restore_random(random, self._device)
+        random = capture_random(self._device)
+
+        def step(parts: Sequence[Indices]) -> Accumulated | None:
+            restore_random(random, self._device)  # a repeated step draws the same dropout
+            return self._backward(examples, parts, labelled, stopped)
+
+        return (yield from self._halving(examples, micro_batches, step))
 
     def evaluate(
         self, examples: Examples, micro_batches: Sequence[Indices] | None = None
@@ -64,18 +61,11 @@ class Batches:
 
         Without gradients, in evaluation mode; the model is in its former mode afterwards.
         """
-        lengths = examples.lengths
-        chosen = micro_batches or [tuple(range(len(lengths)))]
+        chosen = micro_batches or [tuple(range(len(examples.examples)))]
         was_training = self._model.training
         self._model.eval()
         try:
-            while True:
-                parts = fit(chosen, lengths, self._limit)
-                try:
-                    return self._mean_loss(examples, parts)
-                except torch.OutOfMemoryError as error:
-                    reason = _first_line(error)
-                yield self._halve(parts, lengths, reason)
+            return (yield from self._halving(examples, chosen, lambda parts: self._mean_loss(examples, parts)))
         finally:
             self._model.train(was_training)
 
@@ -96,6 +86,22 @@ class Batches:
         arrays = packed.input_ids.astype(np.int64), packed.position_ids.astype(np.int64), packed.labels_mask
         ids, positions, labelled = (torch.from_numpy(np.ascontiguousarray(array)).to(self._device) for array in arrays)
         return ids, positions, labelled
+
+    def _halving(
+        self, examples: Examples, micro_batches: Sequence[Indices], work: Callable[[Sequence[Indices]], T]
+    ) -> Generator[Notice, None, T]:
+        """Returns `work` of the micro-batches, cut to the limit; out of memory, again with half of it."""
+        lengths = examples.lengths
+        while True:
+            parts = fit(micro_batches, lengths, self._limit)
+            try:
+                return work(parts)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                missing = missing_memory(error)
+            # The error is released here, and with its frames the tensors of the failed pass.
+            yield self._halve(parts, lengths, missing)
 
     def _backward(
         self, examples: Examples, parts: Sequence[Indices], labelled: int, stopped: Callable[[], bool]
@@ -123,17 +129,15 @@ class Batches:
             total, counted = total + loss, counted + count
         return total.item() / counted
 
-    def _halve(self, parts: Sequence[Indices], lengths: Sequence[int], reason: str) -> Notice:
+    def _halve(self, parts: Sequence[Indices], lengths: Sequence[int], missing: str) -> Notice:
         self._model.zero_grad(set_to_none=True)
-        gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_freed(self._device)
         largest = max(sum(lengths[index] for index in indices) for indices in parts)
         self._limit = largest // 2
         if all(len(indices) == 1 for indices in parts):
-            raise TrainingError(
-                f"out of memory with one row of {largest} tokens in the micro-batch ({reason})",
-                action="try a smaller --max-seq-len, --gradient-checkpointing on, or --quantize-nf4",
+            raise OutOfMemory(
+                f"out of memory with one row of {largest} tokens in the micro-batch{missing}",
+                action="try --gradient-checkpointing on, or start again with a smaller --max-seq-len or --quantize-nf4",
             )
         text = f"out of memory: micro-batches of at most {self._limit} tokens from now on; the step does not change"
         return Notice("warning", text)
@@ -162,7 +166,3 @@ def prompts_of(examples: Examples) -> Examples:
     """The same rows with everything labelled but the answers."""
     turned = tuple(replace(example, labels_mask=~example.labels_mask) for example in examples.examples)
     return replace(examples, examples=turned)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).split("\n")[0].split(". ")[0]

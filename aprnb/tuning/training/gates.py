@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,9 @@ from aprnb.errors import GateError, TrainingError
 from aprnb.printable import first_names
 from aprnb.tuning.training.lora import adapted_layers
 
+_LOWER_RATE = "start again with a lower --learning-rate (and --force)"
 _SAMPLES = 65_536
+_SUMMED_AT_ONCE = 1 << 20
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -75,8 +77,32 @@ def check_finite(step: int, loss: float, grad_norm: float) -> None:
     raise TrainingError(
         f"step {step}: loss {loss:.4g}, gradient norm {grad_norm:.4g}",
         expected="finite numbers",
-        action=f"the state after step {step - 1} is kept; try a lower --learning-rate, then start again",
+        action=_LOWER_RATE,
     )
+
+
+def check_evaluation(step: int, loss: float) -> None:
+    """Raises TrainingError for a loss on held-out rows that is not finite."""
+    if not math.isfinite(loss):
+        found = f"the loss on the held-out rows after step {step} is {loss:.4g}"
+        raise TrainingError(found, expected="a finite number", action=_LOWER_RATE)
+
+
+def check_savable(step: int, values: Any) -> None:
+    """Raises TrainingError where weights or optimizer are not finite: no run could be resumed from them."""
+    for name, tensor in _floats(values, ""):
+        if not all(map(math.isfinite, torch.stack(torch.aminmax(tensor)).tolist())):
+            found = f"NaN or infinity in {name} after step {step}, which is not saved"
+            raise TrainingError(found, expected="finite numbers", action=_LOWER_RATE)
+
+
+def _floats(values: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The floating point tensors of nested dicts, with the path of their keys."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from _floats(value, f"{name}/{key}" if name else str(key))
+    elif isinstance(values, Tensor) and values.is_floating_point():
+        yield name, values
 
 
 def watched_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -100,9 +126,10 @@ def targets_must_move(model: nn.Module) -> Iterator[None]:
     still = [name for name, tensor in watched.items() if tensor.grad is None or not tensor.grad.any()]
     if still:
         raise GateError(f"no gradient reaches {first_names(still, 3)}", expected="one in every target", where="step 1")
-    before = {name: _bit_sum(tensor) for name, tensor in watched.items()}
+    before = _bit_sums(watched.values())
     yield
-    still = [name for name, tensor in watched.items() if _bit_sum(tensor) == before[name]]
+    after = _bit_sums(watched.values())
+    still = [name for name, old, new in zip(watched, before, after, strict=True) if old == new]
     if still:
         raise GateError(
             f"step 1 did not change {first_names(still, 3)}", expected="every target to change", where="step 1"
@@ -116,8 +143,10 @@ def frozen_fingerprint(model: nn.Module) -> str:
     at least 65,536 of its elements, evenly spaced (small tensors whole). Weights are read once, where they are.
     """
     digest = hashlib.sha256()
-    for name, tensor in _frozen_tensors(model):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} {_bit_sum(tensor)}\n".encode())
+    frozen = list(_frozen_tensors(model))
+    sums = _bit_sums(tensor for _, tensor in frozen)
+    for (name, tensor), total in zip(frozen, sums, strict=True):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} {total}\n".encode())
         flat = _bits(tensor)
         digest.update(flat[:: max(1, flat.numel() // _SAMPLES)].cpu().numpy().tobytes())
     return digest.hexdigest()
@@ -144,5 +173,16 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().view(-1).view(_BITS[tensor.element_size()])
 
 
-def _bit_sum(tensor: Tensor) -> int:
-    return int(_bits(tensor).sum(dtype=torch.int64).item())
+def _bit_sums(tensors: Iterable[Tensor]) -> list[int]:
+    """The sum of each tensor's bit patterns, modulo 2^64."""
+    sums = [_bit_sum(_bits(tensor)) for tensor in tensors]
+    return [int(total) for total in torch.stack(sums).tolist()] if sums else []  # waits for a GPU once
+
+
+def _bit_sum(bits: Tensor) -> Tensor:
+    """In slices with one buffer: torch copies what it sums to 64 bits, and many copies leave gaps in memory."""
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
+    buffer = torch.empty(min(_SUMMED_AT_ONCE, bits.numel()), dtype=torch.int64, device=bits.device)
+    for part in bits.split(_SUMMED_AT_ONCE):
+        total += buffer[: part.numel()].copy_(part).sum()
+    return total

@@ -1,49 +1,66 @@
-"""Interrupting a run: the first press asks the run to save and stop, the second stops at once."""
+"""Interrupting a run: the first request asks it to save and stop, a second press stops it at once."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+_LOOK_S = 0.2
+_ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
+
 
 class Interrupt:
-    """Watches SIGINT while the `with` block lasts; `requested` turns true at the first press.
+    """Watches for a request to stop while the `with` block lasts; `requested` turns true at the first.
 
-    Only the main thread can own a signal handler: elsewhere (a run in the background) `request()` is the way in, which
-    the stop button uses as well. The previous handler is restored when the block ends, also by an error.
+    A request is SIGINT, SIGTERM or SIGHUP, a call of `request()`, or a file at `stop_file`, which anyone may create
+    who can write into the run's folder. A second SIGINT raises KeyboardInterrupt. Only the main thread can own signal
+    handlers. The previous ones are restored when the block ends, also by an error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stop_file: Path | None = None) -> None:
         self._pressed = threading.Event()
-        self._previous: Any = None
-        self._installed = False
+        self._stop_file = stop_file
+        self._previous: dict[int, Any] = {}
 
     @property
     def requested(self) -> bool:
+        if self._stop_file is not None and not self._pressed.is_set() and os.path.lexists(self._stop_file):
+            self._pressed.set()
         return self._pressed.is_set()
 
     def request(self) -> None:
         """Asks the run to save and stop at the next micro-batch."""
         self._pressed.set()
 
+    def wait(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> bool:
+        """Waits until a stop is requested, at most `seconds`; returns whether it is."""
+        end = clock() + seconds
+        while not self.requested and clock() < end:
+            self._pressed.wait(min(_LOOK_S, seconds))
+        return self.requested
+
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._on_press)
-            self._installed = True
+            numbers = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
+            self._previous = {number: signal.signal(number, self._on_signal) for number in numbers}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._installed:
-            # A handler that C code had installed (None) cannot be handed back; SIGINT then raises, its usual meaning.
-            previous = signal.default_int_handler if self._previous is None else self._previous
-            signal.signal(signal.SIGINT, previous)
-            self._installed = False
+        for number, previous in self._previous.items():
+            # A handler that C code had installed (None) cannot be handed back; the signal then has its usual meaning.
+            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, usual if previous is None else previous)
+        self._previous = {}
 
-    def _on_press(self, _number: int, _frame: FrameType | None) -> None:
-        if self.requested:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._pressed.is_set():
             raise KeyboardInterrupt
         self.request()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from aprnb.errors import UsageProblem, closest
+from aprnb.errors import GateError, UsageProblem, closest
 from aprnb.model.quiet import quiet_loading
 from aprnb.tuning.planning.recipe import SettledRecipe
 
@@ -38,8 +38,13 @@ def attach(model: Any, recipe: SettledRecipe, modules: Iterable[str] | None = No
 
 
 def prepare_full(model: nn.Module) -> nn.Module:
-    """`model` with every parameter trainable and in float32: in 16 bits small updates would be rounded away."""
-    model.float()
+    """`model` with every parameter trainable; raises GateError for weights in 16 bits, which round small updates away.
+
+    A model that is loaded in 16 bits and cast afterwards has lost what its file holds beyond them.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise GateError(f"{name} is in {parameter.dtype}", expected="float32", where="full training")
     model.requires_grad_(True)
     return model
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from aprnb.tuning.planning.recipe import SettledRecipe
 from aprnb.tuning.planning.settle import require_optimizer
-from aprnb.tuning.training.state_document import damaged
+from aprnb.tuning.training.saving.state_document import damaged
 
 
 def build_optimizer(model: nn.Module, recipe: SettledRecipe, device: torch.device) -> torch.optim.Optimizer:

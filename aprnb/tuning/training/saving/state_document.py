@@ -15,7 +15,6 @@ from typing import Any
 from aprnb.errors import CheckpointError
 from aprnb.formats.json_files import read_object
 from aprnb.tuning.planning.identity import Identity
-from aprnb.tuning.training.events import EVAL_ROW, STEP_ROW
 
 DOCUMENT, TENSORS = "state.json", "tensors.safetensors"
 FILES = (DOCUMENT, TENSORS)
@@ -24,9 +23,9 @@ _MOST_KEY = 100
 """Characters of a key; each node's path holds those of all nodes above it."""
 _LARGEST = 1e39
 """Beyond every float32, which the numbers of a run are."""
-MAX_STATE_JSON_BYTES, MAX_STATE_VALUES = 256 << 20, 1 << 24
-"""A row of metrics takes some 200 bytes and 33 values: room for 500,000 steps."""
-_KEYS = {"step", "identity", "metrics", "elapsed_s", "optimizer"}
+MAX_STATE_JSON_BYTES, MAX_STATE_VALUES = 64 << 20, 1 << 21
+"""An optimizer's tree has some ten values for each trained tensor."""
+_KEYS = {"step", "identity", "best", "elapsed_s", "optimizer", "tensors_sha256"}
 _DEEPEST, _MOST_NUMBER = 12, 1 << 32
 TENSOR = "__tensor__"
 
@@ -37,9 +36,10 @@ class StateDocument:
 
     step: int
     identity: Identity
-    metrics: tuple[Mapping[str, Any], ...]
+    best: tuple[int, float] | None
     elapsed_s: float
     optimizer: Any
+    tensors_sha256: str
 
 
 def read_document(path: Path, step: int) -> StateDocument:
@@ -57,17 +57,24 @@ def read_document(path: Path, step: int) -> StateDocument:
         f"{step}",
     )
     require(_is_number(document["elapsed_s"]) and document["elapsed_s"] >= 0, "has no elapsed_s", "seconds")
-    identity, rows = document["identity"], document["metrics"]
+    identity, best = document["identity"], document["best"]
     require(_is_identity(identity), "has no identity", "recipe, data and base")
-    require(
-        isinstance(rows, list) and all(_is_row(row, step) for row in rows), "has malformed metrics", "rows of numbers"
+    require(best is None or _is_best(best, step), "has a malformed best", "a step and its held-out loss, or null")
+    digest = document["tensors_sha256"]
+    require(isinstance(digest, str) and len(digest) == 64, "has no tensors_sha256", "64 hexadecimal digits")
+    return StateDocument(
+        step=step,
+        identity=Identity(**identity),
+        best=None if best is None else (best[0], float(best[1])),
+        elapsed_s=float(document["elapsed_s"]),
+        optimizer=document["optimizer"],
+        tensors_sha256=digest,
     )
-    return StateDocument(step, Identity(**identity), tuple(rows), float(document["elapsed_s"]), document["optimizer"])
 
 
 def damaged(found: str, expected: str | None = None) -> CheckpointError:
     """The error for a saved state that cannot be resumed; `found` says why."""
-    action = "start the run without --resume (add --force to replace the run's folder)"
+    action = "start the run again with --force, without --resume"
     return CheckpointError(f"the saved state {found}", expected=expected, action=action)
 
 
@@ -119,14 +126,15 @@ def _is_identity(value: Any) -> bool:
     )
 
 
-def _is_row(row: Any, step: int) -> bool:
-    """A row of `metrics.jsonl`, of a step that is not after the state's own."""
-    if not isinstance(row, dict) or row.keys() not in (set(STEP_ROW), set(EVAL_ROW)):
-        return False
-    whole = [row[name] for name in ("step", "tokens", "labelled_tokens") if name in row]
-    if not all(map(_is_number, row.values())) or not all(type(number) is int and number >= 0 for number in whole):
-        return False
-    return bool(row["step"] <= step and row.get("tokens_per_s", 1) > 0)
+def _is_best(best: Any, step: int) -> bool:
+    """A pair of a step, not after the state's own, and the loss on the held-out rows."""
+    return (
+        isinstance(best, list)
+        and len(best) == 2
+        and _is_number(best[1])
+        and type(best[0]) is int
+        and 0 <= best[0] <= step
+    )
 
 
 def _is_pair(pair: Any) -> bool:

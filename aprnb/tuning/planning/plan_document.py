@@ -1,0 +1,139 @@
+"""The card of a plan, made from its JSON alone: a stored plan shows the card that the run's plan showed (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aprnb.architecture.architecture import field_rows
+from aprnb.display.bundle import Displayed
+from aprnb.display.document import Block, Cell, Column, Details, Document, Fields, Messages, Table
+from aprnb.formats.json_files import read_object
+from aprnb.tuning.planning.stored_object import StoredObject
+from aprnb.units import bytes_text, count_text
+
+MAX_PLAN_BYTES = 16 << 20
+_TERMS = {
+    "weights": "the base",
+    "adapters": "LoRA matrices in float32",
+    "gradients": "float32, one per trainable parameter",
+    "optimizer": "AdamW's two moments",
+    "activations": "of the largest micro-batch",
+    "logits": "one chunk of labelled positions",
+    "total": "without Python and its libraries",
+}
+Rows = tuple[tuple[str, Cell, str], ...]
+
+
+@dataclass(frozen=True)
+class SavedPlan(Displayed):
+    """The plan of a run as its folder keeps it; it shows the same card as the `Plan` of the run.
+
+    Attributes:
+        stored: the document of `Plan.to_json`.
+        where: the file that it is from, for errors.
+    """
+
+    stored: Mapping[str, Any]
+    where: str = "plan.json"
+
+    def to_json(self) -> Mapping[str, Any]:
+        """The stored document."""
+        return self.stored
+
+    def document(self) -> Document:
+        """The card; raises CheckpointError where the stored document is damaged."""
+        return plan_document(self.stored, self.where)
+
+
+def read_plan(path: Path) -> SavedPlan:
+    """The plan that a run stored at `path`.
+
+    Raises FileMissing, or CheckpointError that names the key where the document is not a plan.
+    """
+    plan = SavedPlan(read_object(path, MAX_PLAN_BYTES), str(path))
+    plan.document()
+    return plan
+
+
+def plan_document(stored: Mapping[str, Any], where: str = "the plan") -> Document:
+    """The card of a plan's document: model, training, data, memory by term, architecture and recipe.
+
+    Raises CheckpointError that names the key where `stored` is not such a document.
+    """
+    plan = StoredObject(stored, where)
+    memory = plan.inner("memory_bytes")
+    terms = tuple((name, bytes_text(memory.integer(name)), note) for name, note in _TERMS.items())
+    recipe = tuple((name, str(value), "") for name, value in plan.inner("recipe").values.items())
+    blocks: list[Block] = [
+        Fields((*_model_rows(plan), *_training_rows(plan), *_data_rows(plan))),
+        Table(
+            "Memory for tensors at the peak of a step", (Column("term"), Column("size", "right"), Column("what")), terms
+        ),
+        Details("Architecture", (Fields(_architecture_rows(plan)),)),
+        Details("Recipe", (Fields(recipe),)),
+    ]
+    assumptions, warnings = plan.texts("assumptions"), plan.texts("warnings")
+    if assumptions:
+        blocks.append(Messages("assumption", assumptions))
+    if warnings:
+        blocks.append(Messages("warning", warnings))
+    return Document("Plan", "warning" if warnings else "ok", tuple(blocks))
+
+
+def _architecture_rows(plan: StoredObject) -> Rows:
+    architecture = plan.inner("architecture")
+    fields = {name: architecture.inner(name) for name in architecture.values}
+    return field_rows({name: (field.values.get("value"), field.text("source")) for name, field in fields.items()})
+
+
+def _model_rows(plan: StoredObject) -> Rows:
+    architecture, parameters = plan.inner("architecture"), plan.inner("parameters")
+    layers, hidden = (architecture.inner(name).integer("value") for name in ("num_hidden_layers", "hidden_size"))
+    total, trainable = parameters.integer("total", 1), parameters.integer("trainable")
+    family = architecture.inner("model_type").text("value")
+    return (
+        ("model", f"{family}, {layers} layers, hidden {hidden}", "from the file"),
+        ("parameters", count_text(total), "sum over the model's tensors"),
+        ("trainable", count_text(trainable), f"{trainable / total:.2%} of them"),
+    )
+
+
+def _training_rows(plan: StoredObject) -> Rows:
+    recipe, largest = plan.inner("recipe"), plan.integer("largest_micro_batch_tokens")
+    checkpointing, method = recipe.text("gradient_checkpointing"), recipe.text("method")
+    adapters = f"rank {recipe.integer('rank')}, alpha {recipe.number('alpha'):g}" if method != "full" else "all weights"
+    rate = f"{recipe.number('learning_rate'):g}, warm-up {recipe.number('warmup_ratio'):.0%}, cosine"
+    norm = f"{recipe.text('optimizer')}, gradient norm at most {recipe.number('max_grad_norm'):g}"
+    free = bytes_text(plan.integer("memory_available_bytes"))
+    return (
+        ("method", method, adapters),
+        ("steps", plan.integer("steps"), f"{_extent(plan)}, {recipe.integer('batch_size', 1)} rows per step"),
+        ("learning rate", rate, norm),
+        ("device", plan.text("device"), f"{plan.text('device_name')}; {free} free"),
+        ("precision", plan.text("dtype"), f"{plan.text('dtype_reason')}; gradient checkpointing {checkpointing}"),
+        ("attention", plan.text("attention"), plan.text("attention_reason")),
+        ("micro-batch", f"up to {recipe.integer('micro_batch_tokens')} tokens", f"largest here {largest}; packed"),
+    )
+
+
+def _extent(plan: StoredObject) -> str:
+    """`3 epochs`, or the limit and the number of steps without it."""
+    recipe = plan.inner("recipe")
+    epochs, rows = recipe.integer("epochs"), plan.inner("data").integer("rows")
+    whole = epochs * -(-rows // recipe.integer("batch_size", 1))
+    return f"{epochs} epochs" if plan.integer("steps") >= whole else f"--max-steps; {epochs} epochs have {whole}"
+
+
+def _data_rows(plan: StoredObject) -> Rows:
+    data, tokenizer, length = plan.inner("data"), plan.inner("tokenizer"), plan.inner("recipe").integer("max_seq_len")
+    without, cut = data.integer("rows_without_labels"), data.integer("rows_truncated")
+    labelled, held_out = data.integer("labelled_tokens"), data.integer("held_out_labelled_tokens")
+    return (
+        ("rows", data.integer("rows"), f"{without} without a label, {cut} cut at {length} tokens"),
+        ("tokenizer", tokenizer.text("source"), tokenizer.text("note")),
+        ("tokens", data.integer("tokens"), f"{labelled:,} of them labelled (answers)"),
+        ("held out", data.integer("held_out_rows"), f"{held_out:,} labelled tokens"),
+    )

@@ -1,0 +1,176 @@
+"""The paths of a run's files, and the folder of one: claimed by one process, cleared for a new run.
+
+X.run/
+  files.json      what a run writes here: `--force` removes nothing else
+  lock            the process that writes here, and since when
+  stop            asks for the run to be saved and stopped; anyone may create it
+  recipe.toml     what was asked for; rows.jsonl, eval-rows.jsonl and config.json belong to it
+  plan.json       the plan
+  base.json       the content of the base
+  events.jsonl    everything that happened, line by line
+  states/         from which the run can be resumed
+  manifest.json   inputs, what was used, and outputs, with their hashes
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from aprnb.errors import FileMissing, OutputError, OutputExists, UsageProblem
+from aprnb.formats.atomic import empty_folder, leftovers, require_place_of_folder, write_json
+from aprnb.formats.targets import require_name, require_replaceable, require_writable
+from aprnb.tuning.results.lock import is_locked, locked
+from aprnb.tuning.results.owned_files import listed_files, own_adapter_files
+from aprnb.tuning.training.saving import state_document
+
+
+@dataclass(frozen=True)
+class Places:
+    """`out.apr`, `out.adapter/` and `out.run/`, side by side."""
+
+    output: Path
+    adapter: Path
+    run: Path
+
+    @property
+    def states(self) -> Path:
+        """The folder of resumable states."""
+        return self.run / "states"
+
+    @property
+    def events(self) -> Path:
+        """Everything that happened, JSON Lines."""
+        return self.run / "events.jsonl"
+
+    @property
+    def plan(self) -> Path:
+        """What the run was to do, JSON."""
+        return self.run / "plan.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that works on the run."""
+        return self.run / LOCK
+
+    @property
+    def stop(self) -> Path:
+        """A file that asks the run to save and stop."""
+        return self.run / "stop"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process works on the run."""
+        return is_locked(self.lock)
+
+
+RUN_LIST, LOCK, BASE = "files.json", "lock", "base.json"
+_HALF_WRITTEN = ".aprnb-????????-????????.part"
+_STATES = (*(f"step-{'[0-9]' * digits}" for digits in range(6, 10)), f"{_HALF_WRITTEN}/new", f"{_HALF_WRITTEN}/former")
+RUN_FILES = (
+    RUN_LIST, LOCK, "stop", "recipe.toml", "rows.jsonl", "eval-rows.jsonl", "config.json", "plan.json", BASE,
+    "events.jsonl", "manifest.json", _HALF_WRITTEN,
+    *(f"states/{folder}/{name}" for folder in _STATES for name in state_document.FILES),
+)  # fmt: skip
+"""Everything that a run writes into its folder, and lists there when it begins. `.aprnb-*.part` is an incomplete file
+of a killed process."""
+
+
+def places(output: str | None, model: Path) -> Places:
+    """The paths next to `output`, which is `MODEL-finetuned.apr` in the current folder unless given."""
+    path = Path(output) if output else Path(f"{model.stem}-finetuned.apr")
+    if path.suffix != ".apr":
+        raise UsageProblem(f"--output {path}", expected="a name that ends in .apr")
+    return Places(path, path.with_suffix(".adapter"), path.with_suffix(".run"))
+
+
+def places_of(run: Path) -> Places:
+    """The paths that belong to the run's folder NAME.run; raises UsageProblem for another name."""
+    if run.suffix != ".run":
+        raise UsageProblem(f"{run} is not the folder of a run", expected="a name that ends in .run")
+    return Places(run.with_suffix(".apr"), run.with_suffix(".adapter"), run)
+
+
+def require_free(where: Places, *, writes_model: bool, writes_adapter: bool, force: bool, resume: bool) -> None:
+    """Raises where an output exists and may not be replaced, or a run to resume does not exist; call before work."""
+    for path in (where.output, where.run):
+        require_name(path)
+    if writes_model:
+        if resume and where.output.exists() and not force:
+            action = "add --force to overwrite it; with --resume the saved state of the run is kept"
+            raise OutputExists(f"{where.output} exists, from an earlier run", action=action)
+        require_writable(where.output, force)
+    if writes_adapter:
+        require_replaceable(where.adapter, force or resume, own_adapter_files(where.adapter))
+    if where.run.is_symlink():
+        raise OutputExists(f"{where.run} is a link and is not replaced", action="choose another --output")
+    if resume:
+        if not where.run.is_dir():
+            raise FileMissing(f"no run to resume at {where.run}", action="start the run without --resume")
+    elif where.run.exists() and not force:
+        raise _run_exists(where.run)
+    else:
+        require_place_of_folder(where.run, force, own_run_files(where.run))
+
+
+def own_run_files(folder: Path) -> tuple[str, ...]:
+    """Paths of the files in a run's folder that a run wrote; none where its list is missing."""
+    return listed_files(folder, RUN_LIST, RUN_FILES)
+
+
+@contextmanager
+def claimed(where: Places, *, may_exist: bool) -> Iterator[None]:
+    """Holds the run's folder for this process; it is created where it does not exist, and removed if it stays empty.
+
+    What a killed process left half written is removed. Raises OutputExists where another process holds the folder, or
+    made it since `require_free` found none.
+    """
+    is_new = _create(where.run, may_exist)
+    try:
+        with locked(where.lock):
+            with suppress(FileNotFoundError):
+                where.stop.unlink()
+            _remove_leftovers(where)
+            if is_new:
+                write_json(where.run / RUN_LIST, {"files": list(RUN_FILES)}, force=True)
+            yield
+    finally:
+        if is_new and not where.plan.exists():
+            for name in (RUN_LIST, LOCK):
+                (where.run / name).unlink(missing_ok=True)
+            with suppress(OSError):
+                where.run.rmdir()
+
+
+def _create(folder: Path, may_exist: bool) -> bool:
+    """Creates the folder; returns whether there was none."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not may_exist:
+            raise _run_exists(folder) from None
+        return False
+    except OSError as error:
+        raise OutputError(f"{folder} could not be created: {error.strerror}") from error
+    return True
+
+
+def _run_exists(folder: Path) -> OutputExists:
+    return OutputExists(f"{folder} exists", action="continue it with --resume, or replace it with --force")
+
+
+def clear(where: Places) -> None:
+    """Removes what an earlier run wrote into the folder; raises OutputExists where it contains anything else."""
+    empty_folder(where.run, own_run_files(where.run), keep=(LOCK, RUN_LIST))
+
+
+def _remove_leftovers(where: Places) -> None:
+    inside = (path for folder in (where.run, where.states) for path in folder.glob(_HALF_WRITTEN))
+    for path in (*inside, *leftovers(where.output), *leftovers(where.adapter)):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,64 @@
+"""Where a run starts: in a new folder, from the state that an earlier process saved, or not at all."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from aprnb.errors import AprnbError
+from aprnb.tuning.planning.recipe import Recipe, RunOptions
+from aprnb.tuning.preparation import Preparation
+from aprnb.tuning.results.history import read_history
+from aprnb.tuning.results.manifest import MANIFEST
+from aprnb.tuning.results.places import Places, own_run_files, places, require_free
+from aprnb.tuning.results.run import Run, open_run
+from aprnb.tuning.training.saving.state import RunState
+from aprnb.tuning.training.saving.state_files import load_state, saved_steps
+
+_STATE_SLACK_BYTES = 64 << 20
+
+
+def start(base: str | os.PathLike[str], recipe: Recipe, options: RunOptions) -> tuple[Places, RunOptions, Run | None]:
+    """The paths of the run's files, the options with `resume` decided, and the run, where "auto" finds it finished.
+
+    Raises OutputExists where a file of the run exists and may not be replaced.
+    """
+    where = places(options.output, Path(base))
+    if options.resume == "auto":
+        if (where.run / MANIFEST).exists() and where.plan.exists():
+            return where, options, open_run(where.run)
+        options = replace(options, resume=bool(saved_steps(where.states)))
+    if not options.resume and _holds_nothing(where):
+        options = replace(options, force=True)
+    require_free(
+        where,
+        writes_model=not options.adapter_only,
+        writes_adapter=recipe.method != "full",
+        force=options.force or (bool(options.resume) and _wrote_output(where)),
+        resume=bool(options.resume),
+    )
+    return where, options, None
+
+
+def _holds_nothing(where: Places) -> bool:
+    """Whether an earlier run stands there that ended before its first state: nothing is lost with it."""
+    has_results = any(map(os.path.lexists, (where.output, where.adapter)))
+    if has_results or not os.path.lexists(where.plan) or where.run.is_symlink():
+        return False
+    return bool(own_run_files(where.run)) and not saved_steps(where.states)
+
+
+def _wrote_output(where: Places) -> bool:
+    """Whether the run to resume had begun to write its output, so that a file of that name is its own."""
+    try:
+        return read_history(where.events).wrote_model
+    except AprnbError:
+        return False
+
+
+def saved_state(where: Places, preparation: Preparation) -> RunState:
+    """The state to resume from; raises where there is none, or it does not fit the run."""
+    # AdamW keeps three float32 for each trained parameter; random numbers and headers take less than the slack.
+    most_bytes = 16 * preparation.plan.parameters_trainable + _STATE_SLACK_BYTES
+    return load_state(where.states, preparation.identity, most_bytes, preparation.plan.total_steps)

@@ -1,0 +1,1 @@
+"""Saved states: what they hold, their files, and when they are saved."""
