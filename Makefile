@@ -8,8 +8,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-export OMP_NUM_THREADS ?= 2
+export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+ifeq ($(shell uname -m),x86_64)
+# Processors with bf16 instructions would train the tests and tutorials in other numbers.
+export ATEN_CPU_CAPABILITY ?= avx2
+endif
+ifeq ($(shell uname -m),x86_64)
+# one dtype and one set of kernels on every machine, so that recorded numbers compare
+test: export ATEN_CPU_CAPABILITY ?= avx2
+endif
 
 .PHONY: demo test lab docs fuzz clean chromium
 
@@ -20,7 +28,7 @@ test: $(VENV)/.dev chromium
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 	@APRNB_STATIC=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 \
 	    --nbval-sanitize-with notebooks/nbval_sanitize.cfg notebooks
 

@@ -21,21 +21,24 @@ _HOMES = {
     "generate": "aprnb.model",
     "plan": "aprnb.tuning.finetune",
     "finetune": "aprnb.tuning.finetune",
+    "open_run": "aprnb.tuning.results.run",
     "merge": "aprnb.tuning.results.merge",
     "convert": "aprnb.conversion.convert",
+    "plan_conversion": "aprnb.conversion.convert",
     "AprnbError": "aprnb.errors",
 }
 __all__ = [*_HOMES, "load_ipython_extension", "unload_ipython_extension"]
 
 if TYPE_CHECKING:
     from aprnb.architecture import Architecture, ContractReport, check
-    from aprnb.conversion.convert import convert
+    from aprnb.conversion.convert import convert, plan_conversion
     from aprnb.errors import AprnbError
     from aprnb.formats import Checkpoint, open
     from aprnb.inspection import inspect
     from aprnb.model import generate, load
     from aprnb.tuning.finetune import finetune, plan
     from aprnb.tuning.results.merge import merge
+    from aprnb.tuning.results.run import open_run
 
 
 def __getattr__(name: str) -> Any:

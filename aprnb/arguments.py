@@ -6,7 +6,7 @@ Options that were not given are absent from the result, so that no default overr
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +26,7 @@ def parse(command: str, tokens: Sequence[object], *, prog: str, surface: Surface
     if any(text in ("-h", "--help") for text in texts):
         return {"help": True}
     options = {option.name: option for option in _taken(command, surface)}
-    known, rest = _parser(command, prog, surface).parse_known_args(texts)
+    known, rest = _parser(command, prog, surface).parse_known_args(_with_values(texts, options.values()))
     if rest:
         raise _unknown(
             prog, objects.get(rest[0], rest[0]), [flag for option in options.values() for flag in option.flags]
@@ -103,10 +103,12 @@ def _add(group: argparse._ArgumentGroup, option: Option) -> None:
     text = _help_line(option).replace("%", "%%")
     if option.place:
         group.add_argument(option.name, help=text, metavar=option.place, nargs=None if option.required else "?")
+    elif option.kind == "flag" and option.choices:
+        group.add_argument(*option.flags, dest=option.name, help=text, nargs="?", const=True, metavar=option.metavar)
     elif option.kind == "flag":
         group.add_argument(*option.flags, dest=option.name, help=text, action="store_true")
     else:
-        action = "append" if option.kind == "pairs" else "store"
+        action = "append" if option.kind in ("pairs", "texts") else "store"
         group.add_argument(
             *option.flags,
             dest=option.name,
@@ -123,6 +125,18 @@ def _help_line(option: Option) -> str:
     return f"{option.help} (default {option.default})" if is_shown else option.help
 
 
+def _with_values(texts: Sequence[str], options: Iterable[Option]) -> list[str]:
+    """`--resume auto` as one text, and `--resume` in front of anything else as a flag, or it would take that."""
+    choices = {flag: option.choices for option in options if option.kind == "flag" for flag in option.flags}
+    found: list[str] = []
+    for text in texts:
+        if found and text in choices.get(found[-1], ()):
+            found[-1] += f"={text}"
+        else:
+            found.append(text)
+    return [f"{text}=true" if choices.get(text) else text for text in found]
+
+
 def _placeholders(tokens: Sequence[object]) -> tuple[list[str], dict[str, object]]:
     """argparse reads text only: an object is replaced by a text with NUL, which a command line cannot contain."""
     texts: list[str] = []
@@ -137,11 +151,15 @@ def _placeholders(tokens: Sequence[object]) -> tuple[list[str], dict[str, object
 
 
 def _restored(value: Any, objects: Mapping[str, object]) -> Any:
+    if isinstance(value, list):
+        return [_restored(each, objects) for each in value]
     return objects.get(value, value) if isinstance(value, str) else value
 
 
 def _unknown(prog: str, token: object, flags: Sequence[str]) -> UsageProblem:
     if not isinstance(token, str):
         return UsageProblem(f"{prog}: unexpected value of type {type(token).__name__}")
-    kind, near = ("option", closest(token.split("=")[0], flags)) if token.startswith("-") else ("argument", "")
-    return UsageProblem(f"{prog}: unknown {kind} {token}{near}", action=f"see {prog} --help")
+    if not token.startswith("-"):
+        return UsageProblem(f"{prog}: unknown argument {token}", action="put what contains spaces in quotes")
+    near = closest(token.split("=")[0], flags)
+    return UsageProblem(f"{prog}: unknown option {token}{near}", action=f"see {prog} --help")

@@ -23,8 +23,8 @@ from types import FrameType
 from typing import Any, TextIO
 
 from aprnb.arguments import help_text, parse, with_recipe
-from aprnb.commands import COMMANDS, Command, command_named
-from aprnb.errors import AprnbError, InternalError, Interrupted, OutputError
+from aprnb.commands import COMMANDS, REQUEST, Command, command_named, serve_request
+from aprnb.errors import AprnbError, InternalError, Interrupted, OutputError, out_of_memory_in
 from aprnb.printable import json_text
 from aprnb.terminal import OutputLost, Terminal, TerminalView
 
@@ -35,6 +35,8 @@ _HELP = frozenset(("-h", "--help"))
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == [REQUEST]:
+        return _serve()
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
     with redirect_stdout(_terminal(sys.stdout)), redirect_stderr(_terminal(sys.stderr)):
@@ -42,6 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _verdict(arguments, as_json="--json" in arguments, verbose="--verbose" in arguments)
         except OutputLost as lost:
             return _without_output(lost)
+
+
+def _serve() -> int:
+    """Executes the run that a notebook asks for; what libraries print goes to standard error."""
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answers:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        return serve_request(sys.stdin.fileno(), answers)
 
 
 def _terminate(_number: int, frame: FrameType | None) -> None:
@@ -93,12 +102,14 @@ def _information(arguments: Sequence[str]) -> str | None:
 
 
 def _run(command: Command, options: Mapping[str, Any], as_json: bool) -> int:
-    view = TerminalView(every_step=bool(options.get("verbose")))
+    view = TerminalView(every_step=bool(options.get("verbose")), output=None if as_json else sys.stdout)
     ours = [option.name for option in command.options if option.only == "shell"]
+    enough = out_of_memory_in("in this command", "end other programs, or use a machine with more memory")
     # Libraries may print: that must not break the document.
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), enough:
         answer = command.run({name: value for name, value in options.items() if name not in ours}, view)
-    _say(json_text(answer.to_json()) if as_json else str(answer))
+    if not view.has_answered:
+        _say(json_text(answer.to_json()) if as_json else str(answer))
     return answer.exit_code
 
 

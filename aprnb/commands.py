@@ -5,19 +5,28 @@ Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from aprnb.errors import UsageProblem, closest
 from aprnb.options import GROUPS, OPTIONS, Option
 
 if TYPE_CHECKING:
+    from aprnb.conversion import ConversionPlan, Converted
     from aprnb.display.bundle import Displayed
+    from aprnb.model.answer import Generation
+    from aprnb.tuning.results.run import Run
     from aprnb.tuning.training.events import Listener
 
-T = TypeVar("T")
+REQUEST = "execute-request"
+"""In place of a command: executes one run for another process, which writes the request to standard input."""
+ConvertedT = TypeVar("ConvertedT", bound="Converted")
 RunT = TypeVar("RunT", bound="Displayed")
+GenerationT = TypeVar("GenerationT", bound="Generation")
 
 
 class Answer(Protocol):
@@ -29,15 +38,36 @@ class Answer(Protocol):
     def exit_code(self) -> int: ...
 
 
-class View(Protocol):
-    """How a surface shows the progress of long work; both methods call `work` and return its result."""
+class ConversionView(Protocol):
+    """Shows one conversion: call it with the bytes done and the bytes in total."""
 
-    def conversion(self, work: Callable[[Callable[[int, int], None]], T]) -> T:
-        """`work` takes a function that is called with the bytes done and the bytes in total."""
+    def __call__(self, done: int, total: int) -> None: ...
+
+    def plan(self, plan: ConversionPlan) -> None:
+        """Shows what will be written; called before the first byte."""
+        ...
+
+
+class View(Protocol):
+    """How a surface shows the progress of long work; each method calls `work` and returns its result.
+
+    `starts_processes` says whether a run has a process of its own.
+    """
+
+    starts_processes: bool
+
+    def conversion(self, work: Callable[[ConversionView], ConvertedT]) -> ConvertedT:
+        """`work` takes what shows the plan and the progress."""
         ...
 
     def training(self, work: Callable[[Listener], RunT]) -> RunT:
         """`work` takes a listener, which is called with the plan and each event."""
+        ...
+
+    def generation(
+        self, work: Callable[[Callable[[str], object], Callable[[str], object]], GenerationT]
+    ) -> GenerationT:
+        """`work` takes two functions: one is called with each part of the text, one with the phase that begins."""
         ...
 
 
@@ -59,6 +89,10 @@ def command_named(name: str) -> Command:
 
 
 def _inspect(given: dict[str, Any], _: View) -> Answer:
+    if Path(given["checkpoint"]).suffix == ".run" and os.path.lexists(given["checkpoint"]):
+        from aprnb.tuning.results.run import open_run
+
+        return open_run(given["checkpoint"])
     from aprnb.inspection import inspect
 
     return inspect(given.pop("checkpoint"), **given)
@@ -80,17 +114,46 @@ def _plan(given: dict[str, Any], _: View) -> Answer:
 def _finetune(given: dict[str, Any], view: View) -> Answer:
     if given.pop("plan", False):
         return _plan(given, view)
+    checkpoint, background = given.pop("checkpoint", None), given.pop("background", False)
+    if background or (view.starts_processes and not given.pop("in_kernel", False)):
+        from aprnb.tuning.child import finetune_in_child
+
+        return view.training(lambda listener: finetune_in_child(checkpoint, given, listener, background=background))
     from aprnb.tuning.finetune import finetune
 
-    checkpoint = given.pop("checkpoint", None)
     return view.training(lambda listener: finetune(checkpoint, listener=listener, **given))
 
 
+def _watch(given: dict[str, Any], view: View) -> Answer:
+    from aprnb.tuning.results.run import open_run
+
+    run = open_run(given["run_folder"])
+
+    def work(listener: Listener) -> Run:
+        with suppress(KeyboardInterrupt):  # ends the watching, not the run
+            run.follow(listener)
+        return run
+
+    return view.training(work)
+
+
+def serve_request(requests: int, answers: IO[bytes]) -> int:
+    """Executes the run that another process asks for on the descriptor `requests`; returns the exit code."""
+    from aprnb.tuning.child import serve
+
+    return serve(requests, answers)
+
+
 def _convert(given: dict[str, Any], view: View) -> Answer:
-    from aprnb.conversion import convert
+    from aprnb.conversion import convert, plan_conversion
 
     source, target, dtype = given.pop("checkpoint"), given.pop("target"), given.pop("target_dtype", None)
-    return view.conversion(lambda progress: convert(source, target, dtype=dtype, progress=progress, **given))
+    if given.pop("plan", False):
+        given.pop("force", None)
+        return plan_conversion(source, target, dtype=dtype, **given)
+    return view.conversion(
+        lambda shown: convert(source, target, dtype=dtype, progress=shown, on_plan=shown.plan, **given)
+    )
 
 
 def _merge(given: dict[str, Any], _: View) -> Answer:
@@ -99,13 +162,23 @@ def _merge(given: dict[str, Any], _: View) -> Answer:
     return merge(given.pop("checkpoint"), given.pop("adapter"), given.pop("output"), **given)
 
 
-def _generate(given: dict[str, Any], _: View) -> Answer:
-    from aprnb.model import generate, load
+def _generate(given: dict[str, Any], view: View) -> Answer:
+    from aprnb.model.generate_file import generate_file
+    from aprnb.model.sampling import choose_sampling
 
-    asked = {name: given.pop(name) for name in ("raw", "max_new_tokens") if name in given}
-    prompt, dtype = given.pop("prompt"), given.pop("load_dtype", OPTIONS["load_dtype"].default)
-    model, tokenizer = load(given.pop("checkpoint"), dtype=dtype, **given)
-    return generate(model, tokenizer, prompt, **asked)
+    prompts = [given.pop(name) for name in ("prompt", "prompt_text") if name in given]
+    if len(prompts) != 1:
+        raise UsageProblem(
+            "two prompts" if prompts else "no prompt", expected="one prompt, in quotes if it contains spaces"
+        )
+    chances = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "sampling_seed")
+    sampling = choose_sampling(*(given.pop(name, None) for name in chances))
+    path, dtype = given.pop("checkpoint"), given.pop("load_dtype", OPTIONS["load_dtype"].default)
+
+    def work(on_text: Callable[[str], object], on_phase: Callable[[str], object]) -> Generation:
+        return generate_file(path, prompts[0], sampling, dtype=dtype, on_text=on_text, on_phase=on_phase, **given)
+
+    return view.generation(work)
 
 
 def _options(*names: str) -> tuple[Option, ...]:
@@ -119,18 +192,27 @@ _ANY_MODEL = (*_options("config", "overrides"), _VERBOSE, *_COMMON)
 _SOURCE = replace(OPTIONS["checkpoint"], place="SOURCE")
 _OUTPUT = replace(OPTIONS["output"], required=True, help="the model to write, NAME.apr")
 _GROUPS = ("what to train on", "method", "schedule", "output", "model", "device and memory", "run")
+_CONVERTING = ("target_dtype", "base", "modelfile")
 _TRAINING = (
     replace(OPTIONS["checkpoint"], required=False),
-    *(option for group in _GROUPS for option in GROUPS[group] if option.name != "target_dtype"),
+    *(option for group in _GROUPS for option in GROUPS[group] if option.name not in _CONVERTING),
     *_COMMON,
 )
 _PLANNING = tuple(option for option in _TRAINING if option.name != "plan")
 _INSPECT = (*_options("checkpoint", "verify", "stats", "strict"), *_ANY_MODEL)
 _CHECK = (*_options("checkpoint", "strict"), *_ANY_MODEL)
-_CONVERT = (_SOURCE, *_options("target", "target_dtype", "force"), *_ANY_MODEL)
-_MERGE = (*_options("checkpoint", "adapter", "output_dtype", "other_base", "force"), _OUTPUT, *_ANY_MODEL)
-_ASK = ("prompt", "raw", "max_new_tokens", "load_dtype", "device", "chat_template")
-_GENERATE = (*_options("checkpoint", *_ASK), *_ANY_MODEL)
+_CONVERT = (
+    _SOURCE,
+    *_options("target", "target_dtype", "base", "other_base", "modelfile", "force", "plan"),
+    *_ANY_MODEL,
+)
+_MERGE = (
+    *_options("checkpoint", "adapter", "output_dtype", "other_base", "force", "chat_template"), _OUTPUT, *_ANY_MODEL,
+)  # fmt: skip
+_ASK = tuple(option.name for option in GROUPS["generation"])
+_GENERATE = (*_options("checkpoint", *_ASK, "device", "chat_template"), *_ANY_MODEL)
+
+_WATCH = (*_options("run_folder"), _VERBOSE, *_COMMON)
 
 COMMANDS: Mapping[str, Command] = {
     "inspect": Command("Show what a checkpoint contains.", _inspect, _INSPECT, ("line",)),
@@ -139,7 +221,10 @@ COMMANDS: Mapping[str, Command] = {
     "finetune": Command(
         "Fine-tune a checkpoint; the tuned model is an .apr file.", _finetune, _TRAINING, ("line", "cell")
     ),
+    "watch": Command(
+        "Show a run that is going on or has ended; Ctrl-C ends the watching, not the run.", _watch, _WATCH, ("line",)
+    ),
     "convert": Command("Convert a checkpoint to another format or dtype.", _convert, _CONVERT, ("line",)),
-    "merge": Command("Merge a PEFT adapter into its base.", _merge, _MERGE),
-    "generate": Command("Generate an answer to one prompt.", _generate, _GENERATE),
+    "merge": Command("Merge a PEFT adapter into its base.", _merge, _MERGE, ("line",)),
+    "generate": Command("Answer a prompt, shown as it is generated.", _generate, _GENERATE, ("line", "cell")),
 }

@@ -51,10 +51,14 @@ TARGETS = (
     DtypeName("Q6_K"),
 )
 """What tensors can be converted to."""
+MIXES = (DtypeName("Q4_K_S"), DtypeName("Q4_K_M"), DtypeName("Q5_K_S"), DtypeName("Q5_K_M"))
+"""What GGUF files can be converted to: a type for each tensor, as `llama-quantize` chooses it."""
 SAFETENSORS = (
     DtypeName("F64", "float64"), *FLOATS, DtypeName("F8_E4M3"), DtypeName("F8_E5M2"),
     DtypeName("I64", "int64"), DtypeName("I32", "int32"), DtypeName("I16", "int16"), DtypeName("I8", "int8"),
     DtypeName("U64"), DtypeName("U32"), DtypeName("U16"), DtypeName("U8", "uint8"), DtypeName("BOOL", "bool"),
+    DtypeName("F4"), DtypeName("F6_E2M3"), DtypeName("F6_E3M2"), DtypeName("F8_E8M0"),
+    DtypeName("F8_E4M3FNUZ"), DtypeName("F8_E5M2FNUZ"), DtypeName("C64"),
 )  # fmt: skip
 """What safetensors files hold."""
 

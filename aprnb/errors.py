@@ -17,7 +17,9 @@
     ├── DataError              5    invalid training rows
     ├── GateError              5    a check before or after training failed
     ├── TrainingError          1    training cannot continue
+    │   └── OutOfMemory        1    memory ran out, in a run or elsewhere
     ├── OutputError            1    a file could not be written
+    │   └── NoSpace            1    the disk is full
     └── Interrupted            130  interrupted, state saved
 
 An error says what was found, what was expected, where, and what to do next, in one or two lines. Notebooks show only
@@ -27,8 +29,11 @@ these lines (`_render_traceback_`). They are ordinary exceptions, so notebook te
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 
 from aprnb.printable import message
@@ -171,15 +176,73 @@ class TrainingError(AprnbError):
     exit_code = 1
 
 
+class OutOfMemory(TrainingError):
+    pass
+
+
 class OutputError(AprnbError):
     exit_code = 1
+
+
+class NoSpace(OutputError):
+    pass
 
 
 class Interrupted(AprnbError):
     exit_code = 130
 
 
+def error_from_json(document: Mapping[str, object]) -> AprnbError:
+    """The error of which `to_json` made `document`; AprnbError itself for a kind that this version does not know."""
+    named = globals().get(str(document.get("kind")))
+    kind = named if isinstance(named, type) and issubclass(named, AprnbError) else AprnbError
+    texts = {
+        name: None if document.get(name) is None else str(document[name]) for name in ("expected", "where", "action")
+    }
+    error = kind.__new__(kind)
+    AprnbError.__init__(error, str(document.get("found")), **texts)
+    return error
+
+
 def closest(name: str, choices: Iterable[str]) -> str:
     """` (did you mean X?)` for the choice closest to `name`, or an empty string."""
     near = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "_ALLOC_FAILED")
+_AMOUNT = re.compile(r"allocate (\d[\d.]*) ?(bytes|[KMGT]i?B)", re.IGNORECASE)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out, of the system or of a device.
+
+    torch has a class for CUDA's allocator only: that of a CPU raises RuntimeError, a kernel that cannot start
+    AcceleratorError, cuBLAS and cuDNN RuntimeError with the name of their status.
+    """
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+    )
+
+
+def missing_memory(error: BaseException) -> str:
+    """`: 2.00 GiB could not be allocated` where the error states an amount, else an empty string."""
+    amount = _AMOUNT.search(str(error))
+    return f": {amount[1]} {amount[2]} could not be allocated" if amount else ""
+
+
+@contextmanager
+def out_of_memory_in(phase: str, action: str) -> Iterator[None]:
+    """Turns a lack of memory inside the block into OutOfMemory that names the phase; other errors pass.
+
+    The frames of what failed are cleared: an error that a notebook keeps would keep their tensors.
+    """
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        raise OutOfMemory(f"out of memory {phase}{missing_memory(error)}", action=action) from None

@@ -21,7 +21,14 @@ def read_value(known: Option, value: Any, where: str | None = None) -> Any:
     """
     if known.kind == "source":
         return value
-    reader = {"flag": _flag, "integer": _integer, "number": _number, "modules": _modules, "pairs": _pairs}
+    reader = {
+        "flag": _flag,
+        "integer": _integer,
+        "number": _number,
+        "modules": _modules,
+        "pairs": _pairs,
+        "texts": _texts,
+    }
     reader |= {"choice": _choice, "dtype": _choice}
     found = reader.get(known.kind, _text)(known, value, where)
     too_low = known.low is not None and isinstance(found, (int, float)) and found < known.low
@@ -64,12 +71,14 @@ def _text(known: Option, value: Any, where: str | None) -> str:
     return str(value)
 
 
-def _flag(known: Option, value: Any, where: str | None) -> bool:
+def _flag(known: Option, value: Any, where: str | None) -> bool | str:
     if isinstance(value, bool):
         return value
+    if value in known.choices:
+        return str(value)
     if str(value).lower() in _TRUE + _FALSE:
         return str(value).lower() in _TRUE
-    raise _invalid(known, value, "true or false", where)
+    raise _invalid(known, value, " or ".join(("true", "false", *known.choices)), where)
 
 
 def _integer(known: Option, value: Any, where: str | None) -> int:
@@ -102,6 +111,14 @@ def _modules(known: Option, value: Any, where: str | None) -> str | tuple[str, .
     if not names or not all(names) or len(names) != len(given):
         raise _invalid(known, value, "all-linear, or module names separated by commas", where)
     return "all-linear" if names == ["all-linear"] else tuple(sorted(set(names)))
+
+
+def _texts(known: Option, value: Any, where: str | None) -> tuple[str, ...]:
+    given = value if isinstance(value, _SEVERAL) else (value,)
+    texts = [text for each in given for text in (each if isinstance(each, _SEVERAL) else (each,))]
+    if not all(isinstance(text, str) and text for text in texts):
+        raise _invalid(known, value, "texts that are not empty", where)
+    return tuple(texts)
 
 
 def _pairs(known: Option, value: Any, where: str | None) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from aprnb.dtype_names import FLOATS, TARGETS, short_dtype
+from aprnb.dtype_names import FLOATS, MIXES, TARGETS, short_dtype
 
-Kind = Literal["text", "choice", "dtype", "integer", "number", "flag", "modules", "pairs", "source"]
+Kind = Literal["text", "choice", "dtype", "integer", "number", "flag", "modules", "pairs", "texts", "source"]
 Surface = Literal["notebook", "shell"]
 
 
@@ -58,7 +58,7 @@ def _flag(name: str, text: str, **more: Any) -> Option:
     return Option(name, "flag", False, text, **more)
 
 
-_CONVERTED = tuple(dtype.short for dtype in TARGETS)
+_CONVERTED = tuple(dtype.short for dtype in (*TARGETS, *MIXES))
 _MERGED = tuple(dtype.name for dtype in FLOATS)
 _LOADED = ("auto", *(dtype.in_torch for dtype in FLOATS))
 _TRAINED = ("auto", *(dtype.in_torch for dtype in FLOATS if dtype.trains))
@@ -70,6 +70,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
         Option("checkpoint", "text", None, _A_FILE, place="FILE", required=True),
         Option("target", "text", None, "X.apr, X.gguf, X.safetensors, or a folder", place="TARGET", required=True),
         Option("adapter", "text", None, "folder of a PEFT adapter", place="ADAPTER", required=True),
+        Option("run_folder", "text", None, "folder of a run, NAME.run", place="RUN", required=True),
     ),
     "what to train on": (
         Option("data", "source", None, "training rows: JSON Lines file, list, DataFrame or text", short="-d"),
@@ -101,22 +102,40 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
         Option("seed", "integer", 42, "random seed of split, order, LoRA matrices and dropout", "N", 0, 2**63 - 1),
     ),
     "generation": (
-        Option("prompt", "text", None, "the prompt to answer", "TEXT", required=True),
+        Option("prompt", "text", None, "the prompt to answer; the same as --prompt", place="PROMPT"),
+        Option("prompt_text", "text", None, "the prompt to answer; write --prompt=-5 for one that begins with a dash",
+               "TEXT", typed="prompt"),
+        Option("system", "text", None, "a system message in front of the prompt", "TEXT"),
         _flag("raw", "pass the prompt unchanged, without a chat template"),
-        Option("max_new_tokens", "integer", None, "maximum length of the answer", "TOKENS", 1),
+        Option("max_new_tokens", "integer", None, "maximum length of the answer (default 256 or what is left)",
+               "TOKENS", 1),
+        Option("stop", "texts", None, "end the answer at this text; may be repeated", "TEXT"),
+        Option("temperature", "number", None, "sample with this temperature (default: the most likely token)",
+               "NUMBER", 0, 100),
+        Option("top_p", "number", None, "sample from the most likely tokens with this total probability", "FRACTION",
+               0, 1),
+        Option("top_k", "integer", None, "sample from this many most likely tokens", "N", 1, 1 << 31),
+        Option("min_p", "number", None, "sample from tokens above this fraction of the largest probability",
+               "FRACTION", 0, 1),
+        Option("repetition_penalty", "number", None, "make tokens that occurred less likely (above 1)", "NUMBER",
+               0.01, 100),
+        Option("sampling_seed", "integer", None, "random seed of sampling (default: another one each time)", "N",
+               0, 2**63 - 1, typed="seed"),
         Option("load_dtype", "dtype", "auto", "dtype of the model", choices=_LOADED, typed="dtype"),
     ),
     "checks": (
         _flag("verify", "also check the footer checksum"),
         _flag("stats", "decode every tensor: range, mean, spread, zeros, NaN and infinite values"),
         _flag("strict", "treat warnings as errors"),
-        _flag("other_base", "merge into a base other than the one that the adapter was trained on"),
+        _flag("other_base", "use a base other than the one that the adapter was trained on"),
     ),
     "output": (
         Option("output", "text", None, "the model to write, NAME.apr (default MODEL-finetuned.apr)", "FILE",
                short="-o"),
         Option("output_dtype", "dtype", None, "dtype of the written model", choices=_MERGED),
         Option("target_dtype", "dtype", None, "dtype of the written tensors", choices=_CONVERTED, typed="dtype"),
+        Option("base", "text", None, "the base of an adapter to convert to GGUF", "FILE"),
+        _flag("modelfile", "also write a Modelfile for Ollama next to a GGUF target"),
         _flag("adapter_only", "write only the adapter, no merged model"),
         _flag("force", "overwrite existing outputs"),
     ),
@@ -137,7 +156,14 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
     "run": (
         Option("recipe", "text", None, "a TOML file with these options; options on the line override it", "FILE"),
         _flag("plan", "show the plan and stop"),
-        _flag("resume", "continue an interrupted run"),
+        Option("resume", "flag", False, "continue an interrupted run; auto: continue it if there is one, else start",
+               "[auto]", choices=("auto",)),
+        Option("save_every", "text", None, "steps or minutes between saved states (default: ten per run)",
+               "N|Nmin"),
+        Option("keep", "integer", 2, "saved states to keep, besides the best one", "N", 1, 100),
+        _flag("background", "return at once; the run goes on in a process of its own"),
+        _flag("in_kernel", "train in the kernel, not in a process of its own", only="notebook"),
+        _flag("keep_going", "let the cells after an interrupted run go on", only="notebook"),
         _flag("verbose", "report every step; show the traceback of an unexpected error"),
     ),
     "general": (

@@ -69,7 +69,8 @@ def by_aprnb(base: Path, rows: Path, folder: Path) -> dict[str, Any]:
     taken = time.perf_counter() - started
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
-    steps = [json.loads(line) for line in (folder / "ours.run" / "metrics.jsonl").read_text().splitlines()]
+    events = [json.loads(line) for line in (folder / "ours.run" / "events.jsonl").read_text().splitlines()]
+    steps = [event for event in events if event["event"] == "step"]
     assert all(step["grad_norm"] > 0 for step in steps if "loss" in step)
     assert found["labelled_tokens"] > 0
     assert output.is_file()

@@ -36,6 +36,7 @@ def opening() -> list[list[str]]:
         row(work, peer, took[mine], took[its], limit, took[front])
         for work, peer, mine, its, front in (
             ("open an 8B-shaped .apr and check its contract", "`apr inspect`", "aprnb", "apr inspect", "front"),
+            ("the same, both as processes", "`apr inspect`", "aprnb inspect", "apr inspect", "front"),
             ("the same as GGUF", "`gguf` reader", "aprnb, GGUF", "gguf reader", "front, GGUF"),
             ("table of 31,337 tensors (safetensors)", "`safetensors` loop", "aprnb, 31,337", "safetensors, 31,337",
              "front, 31,337"),
@@ -49,7 +50,7 @@ def decoding() -> list[list[str]]:
         took = {key: value["median"] for key, value in found.items()}
         for dtype, copied in (("F32", took["copy"]), ("BF16", took["copy"] / 2)):
             work = f"decode {name} of 4096×4096 to {dtype}"
-            rows.append(row(work, "`gguf.quants`", took[dtype], took["gguf"], "copy the result", copied))
+            rows.append(row(work, "`gguf.quants` at its best", took[dtype], took["gguf"], "copy the result", copied))
     return rows
 
 
@@ -86,7 +87,9 @@ def exporting() -> list[list[str]]:
 
 def table() -> str:
     rows = [*opening(), *decoding(), *quantising(), *values(), *loading(), *exporting()]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (HEADER, ["---"] * len(HEADER), *rows))
+    compared = "".join(f"| {' | '.join(cells)} |\n" for cells in (HEADER, ["---"] * len(HEADER), *rows))
+    conversions = (RESULTS / "conversions.md").read_text(encoding="utf-8")
+    return f"{compared}\n#{conversions}"
 
 
 def main() -> None:

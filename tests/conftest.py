@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aprnb_tests.llama_cpp import LlamaCpp
+
 ROOT = Path(__file__).parent.parent
+if platform.machine() in ("x86_64", "AMD64"):
+    os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")  # one with bf16 instructions would train in other numbers
+if sys.platform == "win32":
+    # Terminals, signals, links, pipes and memory limits of POSIX systems, or programs that Windows does not have.
+    collect_ignore_glob = [
+        "attacks/*", "test_binder.py", "test_cli.py", "test_notebooks.py", "test_unexpected.py",
+        "conversion/test_streams.py", "formats/test_atomic.py", "formats/test_folder.py", "formats/test_shards.py",
+        "notebook/test_bad_input.py", "tokenizer/test_chat_template.py", "tokenizer/test_tokenizer_process.py",
+        "tuning/test_interrupt.py", "tuning/test_run.py", "tuning/test_state.py",
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -58,6 +72,24 @@ def fixtures_folder() -> Path:
     path = Path(named)
     assert path.is_dir(), f"APRNB_FIXTURES={named} is no folder"
     return path
+
+
+@pytest.fixture(scope="session")
+def real_models() -> Path:
+    """Folder of published models (Qwen2.5-Coder-0.5B-Instruct, Gemma 3 270M, as GGUF) and `tokenizers/` (four)."""
+    named = os.environ.get("APRNB_REAL_MODELS")
+    if not named:
+        pytest.skip("the published models are not here: set APRNB_REAL_MODELS to their folder")
+    path = Path(named)
+    assert path.is_dir(), f"APRNB_REAL_MODELS={named} is no folder"
+    return path
+
+
+@pytest.fixture(scope="session")
+def llama_cpp() -> type[LlamaCpp]:
+    """`llama_cpp(path)` is llama.cpp with that model loaded, a context manager."""
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not here: pip install xllamacpp")
+    return LlamaCpp
 
 
 DATA = Path(__file__).parent / "data"

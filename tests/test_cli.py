@@ -33,7 +33,7 @@ FINETUNE_KEYS = {
     "status", "output", "adapter", "run", "steps", "loss", "eval_loss", "tokens", "labelled_tokens", "tokens_per_s",
     "peak_memory_bytes", "merge_check",
 }  # fmt: skip
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "2"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def aprnb(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -130,6 +130,12 @@ def test_convert_rejects_what_a_target_cannot_hold(pocket_qwen3: Path, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_convert_shows_what_becomes_what_once_and_before_it_writes(pocket_qwen3: Path, tmp_path: Path) -> None:
+    run = aprnb("convert", pocket_qwen3, tmp_path / "x.gguf", "--dtype", "q4_k")
+    assert ("What becomes what" in run.stderr, "What becomes what" in run.stdout) == (True, False)
+    assert ("warning" in run.stderr, run.stdout.count("Q5_0 in place of Q4_K")) == (False, 1)
+
+
 def test_convert_shows_progress_on_a_terminal_only(pocket_qwen3: Path, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "aprnb", "convert", str(pocket_qwen3), str(tmp_path / "x.apr"), "--json"]
@@ -140,7 +146,8 @@ def test_convert_shows_progress_on_a_terminal_only(pocket_qwen3: Path, tmp_path:
     assert json.loads(run.stdout)["format"] == "apr"
     assert "\r100 %" in seen
     assert seen.endswith("\r\x1b[K")
-    assert aprnb("convert", pocket_qwen3, tmp_path / "y.apr").stderr == ""
+    in_a_log = aprnb("convert", pocket_qwen3, tmp_path / "y.apr").stderr
+    assert in_a_log.startswith("Plan of y.apr") and "%" not in in_a_log
 
 
 def test_check_exits_with_0_for_a_valid_file(pocket_qwen3: Path) -> None:
@@ -261,15 +268,18 @@ def test_finetune_prints_the_keys_that_scripts_rely_on(tuned: tuple[Path, Any]) 
     assert all(Path(found[name]).exists() for name in ("output", "adapter", "run"))
 
 
-def test_metrics_hold_one_object_per_step_and_per_evaluation(tuned: tuple[Path, Any]) -> None:
+def test_events_hold_one_object_per_step_and_per_evaluation(tuned: tuple[Path, Any]) -> None:
     folder, found = tuned
-    lines = (folder / "tuned.run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / "tuned.run" / "events.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    steps = [row for row in rows if "loss" in row]
+    steps, evals = ([row for row in rows if row["event"] == name] for name in ("step", "eval"))
     assert len(steps) == found["steps"]
     named = {"step", "loss", "learning_rate", "grad_norm", "tokens", "labelled_tokens", "tokens_per_s", "elapsed_s"}
     assert all(named <= set(row) for row in steps)
-    assert all(set(row) == {"step", "eval_loss"} for row in rows if row not in steps)
+    assert all(set(row) == {"event", "time", "step", "eval_loss"} for row in evals)
+    assert evals[0]["step"] == 0
+    assert (rows[0]["event"], rows[0]["schema"]) == ("start", 1)
+    assert (rows[-1]["event"], rows[-1]["status"]) == ("end", "finished")
 
 
 def test_what_exists_is_not_overwritten_without_force(pocket_qwen3: Path, tuned: tuple[Path, Any]) -> None:
@@ -289,21 +299,6 @@ def test_merge_writes_a_model_equal_to_the_run_s_own(pocket_qwen3: Path, tuned: 
     assert document(run)["output"] == str(again)
     assert document(run)["changed"] > 0
     assert aprnb("check", again).returncode == 0
-
-
-def test_generate_prints_prompt_ids_and_text(pocket_qwen3: Path) -> None:
-    run = aprnb("generate", pocket_qwen3, "--prompt", "What is the opposite of hot?", "--json")
-    assert run.returncode == 0, run.stderr
-    found = document(run)
-    assert set(found) == {"prompt", "ids", "text"}
-    assert found["text"] == "The opposite of hot is cold."
-    assert found["prompt"].startswith("<|im_start|>user\n")
-
-
-def test_generate_raw_passes_the_prompt_unchanged(pocket_qwen3: Path) -> None:
-    run = aprnb("generate", pocket_qwen3, "--prompt", "What is", "--raw", "--max-new-tokens", "3", "--json")
-    assert document(run)["prompt"] == "What is"
-    assert len(document(run)["ids"]) <= 3
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends signals")

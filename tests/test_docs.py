@@ -67,7 +67,10 @@ def test_every_command_in_the_readme_parses() -> None:
     commands = [shlex.split(line) for line in lines]
     assert {words[0] for words in commands} == set(COMMANDS)
     for words in commands:
-        assert parse(words[0], words[1:], prog=f"aprnb {words[0]}", surface="shell")["checkpoint"]
+        assert parse(words[0], words[1:], prog=f"aprnb {words[0]}", surface="shell").keys() & {
+            "checkpoint",
+            "run_folder",
+        }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -78,7 +81,7 @@ def test_every_option_that_a_cell_or_command_shows_exists(page: Path) -> None:
     for surface, lines in (("notebook", cells), ("shell", commands)):
         for command, rest in lines:
             parsed = parse(command, shlex.split(rest), prog=command, surface=surface)
-            assert parsed.get("checkpoint") or parsed.get("source")
+            assert parsed.get("checkpoint") or parsed.get("source") or parsed.get("run_folder")
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)

@@ -22,7 +22,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_LOOSE_MODULES = 250, 40, 15
 FOUNDATION = {"dtype_names", "errors", "printable", "units"}
 CORE = FOUNDATION | {"formats", "architecture", "tokenizer"}
 OPTIONS = {"options", "option_values"}
-TRAINING = CORE | OPTIONS | {"model", "conversion", "tuning"}
+TRAINING = CORE | OPTIONS | {"adapters", "model", "conversion", "tuning"}
 # Rooms of the package that a room may import; itself is always allowed, and `display` is a leaf open to every room.
 MAY_IMPORT = {
     "dtype_names": set(),
@@ -33,15 +33,16 @@ MAY_IMPORT = {
     "formats": FOUNDATION,
     "architecture": FOUNDATION | {"formats"},
     "tokenizer": FOUNDATION | {"formats", "architecture"},
-    "inspection": CORE,
+    "adapters": FOUNDATION | {"formats", "architecture"},
+    "inspection": CORE | {"adapters"},
     "model": CORE | OPTIONS,
-    "conversion": CORE | OPTIONS | {"model"},
+    "conversion": CORE | OPTIONS | {"adapters", "model"},
     "options": {"dtype_names"},
     "option_values": {"dtype_names", "errors", "options"},
     "tuning": TRAINING,
     "commands": {"errors", "options", "architecture", "inspection", "model", "conversion", "tuning"},
     "arguments": OPTIONS | {"errors", "tuning", "commands"},
-    "terminal": {"printable", "units", "tuning"},
+    "terminal": {"printable", "units", "model", "conversion", "tuning"},
     "cli": {"errors", "printable", "arguments", "commands", "terminal", "__init__"},
     "notebook": TRAINING | {"arguments", "commands"},
     "__main__": {"cli"},
@@ -50,7 +51,18 @@ MAY_IMPORT = {
 # The one file that imports a room above, inside functions: the properties of `Checkpoint` (architecture, metadata).
 UPWARD = {("formats/checkpoint.py", "architecture")}
 # The parts of tuning/ from the lowest to the highest: each imports only itself and those before it.
-TUNING_ORDER = ("tensor_files", "data", "planning", "preparation", "training", "results", "execution", "finetune")
+TUNING_ORDER = (
+    "tensor_files",
+    "data",
+    "planning",
+    "preparation",
+    "training",
+    "results",
+    "starting",
+    "execution",
+    "finetune",
+    "child",
+)
 
 HEAVY = {"torch", "transformers", "bitsandbytes", "peft", "accelerate", "tokenizers", "safetensors", "jinja2"}
 JUPYTER = {
@@ -69,6 +81,7 @@ DRAWING = {"matplotlib", "pandas"}
 AT_MODULE_LEVEL = {
     "formats": {"numpy"},
     "architecture": {"numpy"},
+    "adapters": {"numpy"},
     "tokenizer": {"numpy"},
     "inspection": {"numpy"},
     "model": {"numpy"} | HEAVY,
@@ -83,7 +96,8 @@ INSIDE_FUNCTIONS = {
     "display": {"matplotlib"},
     "conversion": HEAVY | {"gguf"},
     "notebook": JUPYTER | DRAWING | HEAVY,
-    "tuning": {"pandas", "psutil"},
+    "model": {"psutil"},
+    "tuning": {"pandas", "psutil", "tomli_w"},
 }
 # Files that exist for one library; the rest of their room imports them inside functions.
 AT_MODULE_LEVEL_OF_FILE = {
@@ -93,7 +107,8 @@ AT_MODULE_LEVEL_OF_FILE = {
 # Parts of tuning/ that plan without torch.
 WITHOUT_TORCH = (
     "planning.device", "planning.identity", "planning.make_plan", "planning.memory", "planning.model_size",
-    "planning.plan", "planning.recipe", "planning.recipe_file", "planning.recipe_reader", "planning.settle",
+    "planning.plan", "planning.plan_document", "planning.recipe", "planning.recipe_file", "planning.recipe_reader",
+    "planning.settle",
     "data.examples", "data.labels", "data.packing", "data.row_sources", "data.rows", "training.events",
 )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -38,6 +39,21 @@ def test_the_train_extra_rejects(project: dict[str, Any], package: str, version:
 
 def test_inspection_needs_numpy_only(project: dict[str, Any]) -> None:
     assert [Requirement(line).name for line in project["dependencies"]] == ["numpy"]
+
+
+def test_the_tests_that_windows_runs_import_no_module_that_it_lacks(repository: Path) -> None:
+    """One such import at the top of a module ends the whole run there."""
+    tests = repository / "tests"
+    conftest = (tests / "conftest.py").read_text(encoding="utf-8")
+    left_out = ast.literal_eval(re.findall(r"collect_ignore_glob = (\[.*?\])", conftest, re.DOTALL)[0])
+    paths = (path for path in tests.rglob("*.py") if not any(path.relative_to(tests).match(glob) for glob in left_out))
+    found = {
+        f"{path.relative_to(tests)}: {name}"
+        for path in paths
+        for name in re.findall(r"^(?:import|from) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if name in {"fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"}
+    }
+    assert not found
 
 
 def test_dev_holds_the_other_extras(project: dict[str, Any]) -> None:

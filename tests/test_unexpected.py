@@ -21,6 +21,7 @@ WORDS = {
     "plan": ["x.apr"],
     "finetune": ["x.apr"],
     "convert": ["x.apr", "y.apr"],
+    "watch": ["x.run"],
     "merge": ["x.apr", "x.adapter", "-o", "y.apr"],
     "generate": ["x.apr", "--prompt", "Say hello."],
 }

@@ -1,12 +1,16 @@
-"""A progress bar that is removed at the end."""
+"""The plan of a conversion and its progress bar; both are removed at the end, when the result shows the plan."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from aprnb.notebook.screen import Screen
 from aprnb.units import bytes_text
+
+if TYPE_CHECKING:
+    from aprnb.conversion import ConversionPlan
 
 _SECONDS_BETWEEN = 0.2
 
@@ -18,6 +22,13 @@ class Bar:
         self._live = screen.is_live
         self._handle: object | None = None
         self._next = time.monotonic() + _SECONDS_BETWEEN
+        self._plan: tuple[str, str] = ("", "")
+
+    def plan(self, plan: ConversionPlan) -> None:
+        """Shows what will be written, above the bar."""
+        self._plan = (f"{plan}\n", plan.to_html())
+        if self._live:
+            self._show({"text/plain": self._plan[0], "text/html": self._plan[1]})
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
@@ -26,7 +37,8 @@ class Bar:
         self._next = now + _SECONDS_BETWEEN
         text = f"{bytes_text(done)} of {bytes_text(total)}"
         bar = f'<progress class="aprnb-progress" value="{done}" max="{max(1, total)}" style="width: 60%"></progress>'
-        self._show({"text/plain": text, "text/html": f"<div>{bar} {text}</div>"})
+        before, html = self._plan
+        self._show({"text/plain": before + text, "text/html": f"{html}<div>{bar} {text}</div>"})
 
     def _show(self, bundle: dict[str, str]) -> None:
         from IPython.display import display

@@ -39,6 +39,7 @@ _PYTHON_NAMES = {"IPCompleter.jedi_matcher", "IPCompleter.python_matcher", "IPCo
 
 _ENDINGS = {
     "": (".apr", ".gguf", ".safetensors"),
+    "--base": (".apr", ".gguf", ".safetensors"),
     "--data": (".jsonl", ".json"),
     "--eval-data": (".jsonl", ".json"),
     "--config": (".json",),
@@ -183,13 +184,15 @@ def _is_folder(path: Path) -> bool:
 
 def _as_path(path: str, flag: str) -> str | None:
     """The path as a value that is not read as an option, home folder, JSON or template; None if that is impossible."""
-    is_rows = flag in ("--data", "--eval-data")
+    from aprnb.tuning.data.row_sources import is_rows
+
+    is_data = flag in ("--data", "--eval-data")
     # Reading rows expands a leading `~` also after `./`, which pathlib removes.
-    if is_rows and Path(path).parts[0].startswith("~"):
+    if is_data and Path(path).parts[0].startswith("~"):
         return None
     if flag == "--chat-template" and ("{{" in path or "{%" in path):
         return None
-    is_text = is_rows and path.lstrip().startswith("{")
+    is_text = is_data and is_rows(path)
     return f"./{path}" if is_text or path.startswith(("-", "~")) else path
 
 

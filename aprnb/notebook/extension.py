@@ -24,10 +24,10 @@ class Loaded:
 
 
 def without_empty_body(lines: list[str]) -> list[str]:
-    """Turns `%%apr_finetune …` without a body into `%apr_finetune …`: IPython prints a hint and does not fail."""
+    """Turns `%%apr_… ` without a body into `%apr_…`: IPython prints a hint and does not fail."""
     first = next((index for index, line in enumerate(lines) if line.strip()), len(lines))
     alone = not any(line.strip() for line in lines[first + 1 :])
-    if alone and first < len(lines) and lines[first].startswith("%%apr_finetune"):
+    if alone and first < len(lines) and lines[first].startswith("%%apr_"):
         return [*lines[:first], lines[first][1:], *lines[first + 1 :]]
     return lines
 

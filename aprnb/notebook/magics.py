@@ -1,4 +1,4 @@
-"""`%apr_inspect`, `%apr_check`, `%apr_convert`, `%apr_finetune` and `%%apr_finetune`: parse, call, return.
+"""The magics `%apr_COMMAND` and `%%apr_COMMAND`: parse, call, return.
 
 Each returns its object, which IPython displays. Errors are `AprnbError`, one or two lines, and fail the cell. A
 contract with violations, and a legacy container of which only the header can be read, are displayed, stored under
@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aprnb.commands import COMMANDS, RunT, T
-from aprnb.errors import CheckpointError, UsageProblem
+from aprnb.commands import COMMANDS, ConversionView, ConvertedT, GenerationT, RunT
+from aprnb.errors import CheckpointError, Interrupted, UsageProblem, out_of_memory_in
 from aprnb.notebook.arguments import expand, join_continued, split
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ _EXAMPLES: Mapping[str, str] = {
     "convert": """
         %apr_convert model-folder model.apr
         %apr_convert model.apr model-q4.apr --dtype q4_k
+        %apr_convert model-folder model.gguf --dtype q4_k_m --plan
         %apr_convert model.gguf "a folder for transformers" """,
+    "merge": """
+        %apr_merge base.apr adapter-folder --output merged.apr""",
     "finetune": """
         run = %apr_finetune model.apr --data rows.jsonl --output tuned.apr
         %apr_finetune model.apr --data $df --plan
@@ -49,11 +52,24 @@ _EXAMPLES: Mapping[str, str] = {
 
         %%apr_finetune model.apr \\
             --method lora --rank 8 --data rows.jsonl""",
+    "watch": """
+        %apr_watch tuned.run
+        run = %apr_watch /shared/disk/tuned.run""",
+    "generate": """
+        %apr_generate model.apr "What does the cow say?"
+        answer = %apr_generate model.gguf $question --max-new-tokens 512 --stop "END"
+        %apr_generate model.apr "A story, please." --temperature 0.7 --top-p 0.9 --seed 1
+
+        %%apr_generate model.apr --system "Answer in one sentence."
+        The whole body is the prompt,
+        as it is typed: $names and {braces} are not replaced.""",
 }
 
 
 class Session:
     """One shell with aprnb loaded: the view of its commands. The screen is created when something is first shown."""
+
+    starts_processes = True
 
     def __init__(self, shell: InteractiveShell) -> None:
         self.shell = shell
@@ -70,7 +86,7 @@ class Session:
     def bundle(self, shown: Any) -> dict[str, str]:
         return self.screen.bundle(shown)
 
-    def conversion(self, work: Callable[[Callable[[int, int], None]], T]) -> T:
+    def conversion(self, work: Callable[[ConversionView], ConvertedT]) -> ConvertedT:
         from aprnb.notebook.bar import Bar
 
         with Bar(self.screen) as bar:
@@ -83,6 +99,16 @@ class Session:
             run = work(panel)
             panel.finish(run)
         return run
+
+    def generation(
+        self, work: Callable[[Callable[[str], object], Callable[[str], object]], GenerationT]
+    ) -> GenerationT:
+        from aprnb.notebook.answer import LiveAnswer
+
+        with LiveAnswer(self.screen) as live:
+            answer = work(live.text, live.phase)
+            live.finish(answer)
+        return answer
 
 
 @dataclass(eq=False)
@@ -106,10 +132,19 @@ class Magic:
         given = parse(self.command, tokens, prog=prog, surface="notebook")
         if given.pop("help", False):
             return _show_text(help_text(self.command, prog=prog, surface="notebook"))
-        name = _variable_name(given.pop("as", None))
-        result: Any = COMMANDS[self.command].run(_with_body(given, body), self.session)
+        name, keeps_going = _variable_name(given.pop("as", None)), given.pop("keep_going", False)
+        read_body = _with_prompt if self.command == "generate" else _with_body
+        enough = out_of_memory_in("in this cell", "end other programs, or use a machine with more memory")
+        try:
+            with enough:
+                result: Any = COMMANDS[self.command].run(read_body(given, body), self.session)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped", action="no incomplete file is left: run the cell again") from None
         if name:
             self.session.shell.push({name: result})
+        if self.command == "finetune" and result.exit_code == Interrupted.exit_code and not keeps_going:
+            self.session.shell.push({"run": result})
+            raise _interrupted(result)
         if self.command == "check" and not result.ok:
             self.session.screen.show(result)
             result.raise_for_violations()
@@ -145,14 +180,32 @@ def _with_body(given: dict[str, Any], body: str) -> dict[str, Any]:
     A body that begins with `{` contains training rows as JSON Lines, any other is a recipe in TOML.
     """
     from aprnb.arguments import with_recipe
+    from aprnb.tuning.data.row_sources import is_rows
     from aprnb.tuning.planning.recipe_reader import read_toml
 
-    text = body.strip()
-    if not text.startswith("{"):
-        return with_recipe(given, read_toml(body, _CELL) if text else {})
+    if not is_rows(body):
+        return with_recipe(given, read_toml(body, _CELL) if body.strip() else {})
     if "data" in given:
         raise UsageProblem("--data and training rows in the cell's body", expected="one of them")
     return with_recipe({**given, "data": body})
+
+
+def _interrupted(run: Any) -> Interrupted:
+    """Raised after the state was saved, so that the cells behind an interrupted run do not run on."""
+    return Interrupted(
+        f"the run stopped after step {len(run.history.steps)}; its state is saved in {run.where.run}",
+        action="continue it with --resume; `run` holds it as it is, and --keep-going lets the next cells run",
+    )
+
+
+def _with_prompt(given: dict[str, Any], body: str) -> dict[str, Any]:
+    """The options of the line; the body, as it is, is the prompt."""
+    text = body.strip("\n")
+    if not text.strip():
+        return given
+    if "prompt" in given or "prompt_text" in given:
+        raise UsageProblem("a prompt on the line and one in the cell's body", expected="one of them")
+    return {**given, "prompt": text}
 
 
 def _show_text(text: str) -> None:

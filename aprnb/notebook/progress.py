@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aprnb.display.curve import curve_words
 from aprnb.display.document import Block, Document, Fields, Messages, Paragraph, Picture, Status
 from aprnb.display.html import escaped
-from aprnb.tuning.training.events import EvalEvent, Event, Finished, Notice, Saved, StepEvent, to_metrics_row
+from aprnb.tuning.training.events import EvalEvent, Event, Finished, Notice, Phase, Saved, StepEvent, to_metrics_row
 from aprnb.units import bytes_text, duration_text
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Progress:
             self.last, self.doing = event, "training"
         elif isinstance(event, EvalEvent):
             self.evals.append(to_metrics_row(event))
+        elif isinstance(event, Phase):
+            self.doing = str(event)
         elif isinstance(event, Notice):
             self._take_notice(event)
         elif isinstance(event, Saved):

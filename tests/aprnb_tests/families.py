@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,28 @@ NEEDED: dict[str, tuple[str, ...]] = {
 }
 """Config keys without which the forward pass is not settled."""
 
+PUBLISHED_LLAMA3 = {**LLAMA3, "rope_theta": 5e5, "original_max_position_embeddings": 8192}
+IN_GGUF: dict[str, dict[str, Any]] = {
+    "llama": {"rope_parameters": PUBLISHED_LLAMA3, "max_position_embeddings": 16384},
+    "mistral": {"sliding_window": None},
+    "qwen2": {"use_sliding_window": False},
+    "qwen3": {"attention_bias": False},
+    "qwen3_moe": {"mlp_only_layers": []},
+    "gemma": {"tie_word_embeddings": True},
+    "gemma2": {"query_pre_attn_scalar": 24, "tie_word_embeddings": True},
+    "gemma3_text": {"query_pre_attn_scalar": 24, "layer_types": ["sliding_attention"] * 3},
+    "phi3": {},
+    "gpt2": {"scale_attn_by_inverse_layer_idx": False},
+    "granite": {},
+    "olmo2": {"tie_word_embeddings": False},
+    "mixtral": {"sliding_window": None},
+    "smollm3": {"no_rope_layers": [1, 1, 1], "attention_bias": False},
+    "starcoder2": {"sliding_window": None},
+}
+"""Where llama.cpp's graphs compute less than `SPECIAL` asks for, as its source states it (llama-model.cpp)."""
 
-def config(family: str, size: int = 1, vocabulary: int = 128) -> Any:
+
+def config(family: str, size: int = 1, vocabulary: int = 128, changes: Mapping[str, Any] | None = None) -> Any:
     """The transformers config of a tiny model; size 2 is twice as wide and ties its head the other way."""
     from aprnb.architecture import FAMILIES
 
@@ -82,15 +103,18 @@ def config(family: str, size: int = 1, vocabulary: int = 128) -> Any:
     if family == "phi3" and size == 2:
         special["rope_parameters"] = {**LONGROPE, "long_factor": [2.0] * 8, "short_factor": [1.5] * 8}
     special["attn_implementation"] = table.attention  # some versions offer one that leaves soft caps out
-    return getattr(transformers, table.config_name)(**{**common, **special})
+    return getattr(transformers, table.config_name)(**{**common, **special, **(changes or {})})
 
 
-def saved(family: str, folder: Path, size: int = 1, vocabulary: int = 128, spread: float = 0.15) -> Any:
+def saved(
+    family: str, folder: Path, size: int = 1, vocabulary: int = 128, spread: float = 0.15,
+    changes: Mapping[str, Any] | None = None,
+) -> Any:  # fmt: skip
     """A model with seeded weights, at `spread` 0.15 large enough that every field moves its logits, in `folder`."""
     from aprnb.architecture import FAMILIES
 
     torch.manual_seed(3)
-    model = getattr(transformers, FAMILIES[family].class_name)(config(family, size, vocabulary)).eval()
+    model = getattr(transformers, FAMILIES[family].class_name)(config(family, size, vocabulary, changes)).eval()
     with torch.no_grad():
         for value in model.parameters():
             value.add_(torch.randn_like(value) * spread)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from aprnb.errors import OutputError
 from aprnb.formats.apr.header import COMPRESSED, FLAG_NAMES
@@ -44,6 +45,21 @@ def rewrite(checkpoint: Checkpoint, path: Path, *, force: bool = False) -> None:
         codes={**_GGML_CODES, **CODES},
     )
     write_apr(path, checkpoint.metadata, tensors, force=force, layout=layout)
+
+
+def with_metadata(source: Path, target: Path, metadata: Mapping[str, Any]) -> Path:
+    """A file at `target` with the tensors of `source` and these metadata."""
+    checkpoint = Checkpoint(source)
+
+    def parts(name: str) -> Callable[[], bytes]:
+        return lambda: checkpoint.raw(name)
+
+    tensors = [
+        TensorSource(name, entry.dtype, entry.shape, parts(name), entry.size_bytes)
+        for name, entry in checkpoint.tensors.items()
+    ]
+    write_apr(target, metadata, tensors)
+    return target
 
 
 def _flags(names: Iterable[str]) -> int:

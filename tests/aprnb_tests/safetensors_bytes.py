@@ -10,6 +10,9 @@ from typing import Any
 
 import aprnb
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 988097824\n"
+"""What a clone without git-lfs has in place of a large file."""
+
 
 def file_of(header: Any, data: bytes = b"") -> bytes:
     """Length, header and data; the header may be bytes that are no JSON."""

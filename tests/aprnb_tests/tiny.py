@@ -20,7 +20,8 @@ from aprnb.tuning.training.events import Event
 from aprnb.tuning.training.loop import train
 from aprnb.tuning.training.lora import attach
 from aprnb.tuning.training.loss import hidden_states
-from aprnb.tuning.training.state import RunState, save_state
+from aprnb.tuning.training.saving.state import RunState
+from aprnb.tuning.training.saving.state_files import save_state
 
 CPU = torch.device("cpu")
 VOCABULARY = 96

@@ -14,11 +14,11 @@ from fuzz_runs import finished_run
 from fuzz_tensors import changed_tensors
 from judges import WrongVerdict
 
+from aprnb.adapters import changes_of, read_adapter
+from aprnb.adapters.base_content import recorded_base, require_same_model, require_same_tensors
 from aprnb.errors import AprnbError
 from aprnb.formats.atomic import remove_folder
 from aprnb.formats.targets import require_replaceable
-from aprnb.tuning.results.adapter_files import Delta
-from aprnb.tuning.results.base_content import require_same_model, require_same_tensors
 from aprnb.tuning.results.owned_files import own_adapter_files
 from aprnb.tuning.results.saved_adapter import load_adapter
 from aprnb.tuning.training.lora import adapted_layers
@@ -77,17 +77,19 @@ class Adapters:
 
     def _accept(self, case: Case, folder: Path, peft: bool) -> None:
         """What `merge` and `load` do with an adapter, and what must be true of it then."""
-        delta = Delta(folder)
-        case.hold_secret(delta.config, delta.base)
-        delta.fit(self._report)
+        adapter, recorded = read_adapter(folder), recorded_base(folder)
+        case.hold_secret(adapter.config.values, recorded)
+        shapes = {row.tensor: row.expected_shape for row in self._report.rows}
+        found = changes_of(adapter, self._report, lambda name: np.zeros(shapes[name], np.float32))
         with np.errstate(all="ignore"):
-            changes = {name: delta(name) for name in delta.names}
+            zeros = {name: np.zeros(shapes[name], np.float32) for name in found}
+            changes = {name: change(0, zeros[name].reshape(-1)).reshape(shapes[name]) for name, change in found.items()}
         case.hold_inside(f"adapter/{CONFIG}", f"adapter/{WEIGHTS}")
-        hold_adapter(folder, delta.config, changes, delta.scale)
-        if delta.base is not None:
+        hold_adapter(folder, adapter.config.values, changes)
+        if recorded is not None:
             case.hold_inside(f"adapter/{RECORD}")
-            require_same_model(delta.base, self._report, "x", "y")
-            require_same_tensors(delta.base, self._content.tensors, folder, "x", "y")
+            require_same_model(recorded, self._report, "x", "y")
+            require_same_tensors(recorded, self._content.tensors, folder, "x", "y")
             record = parsed((folder / RECORD).read_bytes())["base"]
             base = self._content.to_json()
             stated = {name: value for name, value in record["architecture"].items() if value is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -15,15 +16,19 @@ from judges import WrongVerdict
 
 INERT: tuple[Any, ...] = (None, False, {}, [])
 DESCRIBING = frozenset(
-    "auto_mapping base_model_name_or_path exclude_modules inference_mode layers_pattern layers_to_transform "
-    "lora_dropout megatron_core peft_version qalora_group_size revision target_modules task_type r lora_alpha".split()
+    "auto_mapping base_model_name_or_path corda_config eva_config exclude_modules inference_mode layers_pattern "
+    "layers_to_transform loftq_config lora_dropout lora_ga_config megatron_core peft_version qalora_group_size "
+    "revision runtime_config target_modules task_type r lora_alpha modules_to_save target_parameters rank_pattern "
+    "alpha_pattern".split()
 )
 """Keys of an adapter's config that tensors make superfluous, or that are numbers of their own."""
 LORA: Mapping[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, False, "gaussian"),
-    "use_rslora": (True, False), "fan_in_fan_out": (True, False),
+    "peft_type": ("LORA",), "bias": ("none", "all", "lora_only"), "use_rslora": (True, False),
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica"), "fan_in_fan_out": (True, False),
+    "ensure_weight_tying": (True, False), "trainable_token_indices": (None, [], {}),
 }  # fmt: skip
-PAIR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+PAIR = re.compile(r"base_model\.model\.(.+?)\.lora_([AB])(?:\.[\w-]+)?\.weight")
+WHOLE = re.compile(r"base_model\.model\.(.+\.(?:weight|bias))")
 
 
 def parsed(data: bytes) -> Any:
@@ -36,7 +41,12 @@ def parsed(data: bytes) -> Any:
                 found[key] = value
         return found
 
-    return json.loads(data.decode("utf-8"), object_pairs_hook=merged)
+    return json.loads(text_of(data), object_pairs_hook=merged)
+
+
+def text_of(data: bytes) -> str:
+    """UTF-16 with a byte order mark, else UTF-8 with or without one."""
+    return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
 
 
 def tensors_of(data: bytes) -> dict[str, Any]:
@@ -50,8 +60,8 @@ def tensors_of(data: bytes) -> dict[str, Any]:
         raise WrongVerdict(f"safetensors does not read the file: {error}") from None
 
 
-def hold_adapter(folder: Path, config: Mapping[str, Any], changes: Mapping[str, np.ndarray], scale: float) -> None:
-    """Raises WrongVerdict unless the files in `folder` make a plain LoRA of these changes, name → array [out, in]."""
+def hold_adapter(folder: Path, config: Mapping[str, Any], changes: Mapping[str, np.ndarray]) -> None:
+    """Raises WrongVerdict unless the files in `folder` turn weights of zeros into `changes`, name → array [out, in]."""
     stated = parsed((folder / "adapter_config.json").read_bytes())
     if stated != dict(config):
         raise WrongVerdict("the config is not the file's")
@@ -62,34 +72,45 @@ def hold_adapter(folder: Path, config: Mapping[str, Any], changes: Mapping[str, 
     rank, alpha = stated["r"], stated["lora_alpha"]
     if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):
         raise WrongVerdict(f"rank {rank!r}, alpha {alpha!r}")
-    if not math.isclose(scale, alpha / (math.sqrt(rank) if stated.get("use_rslora") else rank), rel_tol=1e-9):
-        raise WrongVerdict(f"scale {scale} of alpha {alpha} and rank {rank}")
-    _hold_pairs(tensors_of((folder / "adapter_model.safetensors").read_bytes()), changes, rank, scale)
-
-
-def _hold_pairs(tensors: Mapping[str, Any], changes: Mapping[str, np.ndarray], rank: int, scale: float) -> None:
     pairs: dict[str, dict[str, np.ndarray]] = {}
-    for name, tensor in tensors.items():
-        match = PAIR.fullmatch(name)
-        if match is None:
-            raise WrongVerdict(f"the file holds {name!r}")
+    whole: dict[str, np.ndarray] = {}
+    for name, tensor in tensors_of((folder / "adapter_model.safetensors").read_bytes()).items():
         values = tensor.double().numpy()
-        if not tensor.is_floating_point() or tensor.ndim != 2 or not np.isfinite(values).all():
+        if not tensor.is_floating_point() or not np.isfinite(values).all():
             raise WrongVerdict(f"{name} is {tensor.dtype} {list(tensor.shape)}, or not finite")
-        pairs.setdefault(f"{match[1]}.weight", {})[match[2]] = values
-    if pairs.keys() != changes.keys() or any(pair.keys() != {"A", "B"} for pair in pairs.values()):
-        raise WrongVerdict(f"pairs for {sorted(pairs)}, changes for {sorted(changes)}")
+        if match := PAIR.fullmatch(name):
+            pairs.setdefault(f"{match[1]}.weight", {})[match[2]] = values
+        elif match := WHOLE.fullmatch(name):
+            whole[match[1]] = values
+        else:
+            raise WrongVerdict(f"the file holds {name!r}")
+    if pairs.keys() | whole.keys() != changes.keys() or any(pair.keys() != {"A", "B"} for pair in pairs.values()):
+        raise WrongVerdict(f"pairs for {sorted(pairs)}, {sorted(whole)} whole, changes for {sorted(changes)}")
+    if any(changes[name].shape != values.shape or (changes[name] != values).any() for name, values in whole.items()):
+        raise WrongVerdict("what was saved whole is not what is written")
     for name, pair in pairs.items():
-        if pair["A"].shape[0] != rank or pair["B"].shape[1] != rank:
-            raise WrongVerdict(f"{name} has rank {pair['A'].shape[0]} and {pair['B'].shape[1]}, not {rank}")
-        with np.errstate(all="ignore"):
-            wanted = scale * (pair["B"] @ pair["A"])
-            largest = np.abs(wanted).max(initial=0)
-            fits = changes[name].shape == wanted.shape and np.allclose(
-                changes[name], wanted, 1e-3, 1e-4 * largest + 1e-40
-            )
-        if largest < 1e35 and not fits:
-            raise WrongVerdict(f"the change of {name} is not scale · B · A")
+        _hold_pair(stated, name, pair, changes[name])
+
+
+def _hold_pair(stated: Mapping[str, Any], name: str, pair: Mapping[str, np.ndarray], change: np.ndarray) -> None:
+    module = name.removesuffix(".weight")
+    rank, alpha = (_first_of(stated, f"{key}_pattern", module) for key in ("rank", "alpha"))
+    rank, alpha = rank or stated["r"], stated["lora_alpha"] if alpha is None else alpha
+    scale = alpha / (math.sqrt(rank) if stated.get("use_rslora") else rank)
+    if any(matrix.ndim != 2 for matrix in pair.values()) or (pair["A"].shape[0], pair["B"].shape[1]) != (rank, rank):
+        raise WrongVerdict(f"{name} is {pair['B'].shape} · {pair['A'].shape}, of rank {rank}")
+    with np.errstate(all="ignore"):
+        wanted = scale * (pair["B"] @ pair["A"])
+        largest = np.abs(wanted).max(initial=0)
+        fits = change.shape == wanted.shape and np.allclose(change, wanted, 1e-3, 1e-4 * largest + 1e-40)
+    if largest < 1e35 and not fits:
+        raise WrongVerdict(f"the change of {name} is not scale · B · A")
+
+
+def _first_of(stated: Mapping[str, Any], key: str, module: str) -> Any:
+    """The value of the first pattern that matches, as PEFT's `get_pattern_key` finds it."""
+    patterns = stated.get(key) or {}
+    return next((value for text, value in patterns.items() if re.match(rf"(.*\.)?({text})$", module)), None)
 
 
 def hold_state(folder: Path, state: Any, trainable: Mapping[str, Any], optimizer: Any) -> None:
@@ -99,11 +120,13 @@ def hold_state(folder: Path, state: Any, trainable: Mapping[str, Any], optimizer
     if (
         document["step"] != state.step
         or folder.name != f"step-{state.step:06d}"
-        or list(state.metrics) != document["metrics"]
+        or (None if state.best is None else list(state.best)) != document["best"]
     ):
-        raise WrongVerdict("step or metrics are not the file's")
-    if not all(math.isfinite(value) for row in document["metrics"] for value in row.values()):
-        raise WrongVerdict("a row of metrics is not finite")
+        raise WrongVerdict("step or best are not the file's")
+    if state.best is not None and not (0 <= state.best[0] <= state.step and math.isfinite(state.best[1])):
+        raise WrongVerdict(f"best is {state.best}")
+    if hashlib.sha256((folder / "tensors.safetensors").read_bytes()).hexdigest() != document["tensors_sha256"]:
+        raise WrongVerdict("the tensors' file has another hash than the document states")
     if not 0 <= state.elapsed_s < math.inf or state.elapsed_s != float(document["elapsed_s"]):
         raise WrongVerdict(f"elapsed_s is {state.elapsed_s}")
     found = {f"model/{name}": value for name, value in trainable.items()} | {"random/cpu": state.random["cpu"]}
@@ -118,6 +141,31 @@ def hold_state(folder: Path, state: Any, trainable: Mapping[str, Any], optimizer
             raise WrongVerdict(f"{name} is {value.dtype} {list(value.shape)}")
         if not bool((value == tensors[name]).all()) or not bool(value.isfinite().all()):
             raise WrongVerdict(f"{name} has other values than the file, or such that are not finite")
+
+
+def hold_events(path: Path, steps: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> None:
+    """Raises WrongVerdict unless each row is a line of the file, with possible numbers, and each step is there once."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    for rows in (steps, evaluations):
+        numbers = [row["step"] for row in rows]
+        if numbers != sorted(set(numbers)):
+            raise WrongVerdict(f"the steps are {numbers[:20]}")
+        for row in rows:
+            if not all(type(value) in (int, float) and math.isfinite(value) for value in row.values()):
+                raise WrongVerdict(f"a row has what is no number: {row}")
+            counts = [row.get(name, 0) for name in ("step", "tokens", "labelled_tokens", "elapsed_s")]
+            if min(counts) < 0 or row.get("tokens_per_s", 1) <= 0:
+                raise WrongVerdict(f"a row has a number that no run has: {row}")
+            if not any(_has_row(line, row) for line in lines):
+                raise WrongVerdict(f"no line has {row}")
+
+
+def _has_row(line: bytes, row: Mapping[str, Any]) -> bool:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and all(found.get(name) == value for name, value in row.items())
 
 
 def listed_in(path: Path) -> Any:

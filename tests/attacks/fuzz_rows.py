@@ -11,6 +11,7 @@ from typing import Any
 
 from fuzz_case import NAMED_BY_A_PERSON, Case, become
 from fuzz_documents import blind, changed_json, damaged
+from fuzz_judges import text_of
 from judges import WrongVerdict
 
 from aprnb.tuning.data.rows import Row, RowSet, read_rows, split_rows
@@ -68,12 +69,13 @@ def hold_rows(found: RowSet, data: bytes) -> None:
     """Raises WrongVerdict where rows are not those of the file, or hold what cannot be trained on."""
     if found.sha256 != hashlib.sha256(data).hexdigest():
         raise WrongVerdict("the hash is not that of the file")
-    lines = [line for line in data.decode("utf-8-sig").split("\n") if line.strip()]
+    text = text_of(data).replace("\r\n", "\n").replace("\r", "\n")
+    lines = [line for line in text.split("\n") if line.strip()]
     if len(lines) != len(found.rows) or not lines:
         raise WrongVerdict(f"{len(found.rows)} rows from {len(lines)} lines")
     for row, line in zip(found.rows, lines, strict=True):
         turns = [(message.role, message.content) for message in row.messages]
-        if turns != list(_turns(json.loads(line))):
+        if turns != list(_turns(json.loads(line.removeprefix("\ufeff")))):
             raise WrongVerdict(f"{row.origin} is read as {turns}")
         for role, content in turns:
             if role not in ("system", "user", "assistant") or type(content) is not str:

@@ -190,7 +190,13 @@ def hold_metadata(checkpoint: aprnb.Checkpoint, case: Case, folder: Path) -> Non
     if "hf_config" in metadata and metadata["hf_config"] != read("config.json"):
         raise WrongVerdict("hf_config is not config.json")
     template = folder / "chat_template.jinja"
-    if "chat_template" in metadata and template.is_file() and metadata["chat_template"] != read(template.name):
+    is_read = not any(f"{template.name} is not read" in warning for warning in checkpoint.warnings)
+    if (
+        is_read
+        and "chat_template" in metadata
+        and template.is_file()
+        and metadata["chat_template"] != read(template.name)
+    ):
         raise WrongVerdict("the chat template is not that of chat_template.jinja")
     listed = metadata.get("tokenizer.vocabulary")
     if listed is not None:

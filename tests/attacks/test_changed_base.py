@@ -14,19 +14,19 @@ import torch
 from registry import way
 
 import aprnb
-from aprnb.architecture import check_contract, resolve
-from aprnb.errors import AprnbError, CheckpointError, FileMissing, UsageProblem
-from aprnb.model.build import build_model
-from aprnb.model.device import place
-from aprnb.tuning.results.adapter_files import Delta
-from aprnb.tuning.results.artefacts import file_sha256
-from aprnb.tuning.results.base_content import (
+from aprnb.adapters.base_content import (
     BaseContent,
     base_content,
     read_content,
+    recorded_base,
     require_same_model,
     require_same_tensors,
 )
+from aprnb.architecture import check_contract, resolve
+from aprnb.errors import AprnbError, CheckpointError, FileMissing, UsageProblem
+from aprnb.formats.source import file_sha256
+from aprnb.model.build import build_model
+from aprnb.model.device import place
 from aprnb.tuning.results.merge import merge
 from aprnb.tuning.results.saved_adapter import save_adapter
 from aprnb.tuning.training.events import StepEvent
@@ -276,6 +276,43 @@ def test_a_tensor_that_the_adapter_does_not_touch_counts_as_well(pocket: Path, t
         merge(pocket, trained, tmp_path / "out.apr")
 
 
+@way("an adapter that is converted with another base")
+def test_a_changed_base_is_rejected_at_the_conversion_and_nothing_is_written(
+    pocket: Path, trained: Path, tmp_path: Path
+) -> None:
+    change(pocket, MIDDLE, zeroed)
+    with pytest.raises(UsageProblem, match=rf"another base: 1 of \d+ tensors differ, first {MIDDLE}.*\n.*--other-base"):
+        aprnb.convert(trained, tmp_path / "out.gguf", base=pocket)
+    assert [path.name for path in tmp_path.iterdir()] == ["pocket.apr"]
+    assert aprnb.convert(trained, tmp_path / "out.gguf", base=pocket, other_base=True).tensors > 0
+
+
+def test_other_settings_are_named_at_the_conversion(pocket: Path, trained: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"base": pocket, "overrides": {"rms_norm_eps": 0.5}}
+    for call in (aprnb.plan_conversion, aprnb.convert):
+        with pytest.raises(UsageProblem, match="another base: rms_norm_eps was 1e-06 and is 0.5"):
+            call(trained, tmp_path / "out.gguf", **options)
+    assert aprnb.convert(trained, tmp_path / "out.gguf", other_base=True, **options).tensors > 0
+
+
+def test_the_recorded_base_converts_without_a_warning_about_it(pocket: Path, trained: Path, tmp_path: Path) -> None:
+    assert aprnb.convert(trained, tmp_path / "out.gguf", base=pocket).warnings == ()
+
+
+def test_a_base_in_another_format_is_not_comparable_which_is_said(pocket: Path, trained: Path, tmp_path: Path) -> None:
+    aprnb.convert(pocket, tmp_path / "pocket.gguf")
+    found = aprnb.convert(trained, tmp_path / "out.gguf", base=tmp_path / "pocket.gguf")
+    (warning,) = found.warnings
+    assert "pocket.gguf names its tensors otherwise than the base of the training (pocket-qwen3.apr)" in warning
+    given = aprnb.convert(trained, tmp_path / "out.gguf", base=tmp_path / "pocket.gguf", other_base=True, force=True)
+    assert given.warnings == ()
+
+
+def test_other_base_without_an_adapter_is_rejected(pocket: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageProblem, match="--other-base, and .* is not an adapter"):
+        aprnb.convert(pocket, tmp_path / "out.gguf", other_base=True)
+
+
 def test_other_settings_are_named_at_the_merge(pocket: Path, trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageProblem, match="another base: rms_norm_eps was 1e-06 and is 0.5"):
         merge(pocket, trained, tmp_path / "out.apr", overrides={"rms_norm_eps": 0.5})
@@ -349,7 +386,7 @@ def test_a_record_of_the_base_that_is_malformed_is_rejected(trained: Path, tmp_p
     (adapter / "aprnb.json").unlink()
     RECORDS[name](adapter / "aprnb.json")
     with pytest.raises(CheckpointError, match=r"aprnb\.json"):
-        Delta(adapter)
+        recorded_base(adapter)
 
 
 def test_a_record_that_is_a_link_to_another_adapters_is_rejected(trained: Path, tmp_path: Path) -> None:
@@ -357,7 +394,7 @@ def test_a_record_that_is_a_link_to_another_adapters_is_rejected(trained: Path, 
     (adapter / "aprnb.json").unlink()
     (adapter / "aprnb.json").symlink_to(trained / "aprnb.json")
     with pytest.raises(CheckpointError, match="is a link"):
-        Delta(adapter)
+        recorded_base(adapter)
 
 
 def with_field(base: dict[str, Any], name: str, value: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from registry import way
 from ways_sidecars import POCKET, SECRET
 
 import aprnb
+from aprnb.adapters import read_adapter
 from aprnb.architecture.evidence.configs import read_config
 from aprnb.errors import AprnbError
 from aprnb.formats.json_files import read_object
@@ -23,8 +24,7 @@ from aprnb.tuning.data import row_sources
 from aprnb.tuning.data.rows import read_rows
 from aprnb.tuning.planning.identity import Identity
 from aprnb.tuning.planning.recipe_file import read_recipe_file
-from aprnb.tuning.results.adapter_files import Delta
-from aprnb.tuning.training.state import load_state
+from aprnb.tuning.training.saving.state_files import load_state
 from aprnb_tests import safetensors_bytes as s
 
 Read = Callable[[Path], Any]
@@ -53,8 +53,8 @@ SIDECARS = dict(
         folder_with("chat_template.jinja", opened),
         folder_with("model.safetensors", opened),
         folder_with("model.safetensors.index.json", lambda folder: aprnb.open(folder).close()),
-        folder_with("adapter_config.json", Delta),
-        folder_with("adapter_model.safetensors", lambda folder: Delta(with_config(folder))),
+        folder_with("adapter_config.json", read_adapter),
+        folder_with("adapter_model.safetensors", lambda folder: read_adapter(with_config(folder))),
         folder_with("state.json", lambda folder: load_state(in_step(folder), Identity({}, "d", "b"))),
         ("x.tokenizer.json", lambda path: sidecar_object(path)),
         ("x.chat_template.jinja", lambda path: find_template({}, find_tokenizer_files(path.with_name("x.apr")))),

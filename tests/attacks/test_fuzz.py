@@ -105,14 +105,14 @@ def test_the_judge_of_adapters_compares_config_shapes_and_numbers(tmp_path):
 
     change = 2 * (b @ a).numpy()
 
-    def hold(scale=2.0, config=config, a=a, b=b, change=change):
+    def hold(config=config, a=a, b=b, change=change):
         (tmp_path / "adapter_config.json").write_text(json.dumps(config))
         save_file({f"{stem}A.weight": a, f"{stem}B.weight": b}, tmp_path / "adapter_model.safetensors")
-        hold_adapter(tmp_path, config, {"model.q.weight": change}, scale)
+        hold_adapter(tmp_path, config, {"model.q.weight": change})
 
     hold()
     for wrong in (
-        {"scale": 1.0}, {"config": {**config, "use_dora": True}}, {"config": {**config, "r": 2}},
+        {"change": change / 2}, {"config": {**config, "use_dora": True}}, {"config": {**config, "r": 2}},
         {"a": a * torch.nan}, {"a": a.to(torch.int32)}, {"b": b.T.contiguous()}, {"change": np.zeros((3, 2))},
     ):  # fmt: skip
         with pytest.raises(WrongVerdict):

@@ -81,7 +81,7 @@ def test_paths_below_the_working_directory_and_text_are_taken(here):
         "rank = " + "9" * 5_000,
         "a" + ".a" * 16_000 + "=1",
         "a" + ' . "b"' * 5_000 + "=1",
-        b"\xff\xfe",
+        b"\xff\xfea",
         'data = "rows.jsonl"\n' + "#" * 40_000,
         '"\\u001b]0;x\\u0007" = 1',
         "data = ",

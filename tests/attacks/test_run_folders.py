@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,15 @@ from registry import way
 from safetensors.torch import load_file, save_file
 
 import aprnb
+from aprnb.adapters.files import RECORD_NAME
 from aprnb.errors import AprnbError, FileMissing, OutputExists
 from aprnb.formats.atomic import remove_folder, write_json
-from aprnb.tuning.results import artefacts
-from aprnb.tuning.results.artefacts import Places, places
-from aprnb.tuning.results.owned_files import ADAPTER_FILES, RECORD_NAME, own_adapter_files
+from aprnb.formats.source import file_sha256
+from aprnb.tuning.results import places as artefacts
+from aprnb.tuning.results.owned_files import ADAPTER_FILES, own_adapter_files
+from aprnb.tuning.results.places import Places, places
 
+finetune_module = import_module("aprnb.tuning.finetune")  # the function of that name hides it
 pytestmark = pytest.mark.usefixtures("nothing_waits")
 
 COW = "notebooks/ask-the-cow.jsonl"
@@ -51,10 +57,10 @@ def listing(folder: Path) -> list[tuple[str, int, bytes | None]]:
 def earlier(tmp_path: Path) -> Places:
     """The folders of an earlier run, as it left them."""
     where = places(str(tmp_path / "out.apr"), Path("base.apr"))
-    step = where.state / "step-000001"
+    step = where.states / "step-000001"
     step.mkdir(parents=True)
     where.adapter.mkdir()
-    for name in ("recipe.json", "plan.json", "base.json", "metrics.jsonl", "manifest.json"):
+    for name in ("recipe.toml", "plan.json", "base.json", "events.jsonl", "manifest.json"):
         (where.run / name).write_text("{}")
     for name in ("state.json", "tensors.safetensors"):
         (step / name).write_text("{}")
@@ -92,8 +98,8 @@ def test_the_folders_of_an_earlier_run_may_be_replaced_and_go_completely(earlier
 
 
 def test_incomplete_files_of_a_killed_run_may_be_replaced(earlier: Places) -> None:
-    (earlier.run / ".aprnb-abcdefgh.part").write_text("{")
-    work = earlier.state / ".aprnb-abcdefgh.part"
+    (earlier.run / ".aprnb-01234567-abcdefgh.part").write_text("{")
+    work = earlier.states / ".aprnb-01234567-abcdefgh.part"
     for name in ("new", "former"):
         (work / name).mkdir(parents=True)
         (work / name / "tensors.safetensors").write_text("half")
@@ -114,9 +120,10 @@ FOREIGN: dict[str, Callable[[Path], None]] = {
     "pipe": pipe, "link": link_to_itself, "elsewhere": link_to_a_device,
 }  # fmt: skip
 IN_RUN = {
-    **FOREIGN, "state/notes.txt": text, "state/step-000001/notes.txt": text, "state/step-000001/more/state.json": text,
-    "state/empty/": folder_, "state/step-000002": link_to_itself, "state/step-000001/pipe": pipe,
-    "recipe.json.bak": text, "state/state.json": text, ".aprnb-notes": text,
+    **FOREIGN, "states/notes.txt": text, "states/step-000001/notes.txt": text,
+    "states/step-000001/more/state.json": text,
+    "states/empty/": folder_, "states/step-000002": link_to_itself, "states/step-000001/pipe": pipe,
+    "recipe.toml.bak": text, "states/state.json": text, ".aprnb-notes": text,
 }  # fmt: skip
 
 
@@ -144,7 +151,7 @@ def test_neither_force_nor_resume_removes_other_files_from_the_adapters_folder(
 
 LISTS: dict[str, Any] = {
     "the person's files": ["thesis.tex", "chapters/one.tex"],
-    "everything": ["*", "**", "*/*", "state/*", "?"],
+    "everything": ["*", "**", "*/*", "states/*", "?"],
     "paths that lead out": ["../thesis.tex", "/etc/passwd", "..", "."],
     "text": "thesis.tex",
     "numbers": [1, 2],
@@ -206,7 +213,7 @@ def test_a_link_in_the_place_of_a_folder_is_rejected(
     assert "link" in kept(base, earlier, **options)
 
 
-@pytest.mark.parametrize("name", ["state", "state/step-000001", "state/step-000001/state.json", "recipe.json"])
+@pytest.mark.parametrize("name", ["states", "states/step-000001", "states/step-000001/state.json", "recipe.toml"])
 def test_a_link_inside_a_runs_folder_is_not_ours(base: dict[str, Any], earlier: Places, name: str) -> None:
     (earlier.run / name).rename(earlier.output.parent / "moved")
     (earlier.run / name).symlink_to(earlier.output.parent / "moved")
@@ -278,7 +285,7 @@ def test_a_file_added_between_check_and_removal_stays(earlier: Places, monkeypat
     with pytest.raises(OutputExists, match=r"out\.run holds thesis\.tex"):
         remove_folder(earlier.run, artefacts.own_run_files(earlier.run))
     assert (earlier.run / "thesis.tex").read_text() == "mine"
-    assert (earlier.run / "recipe.json").exists()
+    assert (earlier.run / "recipe.toml").exists()
 
 
 # End to end
@@ -290,14 +297,18 @@ def test_a_planted_state_ends_a_resumed_run_in_one_error_and_an_untouched_one_is
     output = tmp_path / "out.apr"
     aprnb.finetune(output=str(output), **base)
     output.unlink()
-    state = tmp_path / "out.run" / "state" / "step-000001" / "tensors.safetensors"
+    state = tmp_path / "out.run" / "states" / "step-000001" / "tensors.safetensors"
     before, tensors = state.read_bytes(), load_file(state)
     planted = {name: torch.full((1, 1), 7.0) if name.startswith("model/") else one for name, one in tensors.items()}
     save_file(planted, state)
+    written = state.with_name("state.json").read_text()
+    document = json.loads(written) | {"tensors_sha256": file_sha256(state)}
+    state.with_name("state.json").write_text(json.dumps(document))
     with pytest.raises(AprnbError, match=r"the saved state has .* as torch\.float32 \[1, 1\]"):
         aprnb.finetune(output=str(output), resume=True, **base)
     assert not output.exists()
     state.write_bytes(before)
+    state.with_name("state.json").write_text(written)
     run = aprnb.finetune(output=str(output), resume=True, **base)
     assert run.status == "finished"
     assert output.exists()
@@ -310,14 +321,18 @@ def test_files_added_while_the_model_loads_stay(base: dict[str, Any], earlier: P
     with pytest.raises(OutputExists, match=r"out\.run holds thesis\.tex"):
         aprnb.finetune(output=str(earlier.output), force=True, listener=add, **base)
     assert (earlier.run / "thesis.tex").read_text() == "mine"
-    assert (earlier.run / "recipe.json").exists()
+    assert (earlier.run / "recipe.toml").exists()
 
 
-def test_a_run_that_began_in_between_is_not_replaced_without_force(base: dict[str, Any], tmp_path: Path) -> None:
-    def begin(event: object) -> None:
-        (tmp_path / "out.run").mkdir(exist_ok=True)
+def test_a_run_that_began_in_between_is_not_replaced_without_force(
+    base: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(where: Places, **options: Any) -> AbstractContextManager[None]:
+        (tmp_path / "out.run").mkdir()
         write_json(tmp_path / "out.run" / artefacts.RUN_LIST, {"files": list(artefacts.RUN_FILES)}, force=True)
+        return artefacts.claimed(where, **options)
 
+    monkeypatch.setattr(finetune_module, "claimed", begin)
     with pytest.raises(OutputExists, match=r"out\.run exists"):
-        aprnb.finetune(output=str(tmp_path / "out.apr"), listener=begin, **base)
+        aprnb.finetune(output=str(tmp_path / "out.apr"), **base)
     assert (tmp_path / "out.run" / artefacts.RUN_LIST).exists()

@@ -98,7 +98,7 @@ def _environment(home: Path) -> dict[str, str]:
     own = {f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
     kept = {name: value for name, value in os.environ.items() if name != "APRNB_STATIC"}
     lab = {f"JUPYTERLAB_{name}_DIR": str(home / name.lower()) for name in ("SETTINGS", "WORKSPACES")}
-    return {**kept, **own, **lab, "IPYTHONDIR": str(home / "ipython"), "OMP_NUM_THREADS": "2"}
+    return {**kept, **own, **lab, "IPYTHONDIR": str(home / "ipython"), "OMP_NUM_THREADS": "1"}
 
 
 def _without_news(home: Path) -> None:

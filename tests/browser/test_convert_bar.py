@@ -26,7 +26,7 @@ def test_the_bar_fills_and_what_is_saved_is_static(page: LabPage, tmp_path: Path
     shown = page.output_text(1)
     assert "Converted large-q4.apr" in shown
     page.page.screenshot(path=tmp_path / "converted.png")
-    assert page.run(2).endswith("25")  # two layers of eleven, embedding, last norm, and the tied head with bytes
+    assert page.run(2).endswith("25")  # two layers of eleven, embedding, last norm, and the tied head
 
     saved = page.save("convert.ipynb")
     assert not any("widget" in kind or "javascript" in kind for kind in output_kinds(saved))

@@ -28,7 +28,7 @@ def ready(page: LabPage, pocket_qwen3: Path) -> LabPage:
 
 def test_the_stop_button_ends_a_blocking_run_and_the_saved_notebook_is_static(ready: LabPage, tmp_path: Path) -> None:
     page = ready
-    page.open("stop.ipynb", ["%load_ext aprnb", _TRAIN.format(steps=100_000, output="stopped"), "_.status"])
+    page.open("stop.ipynb", ["%load_ext aprnb", _TRAIN.format(steps=100_000, output="stopped"), "run.status"])
     page.run(0)
     page.start(1)
     button = page.cell(1).locator("button.aprnb-stop")

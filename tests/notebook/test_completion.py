@@ -71,7 +71,7 @@ def touch(*names: str) -> None:
         ("%apr_finetune model.apr --data='wi", ["'with blank.jsonl'"]),
         ("%apr_finetune model.apr --method=q", ["qlora"]),
         ("%apr_finetune model.apr --device ", ["auto", "cpu", "cuda"]),
-        ("%apr_convert model.apr x.apr --dtype q4", ["q4", "q4_k"]),
+        ("%apr_convert model.apr x.apr --dtype q4", ["q4", "q4_k", "q4_k_s", "q4_k_m"]),
         ("%apr_convert model.apr s", ["sub/"]),
         ("%apr_convert --f", ["--force"]),
         ("%apr_inspect with", ["'with blank.apr'"]),

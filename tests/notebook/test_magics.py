@@ -10,7 +10,7 @@ import pytest
 
 from aprnb.errors import AprnbError, FileMissing, UsageProblem
 
-MAGICS = ("apr_inspect", "apr_check", "apr_convert", "apr_finetune")
+MAGICS = ("apr_inspect", "apr_check", "apr_convert", "apr_merge", "apr_finetune", "apr_generate")
 
 
 def run(shell, source: str):
@@ -153,6 +153,16 @@ def test_a_body_of_rows_is_data_and_a_body_of_toml_is_a_recipe_that_the_line_ove
     shell.user_ns["rows"] = [{"instruction": "Spell fish.", "response": "f i s h"}] * 4
     plan = run(shell, "%%apr_finetune $base --plan --data $rows --rank 8\nrank = 4\nval-split = 0\nepochs = 2\n")
     assert (plan.recipe.rank, plan.recipe.epochs) == (8, 2)
+
+
+def test_a_body_that_was_copied_with_a_byte_order_mark_is_the_same(shell, pocket_qwen3):
+    shell.user_ns["base"] = pocket_qwen3
+    body = '{"instruction": "Spell fish.", "response": "f i s h"}\n'
+    plan = run(shell, f"%%apr_finetune $base --plan --val-split 0\n\ufeff{body}")
+    assert plan.rows == 1
+    shell.user_ns["rows"] = [{"instruction": "Spell fish.", "response": "f i s h"}]
+    plan = run(shell, "%%apr_finetune $base --plan --data $rows\n\ufeffrank = 4\r\nval-split = 0\n")
+    assert plan.recipe.rank == 4
 
 
 def test_convert_writes_and_returns_what_it_wrote(shell, pocket_qwen3, tmp_path):

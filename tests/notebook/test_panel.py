@@ -27,7 +27,7 @@ def step(number: int) -> StepEvent:
     return StepEvent(number, 3, 2.0 / number, 1e-4, 0.5, 80, 20, 1000.0, float(number), 2**20, 3.0 - number)
 
 
-EVENTS = [EvalEvent(0, 2.5), step(1), Notice("warning", "little memory left"), Saved(2, "x.run/state"), step(2)]
+EVENTS = [EvalEvent(0, 2.5), step(1), Notice("warning", "little memory left"), Saved(2, "x.run/states"), step(2)]
 
 
 def kinds(captured) -> list[list[str]]:
@@ -44,7 +44,7 @@ def test_plan_first_then_the_result_and_its_picture(shell):
     assert plan.startswith("Plan")
     assert "w1" in plan
     assert "Fine-tuning finished  ✓ ok" in result
-    for words in ("3 of 3", "0.6667", "1.5000", "1,000", "little memory left", "x.run/state"):
+    for words in ("3 of 3", "0.6667", "1.5000", "1,000", "little memory left", "x.run/states"):
         assert words in result
 
 

@@ -1,0 +1,72 @@
+"""A run that a cell starts: in its own process, in the background, interrupted, watched."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aprnb
+from aprnb.errors import Interrupted
+
+OPTIONS = "--method lora --rank 4 --batch-size 4 --epochs 40"
+
+
+@pytest.fixture
+def here(tmp_path: Path, pocket_qwen3: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a model and rows."""
+    shutil.copy(pocket_qwen3, tmp_path / "model.apr")
+    shutil.copy(repository / "notebooks" / "ask-the-cow.jsonl", tmp_path / "rows.jsonl")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ran(shell: Any, line: str) -> Any:
+    return shell.run_line_magic("apr_finetune", f"model.apr --data rows.jsonl --output tuned.apr {OPTIONS} {line}")
+
+
+def wait_for_steps(folder: Path, steps: int) -> aprnb.tuning.results.run.Run:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if (folder / "plan.json").exists() and len(aprnb.open_run(folder).history.steps) >= steps:
+            return aprnb.open_run(folder)
+        time.sleep(0.1)
+    raise AssertionError(f"no {steps} steps in {folder}")
+
+
+def test_a_cell_in_the_background_returns_the_run_while_it_goes_on(shell: Any, here: Path) -> None:
+    run = ran(shell, "--background")
+    assert run.status == "running"
+    assert "%apr_watch" in str(run)
+    live = wait_for_steps(here / "tuned.run", 2)
+    live.stop()
+    watched = shell.run_line_magic("apr_watch", "tuned.run")
+    assert watched.status == run.status == "interrupted"
+    assert "after step" in shell.run_line_magic("apr_inspect", "tuned.run").to_html()
+
+
+def test_an_interrupted_cell_fails_after_its_state_is_saved(shell: Any, here: Path) -> None:
+    import _thread
+    import threading
+
+    def press() -> None:
+        wait_for_steps(here / "tuned.run", 2)
+        _thread.interrupt_main()
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    with pytest.raises(Interrupted, match=r"stopped after step \d+; its state is saved in \S*tuned\.run\n.*--resume"):
+        ran(shell, "")
+    presser.join()
+    assert shell.user_ns["run"].status == "interrupted"
+    assert shell.user_ns["run"].history.saved.step == len(shell.user_ns["run"].metrics)
+
+
+def test_in_the_kernel_the_model_stays_in_memory_and_in_its_own_process_it_is_loaded(shell: Any, here: Path) -> None:
+    own = ran(shell, "--max-steps 2")
+    assert own._model is None
+    assert own.generate("Ask the cow.", max_new_tokens=2).ids
+    assert ran(shell, "--max-steps 2 --force --in-kernel")._model is not None
