@@ -71,17 +71,16 @@ def test_weights_that_are_not_finite_never_replace_a_good_state(
     assert resumed(tmp_path, eval_every=2)[0] == 2
 
 
-def test_an_optimizer_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
-    run = tiny_run(eval_every=6)
+def test_an_optimizer_that_is_not_finite_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, calls = torch.optim.AdamW.step, []
+
+    def spoil(optimizer: Any, *given: Any, **named: Any) -> Any:
+        """Step 6 finds a second moment beyond float32, as after a huge gradient that nothing clipped."""
+        calls.append(None)
+        if len(calls) == 6:
+            optimizer.state[optimizer.param_groups[0]["params"][0]]["exp_avg_sq"].fill_(math.inf)
+        return step(optimizer, *given, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
     with pytest.raises(TrainingError, match=r"NaN or infinity in optimizer/state/0/exp_avg_sq(.|\n)*no state is saved"):
-        for event in run.events(save=saver(tmp_path), saving=SaveRule(None, None)):
-            if isinstance(event, StepEvent) and event.step == 5:
-                patch_second_moment(run)
-
-
-def patch_second_moment(run: TinyRun) -> None:
-    """The next step finds a moment beyond float32, as after a huge gradient that nothing clipped."""
-    import gc
-
-    [optimizer] = [each for each in gc.get_objects() if type(each) is torch.optim.AdamW]
-    optimizer.state[optimizer.param_groups[0]["params"][0]]["exp_avg_sq"].fill_(math.inf)
+        list(tiny_run(eval_every=6).events(save=saver(tmp_path), saving=SaveRule(None, None)))

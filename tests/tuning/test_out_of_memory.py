@@ -103,9 +103,11 @@ rows = [{"instruction": f"Spell {word}.", "response": " ".join(word)} for word i
 
 def losses(limited):
     def listen(event):
-        if limited and type(event).__name__ == "StepEvent" and event.step == 1:
-            used = psutil.Process().memory_info().vms
-            resource.setrlimit(resource.RLIMIT_AS, (used + (16 << 20), resource.RLIM_INFINITY))
+        if not limited or type(event).__name__ != "StepEvent":
+            return
+        used = psutil.Process().memory_info().vms
+        limit = used + (16 << 20) if event.step == 1 else resource.RLIM_INFINITY  # of step 2 alone, not of the results
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
     run = aprnb.finetune(
         sys.argv[1], data=rows, max_steps=2, batch_size=160, micro_batch_tokens=4096, gradient_checkpointing="off",
