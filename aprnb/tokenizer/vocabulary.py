@@ -116,7 +116,8 @@ def used_tokens(
     for at in compress(count(), map("<unk>".__eq__, vocabulary)) if padded else ():
         if at > alphabet_at and at != merged_at and at not in stated:
             used[at] = False
-    for at in compress(count(), map(str.startswith, vocabulary, repeat("[PAD"))):
+    pads = "\n[PAD" in "\n".join(vocabulary)  # a fifth of the time of asking each string
+    for at in compress(count(), map(str.startswith, vocabulary, repeat("[PAD"))) if pads else ():
         if at not in stated and vocabulary[at] == f"[PAD{at}]":
             used[at] = False
     for at in compress(count(), map(not_, vocabulary)) if "" in vocabulary else ():
