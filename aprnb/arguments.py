@@ -161,5 +161,12 @@ def _unknown(prog: str, token: object, flags: Sequence[str]) -> UsageProblem:
         return UsageProblem(f"{prog}: unexpected value of type {type(token).__name__}")
     if not token.startswith("-"):
         return UsageProblem(f"{prog}: unknown argument {token}", action="put what contains spaces in quotes")
-    near = closest(token.split("=")[0], flags)
+    name = token.split("=")[0]
+    meant = next((flag for flag in flags if name == _initials(flag)), None)  # --lr
+    near = f" (did you mean {meant}?)" if meant else closest(name, [flag for flag in flags if len(flag) > 2])
     return UsageProblem(f"{prog}: unknown option {token}{near}", action=f"see {prog} --help")
+
+
+def _initials(flag: str) -> str:
+    """`--lr` of `--learning-rate`."""
+    return "--" + "".join(word[0] for word in flag[2:].split("-") if word)

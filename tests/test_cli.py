@@ -209,6 +209,7 @@ def test_every_command_shows_its_options(command: str) -> None:
     ("words", "said"),
     [
         (["finetune", "x.apr", "--rnk", "8"], "did you mean --rank?"),
+        (["finetune", "x.apr", "--lr", "1e-4"], "did you mean --learning-rate?"),
         (["finetune", "x.apr", "--method", "qlorra"], "did you mean qlora?"),
         (["finetune", "x.apr", "--rank", "eight"], "expected a whole number"),
         (["finetune", "x.apr", "--rank"], "--rank"),

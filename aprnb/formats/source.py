@@ -20,6 +20,7 @@ from aprnb.printable import first_names
 # Without O_NONBLOCK the open of a pipe waits for a writer; Windows has none of these but O_BINARY.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
 _PART_BYTES = 16 << 20
+_MODEL_ENDINGS = (".apr", ".gguf", ".safetensors")
 LFS_POINTER = (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch it with `git lfs pull`")
 """How the text starts that git leaves in place of a large file, what it is, and what to do."""
 
@@ -177,11 +178,11 @@ def _not_regular(path: Path) -> CheckpointError:
 
 
 def _nearby(path: Path) -> str:
-    """What to do next: the `.apr` files in the folder of the missing one."""
+    """What to do next: the models in the folder of the missing one."""
     try:
-        names = sorted(entry.name for entry in path.parent.iterdir() if entry.suffix == ".apr")
+        names = sorted(entry.name for entry in path.parent.iterdir() if entry.suffix in _MODEL_ENDINGS)
     except OSError:
         return f"check the path: there is no folder {path.parent}"
     if not names:
-        return f"check the path: {path.parent} holds no .apr file"
+        return f"check the path: {path.parent} holds no {', '.join(_MODEL_ENDINGS)} file"
     return f"{path.parent} holds {first_names(names, 5)}"

@@ -23,14 +23,14 @@ from aprnb.formats.sidecar_files import safe_path
 from aprnb.model.build import build_model
 from aprnb.model.heap import return_large_blocks
 from aprnb.model.memory import release_freed
-from aprnb.tuning.planning.identity import Identity, check_identity
+from aprnb.tuning.planning.identity import Identity, check_identity, is_longer
 from aprnb.tuning.planning.memory import adapted_shapes
 from aprnb.tuning.planning.memory_use import begin_peak, peak_bytes
 from aprnb.tuning.planning.saving import read_save_rule
 from aprnb.tuning.preparation import Preparation
 from aprnb.tuning.results.event_log import EventLog
 from aprnb.tuning.results.history import WRITING_MODEL
-from aprnb.tuning.results.manifest import write_manifest
+from aprnb.tuning.results.manifest import MANIFEST, write_manifest
 from aprnb.tuning.results.merge import merge, write_trained
 from aprnb.tuning.results.merge_check import MergeCheck, compare_adapter, compare_trained
 from aprnb.tuning.results.places import BASE, RUN_FILES, RUN_LIST, Places, clear
@@ -56,7 +56,7 @@ def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Li
     names the state that `resume` continues.
     """
     where = run.where
-    begin(where, preparation, fresh=state is None)
+    begin(where, preparation, state)
     log = EventLog(where.events)
 
     def note(event: Event) -> None:
@@ -74,11 +74,13 @@ def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Li
         log.close()
 
 
-def begin(where: Places, preparation: Preparation, *, fresh: bool) -> None:
-    """Writes what was asked for and the plan into the run's folder; a fresh run first removes an earlier one."""
-    if fresh:
+def begin(where: Places, preparation: Preparation, state: RunState | None) -> None:
+    """Writes what was asked for and the plan into the run's folder; a new run first removes an earlier one."""
+    if state is None:
         clear(where)
         write_json(where.run / RUN_LIST, {"files": list(RUN_FILES)}, force=True)
+    if state is None or is_longer(state.identity, preparation.identity, state.step):
+        (where.run / MANIFEST).unlink(missing_ok=True)
         write_request(where, preparation)
     write_json(where.plan, preparation.plan.to_json(), force=True)
 
@@ -158,7 +160,7 @@ def _require_same_base(
         saved = read_content(read_object(path, MAX_RECORD_BYTES), path)
         require_same_model(saved, preparation.report, found, action)
         require_same_tensors(saved, content.tensors, preparation.checkpoint.path, found, action)
-    check_identity(state.identity, identity, str(where.states))
+    check_identity(state.identity, identity, state.step, str(where.states))
 
 
 def _events(

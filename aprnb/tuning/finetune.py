@@ -13,8 +13,8 @@ from aprnb.tuning.planning.recipe_reader import read_options
 from aprnb.tuning.preparation import prepare, require_named
 from aprnb.tuning.results.places import claimed
 from aprnb.tuning.results.run import Run
-from aprnb.tuning.starting import saved_state, start
-from aprnb.tuning.training.events import Listener, Planned
+from aprnb.tuning.starting import is_done, saved_state, start
+from aprnb.tuning.training.events import Listener, Notice, Planned
 
 Rows = str | os.PathLike[str] | Iterable[Any]
 """A path, JSON Lines as text, a list of rows, or a DataFrame."""
@@ -205,16 +205,17 @@ def finetune(
     base = given.pop("model")
     recipe, options = read_options(given)
     base = require_named(base, options.model_size)
-    where, options, finished = start(base, recipe, options)
-    if finished:
-        return finished
+    where, options = start(base, recipe, options)
     with claimed(where, may_exist=bool(options.resume or options.force)):
         preparation = prepare(base, recipe, options)
         tell(Planned(preparation.plan, where.run))
         state = saved_state(where, preparation) if options.resume else None
+        run = Run(where, preparation.plan)
+        if state and is_done(run, preparation, state):
+            tell(Notice("info", f"the run is finished after step {state.step}; more --epochs train it on"))
+            return run
         # Only now: a plan needs none of the modelling code, whose import takes longer than the plan.
         from aprnb.tuning.execution import execute
 
-        run = Run(where, preparation.plan)
         execute(run, preparation, state, tell)
     return run

@@ -91,7 +91,8 @@ def prepare(model: str | os.PathLike[str], recipe: Recipe, options: RunOptions) 
     tokenizer = (choice.source, choice.vocabulary_note)
     plan = make_plan(report, settled, options, examples, evaluated, schedule, facts, assumptions, warnings, tokenizer)
     placement = placement_of(placement.device, settled)
-    identity = Identity(settled.identity(), _data_fingerprint(rows, choice, (examples, evaluated)), base="")
+    fingerprint = _data_fingerprint(rows, choice, (examples, evaluated))
+    identity = Identity(settled.identity(), fingerprint, base="", total_steps=len(schedule.steps))
     return Preparation(
         checkpoint, report, choice, examples, evaluated, schedule, placement, plan, identity, rows, recipe
     )

@@ -10,24 +10,21 @@ from aprnb.errors import AprnbError
 from aprnb.tuning.planning.recipe import Recipe, RunOptions
 from aprnb.tuning.preparation import Preparation
 from aprnb.tuning.results.history import read_history
-from aprnb.tuning.results.manifest import MANIFEST
 from aprnb.tuning.results.places import Places, own_run_files, places, require_free
-from aprnb.tuning.results.run import Run, open_run
+from aprnb.tuning.results.run import Run
 from aprnb.tuning.training.saving.state import RunState
 from aprnb.tuning.training.saving.state_files import load_state, saved_steps
 
 _STATE_SLACK_BYTES = 64 << 20
 
 
-def start(base: str | os.PathLike[str], recipe: Recipe, options: RunOptions) -> tuple[Places, RunOptions, Run | None]:
-    """The paths of the run's files, the options with `resume` decided, and the run, where "auto" finds it finished.
+def start(base: str | os.PathLike[str], recipe: Recipe, options: RunOptions) -> tuple[Places, RunOptions]:
+    """The paths of the run's files, and the options with `resume` decided.
 
     Raises OutputExists where a file of the run exists and may not be replaced.
     """
     where = places(options.output, Path(base))
     if options.resume == "auto":
-        if (where.run / MANIFEST).exists() and where.plan.exists():
-            return where, options, open_run(where.run)
         options = replace(options, resume=bool(saved_steps(where.states)))
     if not options.resume and _holds_nothing(where):
         options = replace(options, force=True)
@@ -38,7 +35,16 @@ def start(base: str | os.PathLike[str], recipe: Recipe, options: RunOptions) -> 
         force=options.force or (bool(options.resume) and _wrote_output(where)),
         resume=bool(options.resume),
     )
-    return where, options, None
+    return where, options
+
+
+def is_done(run: Run, preparation: Preparation, state: RunState) -> bool:
+    """Whether `state` is of the last step and the results of this recipe are written: nothing is left to do."""
+    options, recipe = preparation.options, preparation.recipe
+    if options.force or options.output_dtype or state.step < preparation.plan.total_steps or run.status != "finished":
+        return False
+    wanted = [(run.output, not options.adapter_only), (run.adapter, recipe.trains_adapter)]
+    return all(path is not None and path.exists() for path, is_wanted in wanted if is_wanted)
 
 
 def _holds_nothing(where: Places) -> bool:
@@ -61,4 +67,4 @@ def saved_state(where: Places, preparation: Preparation) -> RunState:
     """The state to resume from; raises where there is none, or it does not fit the run."""
     # AdamW keeps three float32 for each trained parameter; random numbers and headers take less than the slack.
     most_bytes = 16 * preparation.plan.parameters_trainable + _STATE_SLACK_BYTES
-    return load_state(where.states, preparation.identity, most_bytes, preparation.plan.total_steps)
+    return load_state(where.states, preparation.identity, most_bytes)

@@ -90,8 +90,8 @@ def tiny_recipe(**options: Any) -> SettledRecipe:
     return SettledRecipe(**{**settled, **options})
 
 
-def identity_of(recipe: SettledRecipe) -> Identity:
-    return Identity(recipe.identity(), data="rows", base="base")
+def identity_of(recipe: SettledRecipe, total_steps: int = 1_000) -> Identity:
+    return Identity(recipe.identity(), data="rows", base="base", total_steps=total_steps)
 
 
 @dataclasses.dataclass

@@ -55,7 +55,7 @@ SIDECARS = dict(
         folder_with("model.safetensors.index.json", lambda folder: aprnb.open(folder).close()),
         folder_with("adapter_config.json", read_adapter),
         folder_with("adapter_model.safetensors", lambda folder: read_adapter(with_config(folder))),
-        folder_with("state.json", lambda folder: load_state(in_step(folder), Identity({}, "d", "b"))),
+        folder_with("state.json", lambda folder: load_state(in_step(folder), Identity({}, "d", "b", 1))),
         ("x.tokenizer.json", lambda path: sidecar_object(path)),
         ("x.chat_template.jinja", lambda path: find_template({}, find_tokenizer_files(path.with_name("x.apr")))),
     ]

@@ -12,7 +12,7 @@ from aprnb.errors import UsageProblem
 
 @dataclass(frozen=True)
 class Identity:
-    """The recipe's numbers, and hashes of data and base.
+    """The recipe's numbers, hashes of data and base, and the number of optimizer steps in all.
 
     An empty `base` is compared later: the content is known only after loading.
     """
@@ -20,12 +20,27 @@ class Identity:
     recipe: Mapping[str, Any]
     data: str
     base: str
+    total_steps: int
 
 
-def check_identity(saved: Identity, present: Identity, where: str) -> None:
-    """Raises UsageProblem with the first difference."""
+_LENGTH = frozenset(("epochs", "max_steps"))
+
+
+def is_longer(saved: Identity, present: Identity, step: int) -> bool:
+    """Whether `present` trains a finished run on: `step`, the last one of `saved`, is not its own last."""
+    return step == saved.total_steps < present.total_steps
+
+
+def check_identity(saved: Identity, present: Identity, step: int, where: str) -> None:
+    """Raises UsageProblem with the first difference between the run that saved its `step` and the present one.
+
+    A run that was finished may be trained on: with more epochs, and the rest as it was.
+    """
     wanted = json.loads(json.dumps(dict(present.recipe)))
-    for name in sorted(saved.recipe.keys() | wanted.keys()):
+    free = _LENGTH if is_longer(saved, present, step) else ()
+    for name in (*wanted, *sorted(saved.recipe.keys() - wanted.keys())):  # a rank before the alpha that follows from it
+        if name in free:
+            continue
         if name not in saved.recipe or name not in wanted or saved.recipe[name] != wanted[name]:
             before, now = (recipe.get(name, "no such option") for recipe in (saved.recipe, wanted))
             found = f"--{name.replace('_', '-')} is {now}; the saved run has {before}"

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from aprnb.model.build import disable_cpu_repacking
 from aprnb.tuning.data.examples import Examples
 from aprnb.tuning.data.packing import Schedule
-from aprnb.tuning.planning.identity import Identity
+from aprnb.tuning.planning.identity import Identity, is_longer
 from aprnb.tuning.planning.memory_use import peak_bytes
 from aprnb.tuning.planning.recipe import SettledRecipe
 from aprnb.tuning.planning.saving import SaveRule, read_save_rule
@@ -162,6 +162,8 @@ class Training:
         self.saver.resume(state)
         self._clock = Clock(self.total_steps, state.elapsed_s)
         yield Notice("info", f"resuming after step {state.step} of {self.total_steps}")
+        if is_longer(state.identity, self._identity, state.step):
+            yield Notice("info", f"the finished run is trained on: the rates are those of {self.total_steps} steps")
 
     def take_step(self, step: int) -> Generator[Event, None, StepEvent | None]:
         """One optimizer step; returns its StepEvent, or None where it was interrupted before its end."""

@@ -58,7 +58,7 @@ def read_document(path: Path, step: int) -> StateDocument:
     )
     require(_is_number(document["elapsed_s"]) and document["elapsed_s"] >= 0, "has no elapsed_s", "seconds")
     identity, best = document["identity"], document["best"]
-    require(_is_identity(identity), "has no identity", "recipe, data and base")
+    require(_is_identity(identity), "has no identity", "recipe, data, base and steps")
     require(best is None or _is_best(best, step), "has a malformed best", "a step and its held-out loss, or null")
     digest = document["tensors_sha256"]
     require(isinstance(digest, str) and len(digest) == 64, "has no tensors_sha256", "64 hexadecimal digits")
@@ -119,10 +119,11 @@ def _is_number(value: Any) -> bool:
 def _is_identity(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and value.keys() == {"recipe", "data", "base"}
+        and value.keys() == {"recipe", "data", "base", "total_steps"}
         and isinstance(value["recipe"], dict)
         and isinstance(value["data"], str)
         and isinstance(value["base"], str)
+        and type(value["total_steps"]) is int
     )
 
 

@@ -75,10 +75,8 @@ def save_state(folder: Path, state: RunState, keep: int = KEPT) -> Path:
     return target
 
 
-def load_state(
-    folder: Path, identity: Identity, most_bytes: int = MAX_TENSOR_BYTES, total_steps: int | None = None
-) -> RunState:
-    """The newest readable state in `folder`, of a run of `total_steps` whose tensors take at most `most_bytes`.
+def load_state(folder: Path, identity: Identity, most_bytes: int = MAX_TENSOR_BYTES) -> RunState:
+    """The newest readable state in `folder` whose tensors take at most `most_bytes`.
 
     A damaged or incomplete state is passed over for the one before it. Raises FileMissing without a state,
     CheckpointError where all are damaged, UsageProblem where recipe, data or base differ from the run that saved it.
@@ -86,7 +84,7 @@ def load_state(
     passed_over: list[AprnbError] = []
     for path, step in _states(folder):
         try:
-            found = _load(path, step, identity, most_bytes, total_steps)
+            found = _load(path, step, identity, most_bytes)
         except (CheckpointError, FileMissing) as error:
             passed_over.append(error)
         else:
@@ -96,11 +94,12 @@ def load_state(
     raise CheckpointError(newest.found, expected=newest.expected, where=newest.where, action=action)
 
 
-def _load(folder: Path, step: int, identity: Identity, most_bytes: int, total_steps: int | None) -> RunState:
-    if total_steps is not None and step > total_steps:
-        raise CheckpointError(f"{folder} is after the run's last step", expected=f"at most step {total_steps:,}")
+def _load(folder: Path, step: int, identity: Identity, most_bytes: int) -> RunState:
+    if step > identity.total_steps:
+        expected = f"at most step {identity.total_steps:,}"
+        raise CheckpointError(f"{folder} is after the run's last step", expected=expected)
     document = read_document(safe_path(folder, DOCUMENT), step)
-    check_identity(document.identity, identity, str(folder))
+    check_identity(document.identity, identity, step, str(folder))
     path = safe_path(folder, TENSORS)
     tensors = read_tensors(path, most_bytes)
     if file_sha256(path) != document.tensors_sha256:

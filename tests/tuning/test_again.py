@@ -1,0 +1,100 @@
+"""The same command run again: what is finished stays, what was stopped goes on, what is longer is trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aprnb
+from aprnb.errors import CheckpointError, UsageProblem
+from aprnb.tuning.training.events import Notice, StepEvent
+
+ROWS = [{"instruction": f"Spell {word}.", "response": " ".join(word)} for word in ("fish", "cow", "hen", "goat")]
+
+
+@pytest.fixture
+def again(pocket_qwen3: Path, tmp_path: Path) -> Any:
+    """Runs the same command; returns the run, and the steps and notices that it told."""
+
+    def run(listener: Any = lambda _: None, **options: Any) -> tuple[aprnb.Run, list[int], list[str]]:
+        told: list[Any] = []
+
+        def listen(event: Any) -> None:
+            told.append(event)
+            listener(event)
+
+        given = {"data": ROWS, "epochs": 2, "batch_size": 2, "rank": 2, "val_split": 0, "dtype": "float32", **options}
+        output = str(tmp_path / "x.apr")
+        found = aprnb.finetune(pocket_qwen3, output=output, device="cpu", resume="auto", listener=listen, **given)
+        steps = [event.step for event in told if isinstance(event, StepEvent)]
+        return found, steps, [event.text for event in told if isinstance(event, Notice)]
+
+    return run
+
+
+def test_a_finished_run_is_found_and_nothing_is_done_again(again: Any, tmp_path: Path) -> None:
+    first, steps, _ = again()
+    assert steps == [1, 2, 3, 4]
+    written = (tmp_path / "x.apr").stat().st_mtime_ns
+    second, steps, notices = again()
+    assert (steps, second.status, (tmp_path / "x.apr").stat().st_mtime_ns) == ([], "finished", written)
+    assert notices == ["the run is finished after step 4; more --epochs train it on"]
+    assert second.metrics.equals(first.metrics)
+
+
+def test_a_result_that_was_removed_is_written_again_without_a_step(again: Any, tmp_path: Path) -> None:
+    again()
+    content = (tmp_path / "x.apr").read_bytes()
+    (tmp_path / "x.apr").unlink()
+    assert again()[1] == []
+    assert (tmp_path / "x.apr").read_bytes() == content
+
+
+def test_a_finished_run_is_not_the_answer_to_another_recipe(again: Any) -> None:
+    again()
+    with pytest.raises(UsageProblem, match=r"--rank is 4; the saved run has 2"):
+        again(rank=4)
+    with pytest.raises(UsageProblem, match="the training rows changed"):
+        again(data=ROWS[:3])
+    with pytest.raises(CheckpointError, match="after the run's last step"):
+        again(epochs=1)
+
+
+def test_a_finished_run_is_trained_on_with_more_epochs(again: Any, tmp_path: Path) -> None:
+    first, _, _ = again()
+    base, tuned = (tmp_path / "x.apr").read_bytes(), first.metrics
+    longer, steps, notices = again(epochs=3)
+    assert steps == [5, 6]
+    assert "the finished run is trained on: the rates are those of 6 steps" in notices
+    assert longer.metrics[:4].equals(tuned)
+    assert (longer.plan.total_steps, longer.to_json()["steps"]) == (6, 6)
+    assert (tmp_path / "x.apr").read_bytes() != base
+    recipe = (tmp_path / "x.run" / "recipe.toml").read_text("utf-8")
+    assert "epochs = 3" not in recipe  # the default
+    assert "epochs" not in recipe
+    assert again(epochs=3)[1] == []
+
+
+def test_training_on_that_was_stopped_at_once_can_be_continued(again: Any, tmp_path: Path) -> None:
+    again()
+
+    def stop(event: Any) -> None:
+        if isinstance(event, StepEvent) and event.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(aprnb.errors.Interrupted):
+        again(stop, epochs=3)
+    assert again(epochs=3)[1] == [5, 6]
+
+
+def test_a_run_that_was_not_finished_keeps_its_length(again: Any, tmp_path: Path) -> None:
+    def stop(event: Any) -> None:
+        if isinstance(event, StepEvent) and event.step == 2:
+            (tmp_path / "x.run" / "stop").touch()
+
+    assert again(stop)[0].status == "interrupted"
+    with pytest.raises(UsageProblem, match=r"--epochs is 3; the saved run has 2"):
+        again(epochs=3)
+    assert again()[1] == [3, 4]
