@@ -22,6 +22,7 @@ _HOMES = {
     "plan": "aprnb.tuning.finetune",
     "finetune": "aprnb.tuning.finetune",
     "open_run": "aprnb.tuning.results.run",
+    "open_runs": "aprnb.tuning.runs",
     "merge": "aprnb.tuning.results.merge",
     "convert": "aprnb.conversion.convert",
     "plan_conversion": "aprnb.conversion.convert",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from aprnb.tuning.finetune import finetune, plan
     from aprnb.tuning.results.merge import merge
     from aprnb.tuning.results.run import open_run
+    from aprnb.tuning.runs import open_runs
 
 
 def __getattr__(name: str) -> Any:

@@ -102,7 +102,8 @@ def _usage(taken: Sequence[Option]) -> str:
 def _add(group: argparse._ArgumentGroup, option: Option) -> None:
     text = _help_line(option).replace("%", "%%")
     if option.place:
-        group.add_argument(option.name, help=text, metavar=option.place, nargs=None if option.required else "?")
+        count = "*" if option.kind == "texts" else None if option.required else "?"
+        group.add_argument(option.name, help=text, metavar=option.place, nargs=count)
     elif option.kind == "flag" and option.choices:
         group.add_argument(*option.flags, dest=option.name, help=text, nargs="?", const=True, metavar=option.metavar)
     elif option.kind == "flag":

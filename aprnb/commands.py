@@ -10,65 +10,19 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from aprnb.errors import UsageProblem, closest
 from aprnb.options import GROUPS, OPTIONS, Option
+from aprnb.views import Answer, View
 
 if TYPE_CHECKING:
-    from aprnb.conversion import ConversionPlan, Converted
-    from aprnb.display.bundle import Displayed
     from aprnb.model.answer import Generation
     from aprnb.tuning.results.run import Run
     from aprnb.tuning.training.events import Listener
 
 REQUEST = "execute-request"
 """In place of a command: executes one run for another process, which writes the request to standard input."""
-ConvertedT = TypeVar("ConvertedT", bound="Converted")
-RunT = TypeVar("RunT", bound="Displayed")
-GenerationT = TypeVar("GenerationT", bound="Generation")
-
-
-class Answer(Protocol):
-    """The result of a command; `str()` gives its text."""
-
-    def to_json(self) -> dict[str, Any]: ...
-
-    @property
-    def exit_code(self) -> int: ...
-
-
-class ConversionView(Protocol):
-    """Shows one conversion: call it with the bytes done and the bytes in total."""
-
-    def __call__(self, done: int, total: int) -> None: ...
-
-    def plan(self, plan: ConversionPlan) -> None:
-        """Shows what will be written; called before the first byte."""
-        ...
-
-
-class View(Protocol):
-    """How a surface shows the progress of long work; each method calls `work` and returns its result.
-
-    `starts_processes` says whether a run has a process of its own.
-    """
-
-    starts_processes: bool
-
-    def conversion(self, work: Callable[[ConversionView], ConvertedT]) -> ConvertedT:
-        """`work` takes what shows the plan and the progress."""
-        ...
-
-    def training(self, work: Callable[[Listener], RunT]) -> RunT:
-        """`work` takes a listener, which is called with the plan and each event."""
-        ...
-
-    def generation(
-        self, work: Callable[[Callable[[str], object], Callable[[str], object]], GenerationT]
-    ) -> GenerationT:
-        """`work` takes two functions: one is called with each part of the text, one with the phase that begins."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -112,16 +66,42 @@ def _plan(given: dict[str, Any], _: View) -> Answer:
 
 
 def _finetune(given: dict[str, Any], view: View) -> Answer:
+    if "sweep" in given:
+        return _sweep(given, view)
     if given.pop("plan", False):
         return _plan(given, view)
+    return _trained(given, view)
+
+
+def _sweep(given: dict[str, Any], view: View) -> Answer:
+    from aprnb.tuning.sweep import read_sweep, sweep
+
+    varied = read_sweep(given.pop("sweep"))
+    odd = next((name for name in ("plan", "background") if given.get(name)), None)
+    if odd:
+        raise UsageProblem(f"--sweep with --{odd}", expected="one of them: the runs follow one after the other")
+    return sweep(given.get("checkpoint"), given, varied, lambda words, options: _trained(options, view, words))
+
+
+def _trained(given: dict[str, Any], view: View, words: str = "") -> Run:
+    """One run; `words` say which one of several."""
     checkpoint, background = given.pop("checkpoint", None), given.pop("background", False)
-    if background or (view.starts_processes and not given.pop("in_kernel", False)):
-        from aprnb.tuning.child import finetune_in_child
+    in_child = background or (view.starts_processes and not given.pop("in_kernel", False))
 
-        return view.training(lambda listener: finetune_in_child(checkpoint, given, listener, background=background))
-    from aprnb.tuning.finetune import finetune
+    def work(listener: Listener) -> Run:
+        from aprnb.tuning.training.events import Phase
 
-    return view.training(lambda listener: finetune(checkpoint, listener=listener, **given))
+        if words:
+            listener(Phase(words))
+        if in_child:
+            from aprnb.tuning.child import finetune_in_child
+
+            return finetune_in_child(checkpoint, given, listener, background=background)
+        from aprnb.tuning.finetune import finetune
+
+        return finetune(checkpoint, listener=listener, **given)
+
+    return view.training(work)
 
 
 def _watch(given: dict[str, Any], view: View) -> Answer:
@@ -135,6 +115,12 @@ def _watch(given: dict[str, Any], view: View) -> Answer:
         return run
 
     return view.training(work)
+
+
+def _runs(given: dict[str, Any], _: View) -> Answer:
+    from aprnb.tuning.runs import open_runs
+
+    return open_runs(*given.get("run_folders", ()))
 
 
 def serve_request(requests: int, answers: IO[bytes]) -> int:
@@ -213,6 +199,7 @@ _ASK = tuple(option.name for option in GROUPS["generation"])
 _GENERATE = (*_options("checkpoint", *_ASK, "device", "chat_template"), *_ANY_MODEL)
 
 _WATCH = (*_options("run_folder"), _VERBOSE, *_COMMON)
+_RUNS = (*_options("run_folders"), _VERBOSE, *_COMMON)
 
 COMMANDS: Mapping[str, Command] = {
     "inspect": Command("Show what a checkpoint contains.", _inspect, _INSPECT, ("line",)),
@@ -224,6 +211,7 @@ COMMANDS: Mapping[str, Command] = {
     "watch": Command(
         "Show a run that is going on or has ended; Ctrl-C ends the watching, not the run.", _watch, _WATCH, ("line",)
     ),
+    "runs": Command("Show several runs side by side.", _runs, _RUNS, ("line",)),
     "convert": Command("Convert a checkpoint to another format or dtype.", _convert, _CONVERT, ("line",)),
     "merge": Command("Merge a PEFT adapter into its base.", _merge, _MERGE, ("line",)),
     "generate": Command("Answer a prompt, shown as it is generated.", _generate, _GENERATE, ("line", "cell")),

@@ -71,6 +71,8 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
         Option("target", "text", None, "X.apr, X.gguf, X.safetensors, or a folder", place="TARGET", required=True),
         Option("adapter", "text", None, "folder of a PEFT adapter", place="ADAPTER", required=True),
         Option("run_folder", "text", None, "folder of a run, NAME.run", place="RUN", required=True),
+        Option("run_folders", "texts", None, "runs, or folders that contain runs (default: this folder)",
+               place="FOLDER ..."),
     ),
     "what to train on": (
         Option("data", "source", None, "training rows: JSON Lines file, list, DataFrame or text", short="-d"),
@@ -161,6 +163,8 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
         Option("save_every", "text", None, "steps or minutes between saved states (default: ten per run)",
                "N|Nmin"),
         Option("keep", "integer", 2, "saved states to keep, besides the best one", "N", 1, 100),
+        Option("sweep", "text", None, "one run for each combination, such as learning_rate=1e-4,3e-4 rank=8,32",
+               "VALUES"),
         _flag("background", "return at once; the run goes on in a process of its own"),
         _flag("in_kernel", "train in the kernel, not in a process of its own", only="notebook"),
         _flag("keep_going", "let the cells after an interrupted run go on", only="notebook"),

@@ -70,6 +70,7 @@ def test_every_command_in_the_readme_parses() -> None:
         assert parse(words[0], words[1:], prog=f"aprnb {words[0]}", surface="shell").keys() & {
             "checkpoint",
             "run_folder",
+            "run_folders",
         }
 
 
@@ -81,7 +82,12 @@ def test_every_option_that_a_cell_or_command_shows_exists(page: Path) -> None:
     for surface, lines in (("notebook", cells), ("shell", commands)):
         for command, rest in lines:
             parsed = parse(command, shlex.split(rest), prog=command, surface=surface)
-            assert parsed.get("checkpoint") or parsed.get("source") or parsed.get("run_folder")
+            assert (
+                parsed.get("checkpoint")
+                or parsed.get("source")
+                or parsed.get("run_folder")
+                or parsed.get("run_folders")
+            )
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)

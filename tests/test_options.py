@@ -171,7 +171,7 @@ def test_every_default_is_a_value_that_its_option_takes(command: str) -> None:
 def test_help_names_values_and_never_a_kind(command: str, surface: Any) -> None:
     text = help_text(command, prog=f"aprnb {command}", surface=surface)
     assert not re.search("INTEGER|SOURCE,|CHOICE|PAIRS|MODULES", text)
-    assert command == "watch" or "--set FIELD=VALUE" in text
+    assert command in ("watch", "runs") or "--set FIELD=VALUE" in text
     assert "TEXT" not in text or command == "generate"
 
 

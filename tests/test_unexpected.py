@@ -22,6 +22,7 @@ WORDS = {
     "finetune": ["x.apr"],
     "convert": ["x.apr", "y.apr"],
     "watch": ["x.run"],
+    "runs": ["x.run"],
     "merge": ["x.apr", "x.adapter", "-o", "y.apr"],
     "generate": ["x.apr", "--prompt", "Say hello."],
 }

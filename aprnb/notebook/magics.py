@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aprnb.commands import COMMANDS, ConversionView, ConvertedT, GenerationT, RunT
+from aprnb.commands import COMMANDS
 from aprnb.errors import CheckpointError, Interrupted, UsageProblem, out_of_memory_in
 from aprnb.notebook.arguments import expand, join_continued, split
+from aprnb.views import ConversionView, ConvertedT, GenerationT, RunT
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -55,6 +56,10 @@ _EXAMPLES: Mapping[str, str] = {
     "watch": """
         %apr_watch tuned.run
         run = %apr_watch /shared/disk/tuned.run""",
+    "runs": """
+        %apr_runs
+        %apr_runs experiments
+        runs = %apr_runs first.run second.run""",
     "generate": """
         %apr_generate model.apr "What does the cow say?"
         answer = %apr_generate model.gguf $question --max-new-tokens 512 --stop "END"
@@ -143,8 +148,9 @@ class Magic:
         if name:
             self.session.shell.push({name: result})
         if self.command == "finetune" and result.exit_code == Interrupted.exit_code and not keeps_going:
-            self.session.shell.push({"run": result})
-            raise _interrupted(result)
+            stopped = getattr(result, "runs", (result,))[-1]
+            self.session.shell.push({"run": stopped})
+            raise _interrupted(stopped)
         if self.command == "check" and not result.ok:
             self.session.screen.show(result)
             result.raise_for_violations()

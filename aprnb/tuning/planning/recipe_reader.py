@@ -65,6 +65,9 @@ def read_toml(text: str, where: str = "recipe", texts: Collection[str] = ()) -> 
         if written in texts and isinstance(value, str):
             options[written] = value
             continue
+        if written == "sweep" and isinstance(value, dict) and _fits_toml(value):  # a table of lists
+            options[written] = value
+            continue
         known = known_option(written, line)
         if known.name in options:
             raise UsageProblem(f"the recipe sets {known.name} twice, also as {written!r}", where=line)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RECIPE = "recipe.toml"
 _COPIED_BYTES = 64 << 20
 _MOST_RECIPE_BYTES = 1 << 20
-_OF_THE_CALL = (*NOT_FROM_FILES, "plan", "verbose")
+_OF_THE_CALL = (*NOT_FROM_FILES, "plan", "verbose", "sweep")
 _ROWS = {"data": "rows.jsonl", "eval_data": "eval-rows.jsonl"}
 
 

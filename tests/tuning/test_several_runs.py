@@ -1,0 +1,152 @@
+"""Runs side by side: what their table says, what differs, which is best; and the sweep that makes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aprnb
+from aprnb import cli
+from aprnb.errors import AprnbError, FileMissing, UsageProblem
+from aprnb.tuning.planning.recipe_reader import read_toml
+from aprnb.tuning.sweep import combinations, read_sweep
+
+ROWS = [{"instruction": f"Spell {word}.", "response": " ".join(word)} for word in ("fish", "cow", "hen", "goat")]
+QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 2, "val_split": 0.25, "adapter_only": True, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, pocket_qwen3: Path) -> Path:
+    """Two runs, of rank 2 and 4, and a folder that is none."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, rank in (("small", 2), ("large", 4)):
+        aprnb.finetune(pocket_qwen3, data=ROWS, output=str(folder / f"{name}.apr"), rank=rank, **QUICK)
+    (folder / "broken.run").mkdir()
+    (folder / "broken.run" / "plan.json").write_text("{")
+    return folder
+
+
+def test_a_folder_lists_its_runs_and_names_what_is_none(folder: Path) -> None:
+    runs = aprnb.open_runs(folder)
+    assert [run.where.run.name for run in runs.runs] == ["large.run", "small.run"]
+    assert len(runs.unreadable) == 1
+    assert "broken.run" in runs.unreadable[0]
+    frame = runs.frame
+    assert list(frame["rank"]) == [4, 2]
+    assert list(frame["held-out loss"]) == [run.evaluations["eval_loss"][1:].min() for run in runs.runs]
+    assert runs.best is not None
+    assert runs.best.where.run.stem == ("large" if frame["held-out loss"].argmin() == 0 else "small")
+    assert "image/png;base64" in runs.to_html()
+
+
+def test_named_runs_are_compared_by_what_differs_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [str(folder / f"{name}.run") for name in ("small", "large")]
+    text = str(aprnb.open_runs(*names))
+    differing = text.partition("What differs in the recipes")[2].partition("Results")[0]
+    assert [line.split() for line in differing.splitlines() if line.startswith(("rank", "alpha"))] == [
+        ["rank", "2", "4"], ["alpha", "4", "8"],
+    ]  # fmt: skip
+    assert "learning_rate" not in differing
+    assert cli.main(["runs", *names, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [each["recipe"]["rank"] for each in document["runs"]] == [2, 4]
+
+
+def test_runs_on_other_rows_have_no_best(folder: Path, pocket_qwen3: Path, tmp_path: Path) -> None:
+    aprnb.finetune(pocket_qwen3, data=ROWS[:3], output=str(tmp_path / "other.apr"), rank=2, **QUICK)
+    assert aprnb.open_runs(folder / "small.run", tmp_path / "other.run").best is None
+
+
+def test_a_folder_without_runs_and_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "no run here" in str(aprnb.open_runs())
+    with pytest.raises(FileMissing, match="no folder none.run"):
+        aprnb.open_runs("none.run")
+
+
+def test_names_from_files_are_shown_and_not_run(folder: Path, tmp_path: Path) -> None:
+    plan = json.loads((folder / "small.run" / "plan.json").read_text())
+    plan["recipe"]["method"] = "<script>alert(1)</script>\x1b[31m"
+    evil = tmp_path / "<b>$x_{$.run"
+    evil.mkdir()
+    (evil / "plan.json").write_text(json.dumps(plan))
+    (evil / "events.jsonl").write_bytes((folder / "small.run" / "events.jsonl").read_bytes())
+    runs = aprnb.open_runs(tmp_path)
+    assert len(runs.runs) == 1
+    assert not any(part in runs.to_html() for part in ("<script>", "\x1b", "<b>$"))
+    assert "\x1b" not in str(runs)
+
+
+# ---- the sweep
+
+
+def test_a_sweep_is_every_combination_in_order() -> None:
+    varied = read_sweep("learning_rate=1e-4,3e-4 rank=8,32")
+    assert varied == {"learning_rate": (1e-4, 3e-4), "rank": (8, 32)}
+    assert varied == read_sweep(read_toml("[sweep]\nlearning_rate = [1e-4, 3e-4]\nrank = [8, 32]\n")["sweep"])
+    found = list(combinations("m.apr", {"output": "out/t.apr", "seed": 1}, varied))
+    assert [words for words, _ in found] == [
+        "learning_rate=0.0001 rank=8", "learning_rate=0.0001 rank=32", "learning_rate=0.0003 rank=8",
+        "learning_rate=0.0003 rank=32",
+    ]  # fmt: skip
+    assert found[3][1] == {
+        "output": str(Path("out/t-learning_rate=0.0003-rank=32.apr")), "seed": 1, "learning_rate": 3e-4, "rank": 32,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("rank", "expected options and their values"),
+        ("rank=", "expected options and their values"),
+        ("rnk=8", "did you mean rank"),
+        ("rank=x", "expected a whole number"),
+        ("output=a.apr,b.apr", "--sweep of output"),
+        ("rank=8 rank=16", "each option once"),
+        ("seed=" + ",".join(map(str, range(65))), "65 runs; expected 1 to 64"),
+    ],
+)
+def test_a_sweep_that_cannot_be_read_says_why(text: str, found: str) -> None:
+    with pytest.raises(UsageProblem) as caught:
+        read_sweep(text)
+    assert found in str(caught.value)
+
+
+def test_the_command_trains_each_and_names_the_best(
+    pocket_qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    words = ["finetune", str(pocket_qwen3), "--data", str(rows), "--output", str(tmp_path / "t.apr"), "--epochs", "1",
+             "--adapter-only", "--val-split", "0.25", "--sweep", "rank=2,4"]  # fmt: skip
+    assert cli.main(words) == 0
+    said = capsys.readouterr()
+    assert "run 2 of 2: rank=4" in said.err
+    assert "lowest held-out loss: t-rank=" in said.out
+    assert sorted(path.name for path in tmp_path.glob("*.run")) == ["t-rank=2.run", "t-rank=4.run"]
+    assert cli.main([*words, "--plan"]) == 2
+    assert cli.main([*words, "--resume", "auto"]) == 0
+
+
+def test_an_interrupted_sweep_ends_with_the_run_that_was_stopped() -> None:
+    from aprnb.tuning.sweep import sweep
+
+    class Stopped:
+        exit_code = 130
+
+    calls: list[str] = []
+
+    def run(words: str, _: dict[str, Any]) -> Any:
+        calls.append(words)
+        return Stopped()
+
+    assert sweep("m.apr", {}, {"rank": (2, 4)}, run).exit_code == 130
+    assert calls == ["run 1 of 2: rank=2"]
+
+
+def test_unreadable_recipes_stay_errors() -> None:
+    with pytest.raises(AprnbError, match="unknown option 'sweep'"):
+        read_toml("sweep = 3")
