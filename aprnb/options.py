@@ -63,6 +63,7 @@ _MERGED = tuple(dtype.name for dtype in FLOATS)
 _LOADED = ("auto", *(dtype.in_torch for dtype in FLOATS))
 _TRAINED = ("auto", *(dtype.in_torch for dtype in FLOATS if dtype.trains))
 _OPTIMIZERS = ("auto", "adamw", "adamw8bit", "paged_adamw8bit")
+TRACKERS = ("tensorboard", "trackio", "wandb", "mlflow")
 _A_FILE = "an .apr, GGUF or safetensors file, or a Hugging Face folder"
 
 GROUPS: Mapping[str, tuple[Option, ...]] = {
@@ -163,6 +164,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
         Option("save_every", "text", None, "steps or minutes between saved states (default: ten per run)",
                "N|Nmin"),
         Option("keep", "integer", 2, "saved states to keep, besides the best one", "N", 1, 100),
+        Option("track", "choice", None, "also pass the numbers of the run to this tracker", choices=TRACKERS),
         Option("sweep", "text", None, "one run for each combination, such as learning_rate=1e-4,3e-4 rank=8,32",
                "VALUES"),
         _flag("background", "return at once; the run goes on in a process of its own"),

@@ -61,6 +61,7 @@ TUNING_ORDER = (
     "results",
     "runs",
     "sweep",
+    "tracking",
     "starting",
     "execution",
     "finetune",
@@ -100,7 +101,7 @@ INSIDE_FUNCTIONS = {
     "conversion": HEAVY | {"gguf"},
     "notebook": JUPYTER | DRAWING | HEAVY,
     "model": {"psutil"},
-    "tuning": {"pandas", "psutil", "tomli_w"},
+    "tuning": {"pandas", "psutil", "tomli_w", "mlflow", "trackio", "wandb"},
 }
 # Files that exist for one library; the rest of their room imports them inside functions.
 AT_MODULE_LEVEL_OF_FILE = {

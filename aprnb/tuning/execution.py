@@ -23,21 +23,22 @@ from aprnb.formats.sidecar_files import safe_path
 from aprnb.model.build import build_model
 from aprnb.model.heap import return_large_blocks
 from aprnb.model.memory import release_freed
-from aprnb.tuning.planning.identity import Identity, check_identity, is_longer
+from aprnb.tuning.planning.identity import Identity, check_identity
 from aprnb.tuning.planning.memory import adapted_shapes
 from aprnb.tuning.planning.memory_use import begin_peak, peak_bytes
 from aprnb.tuning.planning.saving import read_save_rule
 from aprnb.tuning.preparation import Preparation
 from aprnb.tuning.results.event_log import EventLog
 from aprnb.tuning.results.history import WRITING_MODEL
-from aprnb.tuning.results.manifest import MANIFEST, write_manifest
+from aprnb.tuning.results.manifest import write_manifest
 from aprnb.tuning.results.merge import merge, write_trained
 from aprnb.tuning.results.merge_check import MergeCheck, compare_adapter, compare_trained
-from aprnb.tuning.results.places import BASE, RUN_FILES, RUN_LIST, Places, clear
-from aprnb.tuning.results.request import write_request
+from aprnb.tuning.results.places import BASE, Places
 from aprnb.tuning.results.run import Run
 from aprnb.tuning.results.run_document import run_json
 from aprnb.tuning.results.saved_adapter import save_adapter
+from aprnb.tuning.starting import begin
+from aprnb.tuning.tracking import Tracked, tracked
 from aprnb.tuning.training.events import Event, Finished, Listener, Notice, Phase, Saved
 from aprnb.tuning.training.failure import memory_for, memory_for_results
 from aprnb.tuning.training.interrupt import Interrupt
@@ -66,7 +67,7 @@ def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Li
     try:
         log.start(_about(preparation, state))
         note(Phase("loading"))
-        log.end(_executed(run, preparation, state, note))
+        log.end(_tracked(run, preparation, state, note))
     except BaseException as error:
         log.end(_failure(error))
         raise
@@ -74,15 +75,16 @@ def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Li
         log.close()
 
 
-def begin(where: Places, preparation: Preparation, state: RunState | None) -> None:
-    """Writes what was asked for and the plan into the run's folder; a new run first removes an earlier one."""
-    if state is None:
-        clear(where)
-        write_json(where.run / RUN_LIST, {"files": list(RUN_FILES)}, force=True)
-    if state is None or is_longer(state.identity, preparation.identity, state.step):
-        (where.run / MANIFEST).unlink(missing_ok=True)
-        write_request(where, preparation)
-    write_json(where.plan, preparation.plan.to_json(), force=True)
+def _tracked(run: Run, preparation: Preparation, state: RunState | None, note: Listener) -> dict[str, Any]:
+    options = {name: str(value) for name, value in preparation.recipe.to_json().items()}
+    about = Tracked(run.where.run.stem, run.where.run, {**options, "base": preparation.checkpoint.path.name})
+    with tracked(preparation.options.track, about, note) as track:
+
+        def note_and_track(event: Event) -> None:
+            note(event)
+            track(event)
+
+        return _executed(run, preparation, state, note_and_track)
 
 
 def _executed(run: Run, preparation: Preparation, state: RunState | None, note: Listener) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def plan(
     resume: bool | Literal["auto"] = False,
     save_every: int | str | None = None,
     keep: int = 2,
+    track: str | None = None,
     verbose: bool = False,
 ) -> Plan:
     """Show what `finetune` would do with the same arguments, before any weight is loaded; nothing is written.
@@ -130,6 +131,7 @@ def finetune(
     resume: bool | Literal["auto"] = False,
     save_every: int | str | None = None,
     keep: int = 2,
+    track: str | None = None,
     verbose: bool = False,
     listener: Listener | None = None,
 ) -> Run:
@@ -183,6 +185,8 @@ def finetune(
         save_every: optimizer steps between saved states, or a time such as "10min"; ten states in a run, and one
             every ten minutes, unless given. A state is also saved at the lowest held-out loss so far and at the end.
         keep: saved states to keep, besides the one with the lowest held-out loss.
+        track: "tensorboard", "trackio", "wandb" or "mlflow": also pass the numbers of the run to it; it has to be
+            installed.
         verbose: only recorded here; the command line then reports each step.
         listener: called with each event (`aprnb.tuning.training.events`).
 

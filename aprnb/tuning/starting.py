@@ -7,11 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from aprnb.errors import AprnbError
+from aprnb.formats.atomic import write_json
+from aprnb.tuning.planning.identity import is_longer
 from aprnb.tuning.planning.recipe import Recipe, RunOptions
 from aprnb.tuning.preparation import Preparation
 from aprnb.tuning.results.history import read_history
-from aprnb.tuning.results.places import Places, own_run_files, places, require_free
+from aprnb.tuning.results.manifest import MANIFEST
+from aprnb.tuning.results.places import RUN_FILES, RUN_LIST, Places, clear, own_run_files, places, require_free
+from aprnb.tuning.results.request import write_request
 from aprnb.tuning.results.run import Run
+from aprnb.tuning.tracking import require_tracker
 from aprnb.tuning.training.saving.state import RunState
 from aprnb.tuning.training.saving.state_files import load_state, saved_steps
 
@@ -23,6 +28,7 @@ def start(base: str | os.PathLike[str], recipe: Recipe, options: RunOptions) -> 
 
     Raises OutputExists where a file of the run exists and may not be replaced.
     """
+    require_tracker(options.track)
     where = places(options.output, Path(base))
     if options.resume == "auto":
         options = replace(options, resume=bool(saved_steps(where.states)))
@@ -68,3 +74,14 @@ def saved_state(where: Places, preparation: Preparation) -> RunState:
     # AdamW keeps three float32 for each trained parameter; random numbers and headers take less than the slack.
     most_bytes = 16 * preparation.plan.parameters_trainable + _STATE_SLACK_BYTES
     return load_state(where.states, preparation.identity, most_bytes)
+
+
+def begin(where: Places, preparation: Preparation, state: RunState | None) -> None:
+    """Writes what was asked for and the plan into the run's folder; a new run first removes an earlier one."""
+    if state is None:
+        clear(where)
+        write_json(where.run / RUN_LIST, {"files": list(RUN_FILES)}, force=True)
+    if state is None or is_longer(state.identity, preparation.identity, state.step):
+        (where.run / MANIFEST).unlink(missing_ok=True)
+        write_request(where, preparation)
+    write_json(where.plan, preparation.plan.to_json(), force=True)

@@ -64,6 +64,7 @@ class RunOptions:
     resume: bool | Literal["auto"] = option("resume")
     save_every: str | None = option("save_every")
     keep: int = option("keep")
+    track: str | None = option("track")
     plan: bool = option("plan")
     verbose: bool = option("verbose")
     device: str = option("device")
@@ -116,8 +117,8 @@ class SettledRecipe:
 _ORDER = """
     method rank alpha lora_dropout target_modules quantize_nf4 data eval_data val_split task model_size max_seq_len
     learning_rate epochs max_steps batch_size micro_batch_tokens eval_every warmup_ratio weight_decay max_grad_norm seed
-    optimizer gradient_checkpointing output output_dtype adapter_only force resume save_every keep plan verbose device
-    dtype config overrides chat_template
+    optimizer gradient_checkpointing output output_dtype adapter_only force resume save_every keep track plan verbose
+    device dtype config overrides chat_template
 """.split()
 """The order of the options in documents."""
 _ALL = options_of(Recipe, RunOptions)

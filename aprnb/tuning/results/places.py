@@ -72,7 +72,7 @@ _HALF_WRITTEN = ".aprnb-????????-????????.part"
 _STATES = (*(f"step-{'[0-9]' * digits}" for digits in range(6, 10)), f"{_HALF_WRITTEN}/new", f"{_HALF_WRITTEN}/former")
 RUN_FILES = (
     RUN_LIST, LOCK, "stop", "recipe.toml", "rows.jsonl", "eval-rows.jsonl", "config.json", "plan.json", BASE,
-    "events.jsonl", "manifest.json", _HALF_WRITTEN,
+    "events.jsonl", "manifest.json", "tensorboard/events.out.tfevents.*", _HALF_WRITTEN,
     *(f"states/{folder}/{name}" for folder in _STATES for name in state_document.FILES),
 )  # fmt: skip
 """Everything that a run writes into its folder, and lists there when it begins. `.aprnb-*.part` is an incomplete file
