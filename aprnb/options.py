@@ -90,6 +90,8 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
         Option("alpha", "number", None, "alpha of LoRA (default 2 × rank)", "NUMBER", 0),
         Option("lora_dropout", "number", None, "dropout before the LoRA matrices (default 0.0)", "FRACTION", 0, 0.9),
         Option("target_modules", "modules", None, "linear modules that get an adapter (default all-linear)", "NAMES"),
+        Option("start_adapter", "text", None, "train this adapter on; it decides rank, alpha and modules", "ADAPTER",
+               typed="adapter"),
         _flag("quantize_nf4", "load the frozen base in 4-bit NF4 (the same as --method qlora)"),
     ),
     "schedule": (

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from aprnb.adapters.base_content import (
@@ -43,7 +44,7 @@ from aprnb.tuning.training.events import Event, Finished, Listener, Notice, Phas
 from aprnb.tuning.training.failure import memory_for, memory_for_results
 from aprnb.tuning.training.interrupt import Interrupt
 from aprnb.tuning.training.loop import train
-from aprnb.tuning.training.lora import attach, prepare_full
+from aprnb.tuning.training.lora import attach, prepare_full, start_from
 from aprnb.tuning.training.saving.state import RunState
 from aprnb.tuning.training.saving.state_files import save_state
 from aprnb.tuning.training.used_settings import check_settings, read_settings
@@ -142,6 +143,8 @@ def _module(preparation: Preparation) -> tuple[Any, BaseContent]:
     content = base_content(checkpoint, report)
     if recipe.trains_adapter:
         module = attach(model, recipe, adapted_shapes(report.architecture, recipe.target_modules))
+        if preparation.options.start_adapter:
+            start_from(module, Path(preparation.options.start_adapter), checkpoint, report)
     else:
         module = prepare_full(model)
     used = read_settings(module)
@@ -181,6 +184,7 @@ def _events(
         preparation.recipe,
         device=preparation.placement.device,
         identity=identity,
+        is_fresh=not preparation.options.start_adapter,
         eval_every=preparation.options.eval_every,
         state=state,
         interrupt=interrupt,

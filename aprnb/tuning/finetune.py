@@ -32,6 +32,7 @@ def plan(
     alpha: float | None = None,
     lora_dropout: float | None = None,
     target_modules: str | Sequence[str] | None = None,
+    start_adapter: str | os.PathLike[str] | None = None,
     quantize_nf4: bool = False,
     max_seq_len: int | None = None,
     epochs: int = 3,
@@ -59,7 +60,7 @@ def plan(
     resume: bool | Literal["auto"] = False,
     save_every: int | str | None = None,
     keep: int = 2,
-    track: str | None = None,
+    track: Literal["tensorboard", "trackio", "wandb", "mlflow"] | None = None,
     verbose: bool = False,
 ) -> Plan:
     """Show what `finetune` would do with the same arguments, before any weight is loaded; nothing is written.
@@ -104,6 +105,7 @@ def finetune(
     alpha: float | None = None,
     lora_dropout: float | None = None,
     target_modules: str | Sequence[str] | None = None,
+    start_adapter: str | os.PathLike[str] | None = None,
     quantize_nf4: bool = False,
     max_seq_len: int | None = None,
     epochs: int = 3,
@@ -131,7 +133,7 @@ def finetune(
     resume: bool | Literal["auto"] = False,
     save_every: int | str | None = None,
     keep: int = 2,
-    track: str | None = None,
+    track: Literal["tensorboard", "trackio", "wandb", "mlflow"] | None = None,
     verbose: bool = False,
     listener: Listener | None = None,
 ) -> Run:
@@ -154,6 +156,8 @@ def finetune(
         alpha: of LoRA, whose change of a weight is alpha / rank · B·A; 2 × rank unless given.
         lora_dropout: in front of the LoRA matrices, 0 to 0.9; 0 unless given.
         target_modules: names of the linear modules that get an adapter; "all-linear" unless given.
+        start_adapter: folder of a plain LoRA adapter of this base, which is trained on; it decides rank, alpha and
+            target modules.
         quantize_nf4: the same as method "qlora".
         max_seq_len: longest row in tokens, longer ones are cut; 1024 or the model's limit unless given.
         epochs: how often each row is seen.

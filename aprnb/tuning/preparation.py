@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aprnb.architecture import ContractReport, check_contract, parameter_count, resolve
@@ -24,6 +25,7 @@ from aprnb.tuning.planning.model_size import check_model_size, size_without_file
 from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.recipe import Recipe, RunOptions, SettledRecipe
 from aprnb.tuning.planning.settle import settle
+from aprnb.tuning.planning.start_adapter import recipe_of_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +78,9 @@ def prepare(model: str | os.PathLike[str], recipe: Recipe, options: RunOptions) 
         raise UsageProblem("no training rows are given", action="give --data FILE.jsonl, or rows as the cell's body")
     placement = place(options.device, recipe.dtype)
     facts = device_facts(placement)
+    started_from = ""
+    if options.start_adapter:
+        recipe, started_from = recipe_of_adapter(recipe, Path(options.start_adapter))
     settled, notes = settle(recipe, options.gradient_checkpointing, report.architecture, facts)
     choice = choose_tokenizer(checkpoint, report.architecture, settled.chat_template)
     rows, train, held_out = _read(settled, options)
@@ -92,7 +97,9 @@ def prepare(model: str | os.PathLike[str], recipe: Recipe, options: RunOptions) 
     plan = make_plan(report, settled, options, examples, evaluated, schedule, facts, assumptions, warnings, tokenizer)
     placement = placement_of(placement.device, settled)
     fingerprint = _data_fingerprint(rows, choice, (examples, evaluated))
-    identity = Identity(settled.identity(), fingerprint, base="", total_steps=len(schedule.steps))
+    identity = Identity(
+        {**settled.identity(), "start_adapter": started_from}, fingerprint, base="", total_steps=len(schedule.steps)
+    )
     return Preparation(
         checkpoint, report, choice, examples, evaluated, schedule, placement, plan, identity, rows, recipe
     )

@@ -26,8 +26,8 @@ def again(pocket_qwen3: Path, tmp_path: Path) -> Any:
             listener(event)
 
         given = {"data": ROWS, "epochs": 2, "batch_size": 2, "rank": 2, "val_split": 0, "dtype": "float32", **options}
-        output = str(tmp_path / "x.apr")
-        found = aprnb.finetune(pocket_qwen3, output=output, device="cpu", resume="auto", listener=listen, **given)
+        given = {"output": str(tmp_path / "x.apr"), "device": "cpu", "resume": "auto", **given}
+        found = aprnb.finetune(pocket_qwen3, listener=listen, **given)
         steps = [event.step for event in told if isinstance(event, StepEvent)]
         return found, steps, [event.text for event in told if isinstance(event, Notice)]
 
@@ -87,6 +87,60 @@ def test_training_on_that_was_stopped_at_once_can_be_continued(again: Any, tmp_p
     with pytest.raises(aprnb.errors.Interrupted):
         again(stop, epochs=3)
     assert again(epochs=3)[1] == [5, 6]
+
+
+# ---- an adapter as the start of a new run
+
+NEW = [{"instruction": f"Spell {word}.", "response": "No, never."} for word in ("fish", "cow", "hen", "goat")]
+
+
+@pytest.fixture
+def adapter(pocket_qwen3: Path, tmp_path: Path) -> Path:
+    """Rank 2, of the query projections."""
+    (tmp_path / "first").mkdir()
+    run = aprnb.finetune(
+        pocket_qwen3, data=NEW, output=str(tmp_path / "first" / "a.apr"), val_split=0, device="cpu", dtype="float32",
+        adapter_only=True, epochs=2, batch_size=2, rank=2, alpha=5, target_modules="q_proj", learning_rate=1e-2,
+    )  # fmt: skip
+    assert run.adapter
+    return run.adapter
+
+
+def test_an_adapter_is_trained_on_where_it_ended(adapter: Path, again: Any, pocket_qwen3: Path, tmp_path: Path) -> None:
+    merged = aprnb.merge(pocket_qwen3, adapter, tmp_path / "merged.apr", output_dtype="F32").path
+    started = again(data=NEW, rank=None, start_adapter=str(adapter), max_steps=1)[0]
+    recipe, first = started.plan.to_json()["recipe"], started.history.steps[0]["loss"]
+    assert (recipe["rank"], recipe["alpha"], recipe["target_modules"]) == (2, 5.0, ["q_proj"])
+    of_merged = aprnb.finetune(
+        merged, data=NEW, epochs=2, batch_size=2, rank=2, val_split=0, dtype="float32", device="cpu", max_steps=1,
+        output=str(tmp_path / "y.apr"), adapter_only=True,
+    )  # fmt: skip
+    assert first == pytest.approx(of_merged.history.steps[0]["loss"], rel=1e-5)
+    assert abs(first - again(data=NEW, force=True, resume=False, max_steps=1)[0].history.steps[0]["loss"]) > 0.1
+
+
+def test_an_adapter_that_does_not_fit_is_rejected_by_name(adapter: Path, again: Any, real: Any, tmp_path: Path) -> None:
+    start = {"start_adapter": str(adapter), "rank": None}
+    with pytest.raises(UsageProblem, match="--rank 4 with --adapter, which has 2"):
+        again(**{**start, "rank": 4})
+    with pytest.raises(UsageProblem, match="--adapter with --method full"):
+        again(**start, method="full")
+    with pytest.raises(aprnb.errors.FileMissing, match="no adapter folder at none"):
+        again(start_adapter="none", rank=None)
+    with pytest.raises(UsageProblem, match="another base"):
+        aprnb.finetune(
+            real("pocket-qwen2"), data=ROWS, output=str(tmp_path / "z.apr"), val_split=0, device="cpu", **start
+        )
+
+
+def test_another_adapter_at_resume_is_named(adapter: Path, again: Any, tmp_path: Path) -> None:
+    start = {"start_adapter": str(adapter), "rank": None}
+    again(**start)
+    assert str(adapter) in (tmp_path / "x.run" / "recipe.toml").read_text("utf-8")
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
+    with pytest.raises(UsageProblem, match="--start-adapter is "):
+        again(**start)
 
 
 def test_a_run_that_was_not_finished_keeps_its_length(again: Any, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ class RunOptions:
     data: Any = option("data")
     eval_data: Any = option("eval_data")
     model_size: str | None = option("model_size")
+    start_adapter: str | None = option("start_adapter")
     eval_every: int | None = option("eval_every")
     gradient_checkpointing: Switch = option("gradient_checkpointing")
     output: str | None = option("output")
@@ -115,10 +116,10 @@ class SettledRecipe:
 
 
 _ORDER = """
-    method rank alpha lora_dropout target_modules quantize_nf4 data eval_data val_split task model_size max_seq_len
-    learning_rate epochs max_steps batch_size micro_batch_tokens eval_every warmup_ratio weight_decay max_grad_norm seed
-    optimizer gradient_checkpointing output output_dtype adapter_only force resume save_every keep track plan verbose
-    device dtype config overrides chat_template
+    method rank alpha lora_dropout target_modules start_adapter quantize_nf4 data eval_data val_split task model_size
+    max_seq_len learning_rate epochs max_steps batch_size micro_batch_tokens eval_every warmup_ratio weight_decay
+    max_grad_norm seed optimizer gradient_checkpointing output output_dtype adapter_only force resume save_every keep
+    track plan verbose device dtype config overrides chat_template
 """.split()
 """The order of the options in documents."""
 _ALL = options_of(Recipe, RunOptions)

@@ -20,7 +20,7 @@ MAX_RECIPE_BYTES = 32 << 10
 _MOST_DOTS = 500
 """Python's TOML reader takes quadratic time for a key with many parts."""
 NOT_FROM_FILES = ("force", "output", "resume")
-_PATHS = ("data", "eval_data", "config", "chat_template")
+_PATHS = ("data", "eval_data", "config", "chat_template", "start_adapter")
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def write_request(where: Places, preparation: Preparation) -> None:
     if isinstance(given["config"], Mapping):
         write_json(where.run / "config.json", given["config"], force=True)
         kept["config"] = "config.json"
-    for name in ("config", "chat_template"):
+    for name in ("config", "chat_template", "start_adapter"):
         if name in kept and kept[name] != "config.json" and Path(str(kept[name])).exists():
             kept[name] = str(Path(kept[name]).absolute())
     text = tomli_w.dumps({"model": str(preparation.checkpoint.path.absolute()), **kept}, multiline_strings=True)

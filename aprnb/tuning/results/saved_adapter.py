@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.adapters.base_content import BaseContent
-from aprnb.adapters.config import PATTERNS
 from aprnb.adapters.files import CONFIG_NAME, RECORD_NAME, WEIGHTS_NAME, read_adapter
 from aprnb.adapters.pairs import pairs_of
-from aprnb.errors import UsageProblem
 from aprnb.formats.atomic import atomic_folder
 from aprnb.printable import visible
+from aprnb.tuning.planning.start_adapter import require_plain
 from aprnb.tuning.results.owned_files import ADAPTER_FILES, own_adapter_files
 from aprnb.tuning.tensor_files import write_tensors
-from aprnb.tuning.training.lora import adapted_layers, import_peft, wrapped_by_peft
+from aprnb.tuning.training.lora import adapted_layers, fill, import_peft, wrapped_by_peft
 
 _USED_BY_PEFT = ("r", "lora_alpha", "use_rslora", "fan_in_fan_out")
 
@@ -49,29 +48,15 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     PEFT only warns.
     """
     import_peft()
-    import torch
-    from peft import LoraConfig, set_peft_model_state_dict
+    from peft import LoraConfig
 
     adapter = read_adapter(folder)
-    values = adapter.config.values
+    require_plain(adapter)
     modules = [module for module, *_ in pairs_of(adapter)]  # not the file's pattern
-    variants = [*(key for key in PATTERNS if values.get(key)), *(key.part for key in adapter.tensors)]
-    variant = next((each for each in variants if each not in ("A", "B")), None)
-    if variant:
-        raise adapter.misfit(f"has {variant}", "a plain LoRA")
-    kept = {name: value for name, value in values.items() if name in _USED_BY_PEFT}
+    kept = {name: value for name, value in adapter.config.values.items() if name in _USED_BY_PEFT}
     config = LoraConfig(**kept, target_modules=modules, inference_mode=not trainable)
     wrapped = wrapped_by_peft(model, config)
-    tensors = {
-        f"base_model.model.{key.module}.lora_{key.part}.weight": torch.from_numpy(values.copy())
-        for key, values in adapter.tensors.items()
-    }
-    result: Any = set_peft_model_state_dict(wrapped, tensors)
-    missing = [name for name in result.missing_keys if ".lora_" in name]
-    if missing or result.unexpected_keys:
-        odd = (missing + list(result.unexpected_keys))[0]
-        found = f"the adapter in {folder} does not fit the model: {odd}"
-        raise UsageProblem(found, expected="the same tensors in both")
+    fill(wrapped, adapter)
     return wrapped
 
 

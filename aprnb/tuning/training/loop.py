@@ -6,6 +6,7 @@ model      from `lora.attach` (lora, qlora) or `lora.prepare_full`, already on `
 examples   the training rows; `schedule` holds indices into them
 held_out   the rows to evaluate on, or None
 identity   of recipe, data and base
+is_fresh   whether the adapter, if there is one, is new: then it changes nothing before the first step
 eval_every steps between evaluations; about ten evaluations in all unless given
 state      from `state_files.load_state`, to resume after its step
 interrupt  an entered `interrupt.Interrupt`
@@ -56,6 +57,7 @@ def train(
     *,
     device: torch.device,
     identity: Identity,
+    is_fresh: bool = True,
     eval_every: int | None = None,
     state: RunState | None = None,
     interrupt: Interrupt | None = None,
@@ -72,15 +74,15 @@ def train(
     saver = Saver(save, saving or read_save_rule(None, len(schedule.steps)), interrupt)
     run = Training(model, examples, schedule, recipe, device, identity, interrupt, saver)
     evaluations = evaluation_steps(run.total_steps, eval_every) if held_out else frozenset()
-    yield from keeping_state(run, _events(run, held_out, evaluations, state))
+    yield from keeping_state(run, _events(run, held_out, evaluations, state, is_fresh))
 
 
 def _events(
-    run: Training, held_out: Examples | None, evaluations: frozenset[int], state: RunState | None
+    run: Training, held_out: Examples | None, evaluations: frozenset[int], state: RunState | None, is_fresh: bool
 ) -> Iterator[Event]:
     with memory_for("while the frozen weights were read"):
         frozen = gates.frozen_fingerprint(run.model)
-    yield from (run.resume_from(state) if state else run.check_start(held_out))
+    yield from (run.resume_from(state) if state else run.check_start(held_out, is_fresh))
     for step in range(run.step + 1, run.total_steps + 1):
         done = yield from run.take_step(step)
         if done is None:
@@ -127,11 +129,11 @@ class Training:
         """What of the run is on the disk."""
         return self.saver.kept
 
-    def check_start(self, held_out: Examples | None) -> Iterator[Event]:
+    def check_start(self, held_out: Examples | None, is_fresh: bool) -> Iterator[Event]:
         """Before step 1: a fresh adapter changes nothing, and the base is better than guessing on these rows."""
         first = self._schedule.steps[0].micro_batches
         self.model.eval()
-        if adapted_layers(self.model):
+        if is_fresh and adapted_layers(self.model):
             with memory_for("while the fresh adapter was compared with the base"), self._batches.precision():
                 gates.check_adapter_is_neutral(self.model, *self._probe())
         self.model.train()

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from aprnb.adapters import read_adapter
+from aprnb.adapters.base_content import expected_base, require_base
+from aprnb.adapters.files import AdapterFiles
 from aprnb.errors import GateError, UsageProblem, closest
 from aprnb.model.quiet import quiet_loading
 from aprnb.tuning.planning.recipe import SettledRecipe
+
+if TYPE_CHECKING:
+    from aprnb.architecture import ContractReport
+    from aprnb.formats import Checkpoint
 
 
 def attach(model: Any, recipe: SettledRecipe, modules: Iterable[str] | None = None) -> Any:
@@ -35,6 +43,31 @@ def attach(model: Any, recipe: SettledRecipe, modules: Iterable[str] | None = No
     )
     torch.manual_seed(recipe.seed)
     return wrapped_by_peft(model, config)
+
+
+def start_from(module: Any, folder: Path, checkpoint: Checkpoint, report: ContractReport) -> None:
+    """Fills the fresh matrices of `module` with those of the adapter in `folder`, a plain LoRA of the same base.
+
+    Raises UsageProblem where it was trained on another base, or has other modules.
+    """
+    require_base(expected_base(folder, report, other_base=False), checkpoint)
+    fill(module, read_adapter(folder))
+
+
+def fill(module: Any, adapter: AdapterFiles) -> None:
+    """The matrices of `module` become those of `adapter`; raises UsageProblem for a missing or an unexpected tensor."""
+    from peft import set_peft_model_state_dict
+
+    tensors = {
+        f"base_model.model.{key.module}.lora_{key.part}.weight": torch.from_numpy(values.copy())
+        for key, values in adapter.tensors.items()
+    }
+    result: Any = set_peft_model_state_dict(module, tensors)
+    missing = [name for name in result.missing_keys if ".lora_" in name]
+    if missing or result.unexpected_keys:
+        odd = (missing + list(result.unexpected_keys))[0]
+        found = f"the adapter in {adapter.folder} does not fit the model: {odd}"
+        raise UsageProblem(found, expected="the same tensors in both")
 
 
 def prepare_full(model: nn.Module) -> nn.Module:
