@@ -101,7 +101,7 @@ def _trained(given: dict[str, Any], view: View, words: str = "") -> Run:
 
         return finetune(checkpoint, listener=listener, **given)
 
-    return view.training(work)
+    return view.training(work, "background" if background else "here")
 
 
 def _watch(given: dict[str, Any], view: View) -> Answer:
@@ -114,7 +114,7 @@ def _watch(given: dict[str, Any], view: View) -> Answer:
             run.follow(listener)
         return run
 
-    return view.training(work)
+    return view.training(work, "watched")
 
 
 def _runs(given: dict[str, Any], _: View) -> Answer:

@@ -104,7 +104,7 @@ class TerminalView:
             print(to_text(converted.after_plan()), file=self.output, flush=True)
         return converted
 
-    def training(self, work: Callable[[Listener], T]) -> T:
+    def training(self, work: Callable[[Listener], T], _kind: str = "here", /) -> T:
         return work(Progress(every_step=self.every_step))
 
     def generation(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from aprnb.conversion import ConversionPlan, Converted
-    from aprnb.display.bundle import Displayed
     from aprnb.model.answer import Generation
+    from aprnb.tuning.results.run import Run
     from aprnb.tuning.training.events import Listener
 
 ConvertedT = TypeVar("ConvertedT", bound="Converted")
-RunT = TypeVar("RunT", bound="Displayed")
+RunT = TypeVar("RunT", bound="Run")
 GenerationT = TypeVar("GenerationT", bound="Generation")
+
+TrainingKind = Literal["here", "background", "watched"]
+"""Whether `work` lasts as long as the run, which a KeyboardInterrupt stops; ends before the run; or only watches it."""
 
 
 class Answer(Protocol):
@@ -47,7 +50,7 @@ class View(Protocol):
         """`work` takes what shows the plan and the progress."""
         ...
 
-    def training(self, work: Callable[[Listener], RunT]) -> RunT:
+    def training(self, work: Callable[[Listener], RunT], kind: TrainingKind = "here", /) -> RunT:
         """`work` takes a listener, which is called with the plan and each event."""
         ...
 

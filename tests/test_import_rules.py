@@ -71,7 +71,6 @@ TUNING_ORDER = (
 HEAVY = {"torch", "transformers", "bitsandbytes", "peft", "accelerate", "tokenizers", "safetensors", "jinja2"}
 JUPYTER = {
     "IPython",
-    "ipywidgets",
     "ipykernel",
     "itables",
     "traitlets",
@@ -91,7 +90,7 @@ AT_MODULE_LEVEL = {
     "model": {"numpy"} | HEAVY,
     "conversion": {"numpy"},
     "tuning": {"numpy"} | HEAVY,
-    "notebook": {"numpy", "IPython", "ipywidgets", "traitlets"},
+    "notebook": {"numpy", "IPython", "traitlets"},
 }
 INSIDE_FUNCTIONS = {
     "formats": {"gguf", "lz4", "zstandard"},

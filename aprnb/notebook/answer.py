@@ -42,8 +42,10 @@ class LiveAnswer:
             sys.stdout.write(running_text(part))
             sys.stdout.flush()
         self._text, self._phase = self._text + part, ""
-        if self._screen.is_live and self._pace.numbers_are_due(self._clock()):
+        start_s = self._clock()
+        if self._screen.is_live and self._pace.is_due(start_s):
             self._show(self._unfinished())
+            self._pace.refreshed(start_s, self._clock())
 
     def finish(self, answer: Generation) -> None:
         self._answer = answer

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aprnb.commands import COMMANDS
 from aprnb.errors import CheckpointError, Interrupted, UsageProblem, out_of_memory_in
 from aprnb.notebook.arguments import expand, join_continued, split
-from aprnb.views import ConversionView, ConvertedT, GenerationT, RunT
+from aprnb.views import ConversionView, ConvertedT, GenerationT, RunT, TrainingKind
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -97,12 +97,13 @@ class Session:
         with Bar(self.screen) as bar:
             return work(bar)
 
-    def training(self, work: Callable[[Listener], RunT]) -> RunT:
+    def training(self, work: Callable[[Listener], RunT], kind: TrainingKind = "here", /) -> RunT:
         from aprnb.notebook.panel import Panel
 
-        with Panel(self.screen) as panel:
+        with Panel(self.screen, is_asked=kind != "here") as panel:
             run = work(panel)
-            panel.finish(run)
+            if kind != "background" or not panel.follow(run):
+                panel.finish(run)
         return run
 
     def generation(

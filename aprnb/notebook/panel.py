@@ -1,46 +1,67 @@
 """The live panel of a run: a listener that shows plan and events, and leaves static HTML and a picture.
 
-During the run one display contains ipywidgets. When the run ends, also by an error, the static result replaces them, so
-that a saved notebook has no widget state. The widgets get the static result too: a page that was reloaded during the
-run shows them.
+During the run the panel is HTML that is replaced in place. When the run ends, also by an error, the static result
+replaces it, so that a saved notebook shows all of it without a kernel. The panel of a run in the background follows the
+run's folder in a thread.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from aprnb.display.bundle import Displayed
 from aprnb.display.curve import figure_png, training_curve
 from aprnb.display.document import Details, Document, Messages
-from aprnb.display.html import to_html
-from aprnb.errors import MissingExtra
+from aprnb.errors import AprnbError, MissingExtra
+from aprnb.notebook.live_view import LiveView, clock_text
 from aprnb.notebook.pacing import Pace
 from aprnb.notebook.progress import Progress
-from aprnb.notebook.screen import Screen, picture_bundle, pictures, publish, static_bundle, without_pictures
-from aprnb.notebook.stop import stop_button
-from aprnb.tuning.training.events import Event, Finished, Planned, StepEvent
+from aprnb.notebook.screen import Screen
+from aprnb.notebook.stop import obey, pressed_button, stop_button
+from aprnb.tuning.results.history import read_history
+from aprnb.tuning.results.places import places_of
+from aprnb.tuning.training.events import STOPPING, EvalEvent, Event, Notice, Planned, Saved, StepEvent
+
+if TYPE_CHECKING:
+    from aprnb.tuning.results.run import Run
+
+_OFTEN = (StepEvent, EvalEvent, Saved)
+"""After any other event the next may take minutes: it is shown at once."""
 
 
 class Panel:
-    """Call it with each event; `finish` takes the run; leaving the block makes it static."""
+    """Call it with each event; `finish` takes the run; leaving the block makes it static.
 
-    def __init__(self, screen: Screen, clock: Callable[[], float] = time.monotonic) -> None:
-        for package in ("matplotlib", *(("ipywidgets",) if screen.is_live else ())):
-            if find_spec(package) is None:
-                raise MissingExtra("notebook", package)
-        self.screen, self.clock = screen, clock
+    `is_asked` says that the run is stopped by a request in its folder, not by an interrupt of this kernel.
+    """
+
+    def __init__(self, screen: Screen, clock: Callable[[], float] = time.monotonic, *, is_asked: bool = False) -> None:
+        if find_spec("matplotlib") is None:
+            raise MissingExtra("notebook", "matplotlib")
+        self.screen, self.clock, self.is_asked = screen, clock, is_asked
         self.progress = Progress()
         self.pace = Pace(clock())
-        self._view: _LiveView | None = None
+        self._view: LiveView | None = None
+        self._folder: Path | None = None
         self._run: Displayed | None = None
+        self._is_followed = False
+        self._disobey: Callable[[], None] = lambda: None
 
     def __call__(self, event: Event) -> None:
+        if self._view is None and self.screen.is_live:
+            self._view = LiveView(self.progress.live_html(clock_text()))
+            self._show_stop(self._view)
         if isinstance(event, Planned):
-            self._begin(event.plan)
+            self._begin(event.plan, event.run)
             return
+        if isinstance(event, StepEvent) and event.step > 1 and not self.progress.steps and self._folder:
+            self.progress.before(read_history(places_of(self._folder).events))
         self.progress.take(event)
         if self._view:
             self._refresh(self._view, event)
@@ -49,11 +70,22 @@ class Panel:
         """Takes the run that was returned, whose document remains displayed."""
         self._run = run
 
+    def follow(self, run: Run) -> threading.Thread | None:
+        """Goes on in a thread while `run` does, where a front end may show it; returns the thread."""
+        if self._view is None:
+            return None
+        self._is_followed = True
+        self.screen.was_shown(run)
+        thread = threading.Thread(target=self._follow, args=(run,), name=self._view.panel, daemon=True)
+        thread.start()
+        return thread
+
     def document(self) -> Document:
         """The current state: the run's document once it has been returned, before that the events'."""
         if self._run is not None:
             return self._run.document()
-        return self.progress.document(self._png() if self.progress.steps else None)
+        steps, evals = self.progress.steps, self.progress.evals
+        return self.progress.document(figure_png(training_curve(steps, evals)) if steps else None)
 
     def __enter__(self) -> Panel:
         return self
@@ -61,80 +93,71 @@ class Panel:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.progress.plan is None:
+        if self._is_followed:
             return
         if error is not None:
             self.progress.status = "failed"
-        document = self.document()
-        if self._view:
-            self._view.close(document)
-        else:
-            self.screen.show(document)
-        if self._run is not None:
+        self._close()
+        if self._run is not None and self.progress.plan is not None:
             self.screen.was_shown(self._run)
 
-    def _begin(self, plan: Displayed) -> None:
-        self.progress.plan = plan
-        self.screen.show(_with_details_folded(plan.document()))
-        if not self.screen.is_live:
+    def _close(self) -> None:
+        self._disobey()
+        document = self.document() if self.progress.plan is not None else None
+        if self._view:
+            self._view.close(document)
+        elif document:
+            self.screen.show(document)
+
+    def _follow(self, run: Run) -> None:
+        self.progress = Progress()
+        try:
+            run.follow(self)
+            self.finish(run)
+        except AprnbError as error:  # such as a folder that was removed: nobody waits for this thread
+            self.progress.status = "failed"
+            self.progress.warnings.append(str(error))
+        self._close()
+
+    def _begin(self, plan: Displayed, run: Path | None) -> None:
+        self.progress.plan, self._folder = plan, run
+        if self._view is None:
+            self.screen.show(_with_details_folded(plan.document()))
             return
-        self._view = _LiveView(self.progress.live_html(), stop_button(self.screen.kernel_id))
-        # The first drawing imports matplotlib and reads fonts: it is done here, before the weights are loaded.
-        self._png()
-        self.pace = Pace(self.clock())
-        self.pace.expect(self._timed_png()[1])
+        self._view.plan(_folded(plan.document()))
+        self._show_stop(self._view)
 
-    def _refresh(self, view: _LiveView, event: Event) -> None:
-        # Only steps come often. After any other event, such as the last one, the next may take minutes.
-        if not isinstance(event, StepEvent) or self.pace.numbers_are_due(self.clock()):
-            view.numbers(self.progress.live_html())
-        if self.progress.steps and (isinstance(event, Finished) or self.pace.drawing_is_due(self.clock())):
-            png, drawing_s = self._timed_png()
-            self.pace.drew(drawing_s)
-            view.curve(png)
+    def _show_stop(self, view: LiveView) -> None:
+        if self.is_asked and self._folder:
+            self._disobey()
+            self._disobey = obey(view.panel, self._ask_to_stop)
+        view.stop(stop_button(self.screen.kernel_id, view.panel, self._folder, is_asked=self.is_asked))
 
-    def _timed_png(self) -> tuple[bytes, float]:
+    def _ask_to_stop(self) -> None:
+        from aprnb.tuning.results.run import open_run
+
+        if self._folder:
+            open_run(self._folder).stop()
+            self(Notice("info", STOPPING))
+
+    def _refresh(self, view: LiveView, event: Event) -> None:
+        if isinstance(event, Notice) and event.text == STOPPING:
+            view.stop(pressed_button())
         start_s = self.clock()
-        png = self._png()
-        return png, self.clock() - start_s
-
-    def _png(self) -> bytes:
-        return figure_png(training_curve(self.progress.steps, self.progress.evals))
+        if not isinstance(event, _OFTEN) or self.pace.is_due(start_s):
+            view.numbers(self.progress.live_html(clock_text()))
+            self.pace.refreshed(start_s, self.clock())
 
 
 def _with_details_folded(plan: Document) -> Document:
-    """The plan's facts and warnings; the rest is collapsed, so that the live numbers stay on the page."""
+    """The plan's facts and warnings; the rest is collapsed."""
     kept = [block for block in plan.blocks[1:] if isinstance(block, Messages) and block.kind != "assumption"]
     folded = tuple(block for block in plan.blocks[1:] if block not in kept)
     return Document(plan.title, plan.status, (*plan.blocks[:1], *kept, Details("The whole plan", folded)))
 
 
-class _LiveView:
-    """ipywidgets under one display id."""
-
-    def __init__(self, numbers_html: str, button_html: str) -> None:
-        import ipywidgets
-
-        self._numbers = ipywidgets.HTML(numbers_html)
-        self._button = ipywidgets.HTML(button_html)
-        self._curve = ipywidgets.Image(format="png", layout={"display": "none", "max_width": "720px"})
-        self._box = ipywidgets.VBox([self._numbers, self._button, self._curve], layout={"max_width": "960px"})
-        shown = self._box._repr_mimebundle_()
-        self._handle = publish({**shown, "text/plain": "fine-tuning …"}, display_id=True)
-
-    def numbers(self, html: str) -> None:
-        self._numbers.value = html
-
-    def curve(self, png: bytes) -> None:
-        self._curve.value = png
-        self._curve.layout.display = "block"
-
-    def close(self, document: Document) -> None:
-        """Replaces the widgets by static outputs; in the kernel the widgets remain, with the same content."""
-        self._numbers.value = to_html(document)
-        self._box.children = (self._numbers,)
-        self._button.close()
-        self._curve.close()
-        self._handle.update(static_bundle(without_pictures(document)), raw=True)
-        for picture in pictures(document):
-            publish(picture_bundle(picture))
+def _folded(plan: Document) -> Document:
+    """The plan's warnings; the rest is collapsed, so that numbers and curve stay on the page."""
+    kept = [block for block in plan.blocks if isinstance(block, Messages) and block.kind != "assumption"]
+    folded = tuple(block for block in plan.blocks if block not in kept)
+    return Document(plan.title, plan.status, (*kept, Details("The whole plan", folded)))

@@ -6,9 +6,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aprnb.display.curve import curve_words
+from aprnb.display.curve_svg import curve_svg
 from aprnb.display.document import Block, Document, Fields, Messages, Paragraph, Picture, Status
 from aprnb.display.html import escaped
-from aprnb.tuning.training.events import EvalEvent, Event, Finished, Notice, Phase, Saved, StepEvent, to_metrics_row
+from aprnb.tuning.results.history import History
+from aprnb.tuning.training.events import (
+    STOPPING,
+    EvalEvent,
+    Event,
+    Finished,
+    Notice,
+    Phase,
+    Saved,
+    StepEvent,
+    to_metrics_row,
+)
 from aprnb.units import bytes_text, duration_text
 
 if TYPE_CHECKING:
@@ -17,7 +29,10 @@ if TYPE_CHECKING:
 _TITLES = {"running": "Fine-tuning", "finished": "Fine-tuning finished", "interrupted": "Fine-tuning interrupted",
            "failed": "Fine-tuning failed"}  # fmt: skip
 _STATUSES: dict[str, Status | None] = {"running": None, "finished": "ok", "interrupted": "warning", "failed": "failed"}
-_TILE = "display: inline-block; min-width: 108px; margin: 0 20px 8px 0; vertical-align: top"
+_TILES = "flex: 1 1 240px; display: grid; grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); gap: 8px 12px"
+_BESIDE = "display: flex; flex-wrap: wrap; gap: 8px 24px; align-items: flex-start; margin-top: 8px"
+# Wide enough to be read at 900 pixels; where there is no room beside the numbers it comes below them.
+_CURVE = "flex: 3 1 440px; max-width: 820px"
 
 _NAME, _NUMBER = "opacity: 0.75; font-size: 90%", "font-size: 115%; font-variant-numeric: tabular-nums"
 
@@ -38,8 +53,9 @@ class Progress:
     def take(self, event: Event) -> None:
         """Adds one event."""
         if isinstance(event, StepEvent):
+            self._drop_from(event.step)
             self.steps.append(to_metrics_row(event))
-            self.last, self.doing = event, "training"
+            self.last, self.doing = event, self.doing if self.doing == STOPPING else "training"
         elif isinstance(event, EvalEvent):
             self.evals.append(to_metrics_row(event))
         elif isinstance(event, Phase):
@@ -50,6 +66,10 @@ class Progress:
             self.saved = event
         elif isinstance(event, Finished):
             self.status, self.doing = event.status, "writing the results"
+
+    def before(self, history: History) -> None:
+        """Takes the steps and evaluations that were done before the run was resumed."""
+        self.steps, self.evals = [*history.steps], [*history.evaluations]
 
     def document(self, png: bytes | None = None) -> Document:
         """The current state, static."""
@@ -80,19 +100,28 @@ class Progress:
             *([("time left", left)] if self.status == "running" else []),
         ]
 
-    def live_html(self) -> str:
-        """The numbers as tiles under a progress bar."""
+    def live_html(self, as_of: str = "") -> str:
+        """The numbers as tiles under a progress bar, the curve beside them; `as_of` is the time that is shown."""
         done, total = (self.last.step, self.last.total_steps) if self.last else (0, 1)
         tiles = "".join(
-            f'<span class="aprnb-number" style="{_TILE}"><span style="{_NAME}">{escaped(name)}</span>'
+            f'<span class="aprnb-number"><span style="{_NAME}">{escaped(name)}</span>'
             f'<br><b style="{_NUMBER}">{escaped(value)}</b></span>'
             for name, value in self.numbers()
         )
         warnings = "".join(f"<div>⚠ {escaped(text)}</div>" for text in self.warnings[-3:])
         bar = f'<progress class="aprnb-progress" value="{done}" max="{total}" style="width: 100%"></progress>'
-        numbers = f'<div style="margin-top: 6px">{tiles}</div>'
-        doing = f'<div role="status" style="opacity: 0.75">{escaped(self.doing)}</div>'
-        return f'<div class="aprnb-live" style="line-height: 1.35">{bar}{numbers}{doing}{warnings}</div>'
+        doing = f'<div role="status" style="opacity: 0.75">{escaped(self.doing)} <small>{escaped(as_of)}</small></div>'
+        curve = f'<div style="{_CURVE}">{curve_svg(self.steps, self.evals)}</div>' if self.steps else ""
+        beside = f'<div style="{_BESIDE}"><div style="{_TILES}">{tiles}</div>{curve}</div>'
+        return (
+            f'<div class="aprnb-live" style="line-height: 1.35; max-width: 1200px">{bar}{doing}{beside}{warnings}</div>'
+        )
+
+    def _drop_from(self, step: int) -> None:
+        """Removes what an earlier process did at `step` and after it, and this one does again."""
+        if self.steps and self.steps[-1]["step"] >= step:
+            self.steps = [row for row in self.steps if row["step"] < step]
+            self.evals = [row for row in self.evals if row["step"] < step]
 
     def _take_notice(self, notice: Notice) -> None:
         if notice.kind == "warning":

@@ -97,11 +97,15 @@ def without_pictures(document: Document) -> Document:
 
 def publish(bundle: dict[str, Any], **how: Any) -> Any:
     """Sends a MIME bundle to the front end."""
-    from base64 import b64encode
-
     from IPython.display import display
 
-    data = {
+    return display(encoded(bundle), raw=True, **how)
+
+
+def encoded(bundle: dict[str, Any]) -> dict[str, str]:
+    """The bundle with bytes as base64, as messages have them."""
+    from base64 import b64encode
+
+    return {
         kind: b64encode(shown).decode("ascii") if isinstance(shown, bytes) else shown for kind, shown in bundle.items()
     }
-    return display(data, raw=True, **how)

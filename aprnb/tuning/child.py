@@ -28,7 +28,7 @@ from aprnb.tuning.data.rows import read_rows
 from aprnb.tuning.planning.plan_document import SavedPlan
 from aprnb.tuning.results.places import places_of
 from aprnb.tuning.results.run import Run, open_run
-from aprnb.tuning.training.events import Event, Listener, Notice, Phase, Planned, from_record, to_record
+from aprnb.tuning.training.events import STOPPING, Event, Listener, Notice, Phase, Planned, from_record, to_record
 
 _COMMAND = (sys.executable, "-m", "aprnb", "execute-request")
 _MOST_SAID = 4000
@@ -130,6 +130,8 @@ class _Child:
     def stop(self) -> None:
         """Asks the process to save and stop; called again, to stop at once."""
         self._tell("stop")
+        # Through the queue: the listener may be at work where the signal came in.
+        self._lines.put(json.dumps(to_record(Notice("info", STOPPING), time.time())).encode())
 
     def raise_unless_ended_well(self, run: Run | None) -> None:
         """Raises the child's error, or TrainingError where it ended without one."""

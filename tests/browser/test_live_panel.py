@@ -35,12 +35,13 @@ def test_the_stop_button_ends_a_blocking_run_and_the_saved_notebook_is_static(re
     button.wait_for(timeout=90_000)
     page.cell(1).get_by_text("tokens/s").wait_for(timeout=60_000)
     first = page.cell(1).locator(".aprnb-live").inner_text()
-    page.cell(1).locator("img[src^='blob:'], img[src^='data:image/png']").first.wait_for(timeout=60_000)
-    button.scroll_into_view_if_needed()
-    page.page.wait_for_timeout(300)
+    page.cell(1).locator("svg.aprnb-curve").wait_for(timeout=60_000)
+    page.page.wait_for_timeout(1000)
     page.page.screenshot(path=tmp_path / "live.png")
     assert page.cell(1).locator(".aprnb-live").inner_text() != first, "the numbers move"
+    assert not page.cell(1).locator("[data-mime-type*=widget], .jupyter-widgets").count()
     button.click()
+    page.cell(1).get_by_text("stopping after this micro-batch").first.wait_for(timeout=2_000)
     page.wait_for_end(1, 60)
     assert page.run(2).endswith("'interrupted'")
     page.cell(1).get_by_text("Run interrupted").first.scroll_into_view_if_needed()
@@ -57,15 +58,24 @@ def test_the_stop_button_ends_a_blocking_run_and_the_saved_notebook_is_static(re
     assert "aprnb-stop" not in text
 
 
-def test_a_page_that_was_reloaded_in_between_gets_the_result(ready: LabPage, tmp_path: Path) -> None:
+def test_a_reloaded_page_shows_the_last_state_goes_on_and_stops(ready: LabPage, tmp_path: Path) -> None:
     page = ready
-    page.open("reload.ipynb", ["%load_ext aprnb", _TRAIN.format(steps=100_000, output="reloaded") + " --as run", "run"])
+    page.open("reload.ipynb", ["%load_ext aprnb", _TRAIN.format(steps=100_000, output="reloaded"), "run"])
     page.run(0)
     page.start(1)
     page.cell(1).get_by_text("tokens/s").wait_for(timeout=90_000)
     page.save("reload.ipynb")
     page.page.reload()
     page.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-    page.interrupt_kernels()
-    page.cell(1).get_by_text("Run interrupted").wait_for(timeout=90_000)
+    page.cell(1).locator(".aprnb-live svg").wait_for(timeout=30_000)
+    last = page.cell(1).locator(".aprnb-live").inner_text()
+    assert "Loading widget" not in page.output_text(1)
+    page.page.wait_for_function(
+        "last => document.querySelector('.aprnb-live').innerText !== last", arg=last, timeout=30_000
+    )
+    page.page.screenshot(path=tmp_path / "reloaded.png")
+    page.cell(1).locator("button.aprnb-stop").click()
+    page.cell(1).get_by_text("Run interrupted").wait_for(timeout=60_000)
+    page.cell(1).locator("img[src^='data:image/png']").wait_for(timeout=10_000)
+    assert not page.cell(1).locator("button.aprnb-stop").count()
     assert "Run interrupted" in page.run(2), "and the object shows it again"

@@ -18,8 +18,21 @@ def test_the_curve_is_a_png_and_the_same_each_time():
 def test_the_figure_shows_both_losses_and_the_learning_rate():
     losses, rate = training_curve(STEPS, EVALS).axes
     lines = {line.get_label(): list(line.get_xdata()) for line in losses.get_lines()}
-    assert lines == {"training loss": [row["step"] for row in STEPS], "held-out loss": [0, 20, 40]}
+    every = [row["step"] for row in STEPS]
+    assert lines["training loss"] == lines["smoothed"] == every
+    assert lines["held-out loss"] == [0, 20, 40]
     assert list(rate.get_lines()[0].get_ydata()) == [row["learning_rate"] for row in STEPS]
+
+
+def test_a_few_steps_are_markers_and_are_not_smoothed():
+    losses, _ = training_curve(STEPS[:1], []).axes
+    (line,) = losses.get_lines()
+    assert (line.get_label(), line.get_marker()) == ("training loss", "o")
+
+
+def test_a_long_run_is_a_picture_of_the_same_size():
+    steps = [{"step": n, "loss": 1 + (n * 7919 % 100) / n, "learning_rate": 1e-4} for n in range(1, 10_001)]
+    assert len(figure_png(training_curve(steps, EVALS))) < 75_000
 
 
 def test_a_curve_without_steps_can_be_drawn():

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import count
+import re
+from pathlib import Path
 
 import pytest
 from IPython.utils.capture import capture_output
 
 from aprnb.display.bundle import Displayed
-from aprnb.display.curve import figure_png, training_curve
 from aprnb.display.document import Document, Fields, Messages, Table
 from aprnb.notebook.panel import Panel
 from aprnb.notebook.screen import Screen
 from aprnb.notebook.stop import stop_button
-from aprnb.tuning.training.events import EvalEvent, Finished, Notice, Planned, Saved, StepEvent
+from aprnb.tuning.training.events import STOPPING, EvalEvent, Finished, Notice, Phase, Planned, Saved, StepEvent
 
 
 class SmallPlan(Displayed):
@@ -87,33 +87,94 @@ def test_warnings_from_a_run_are_escaped_in_the_live_view(shell):
 
 
 class LiveScreen(Screen):
-    """A screen with a browser, which shows the widgets of the panel."""
+    """A screen with a browser, which shows displays that are updated."""
 
     is_live = True
+    kernel_id = "0a1b-2c"
 
 
-def test_the_end_of_training_shows_all_steps_and_what_comes_next(shell):
-    # Each look at this clock takes a second, so that a drawing is due once in 100 s and numbers at every event.
-    ticks = count()
-    with capture_output(), Panel(LiveScreen(shell), clock=lambda: float(next(ticks))) as panel:
+def displays(captured) -> dict[str, dict[str, str]]:
+    """The last content of each display, by what its id ends with."""
+    last = {}
+    for output in captured.outputs:
+        last[output.transient["display_id"].partition("-")[2].partition("-")[2]] = output.data
+    return last
+
+
+def test_the_live_panel_is_html_that_is_replaced_in_place(shell):
+    now_s = [0.0]
+    with capture_output() as captured, Panel(LiveScreen(shell), clock=lambda: now_s[0]) as panel:
+        panel(Phase("starting"))
+        assert "starting" in displays(captured)[""]["text/html"], "before the plan"
         panel(Planned(SmallPlan()))
-        for event in [*EVENTS, step(3), EvalEvent(3, 1.5)]:
+        now_s[0] = 1.0
+        panel(step(1))
+        shown = displays(captured)
+        assert "1 of 3" in shown[""]["text/html"]
+        assert "<svg" in shown[""]["text/html"]
+        assert "<details" in shown["plan"]["text/html"]
+        assert "w1" in shown["plan"]["text/html"].partition("<details")[0], "warnings are not folded"
+        assert not any("widget" in kind for output in captured.outputs for kind in output.data)
+    numbers, picture, stop, plan = (displays(captured)[name] for name in ("", "picture", "stop", "plan"))
+    assert "<svg" not in numbers["text/html"], "the end is static"
+    assert set(picture) == {"image/png", "text/plain"}
+    assert stop["text/html"] == plan["text/html"] == ""
+
+
+def test_the_end_of_training_shows_the_last_step_and_what_comes_next(shell):
+    with capture_output() as captured, Panel(LiveScreen(shell), clock=lambda: 0.0) as panel:
+        panel(Planned(SmallPlan()))
+        for event in [*EVENTS, step(3), Finished("finished", 3)]:
             panel(event)
-        steps, evals = panel.progress.steps, panel.progress.evals
-        assert len(steps) == 3
-        assert panel._view._curve.value != figure_png(training_curve(steps, evals))
-        panel(Finished("finished", 3))
-        assert panel._view._curve.value == figure_png(training_curve(steps, evals))
+        html = displays(captured)[""]["text/html"]
+        assert "3 of 3" in html
+        assert "writing the results" in html
 
 
 def test_a_notice_is_shown_at_once(shell):
-    with capture_output(), Panel(LiveScreen(shell), clock=lambda: 0.0) as panel:
+    with capture_output() as captured, Panel(LiveScreen(shell), clock=lambda: 0.0) as panel:
         panel(Planned(SmallPlan()))
         panel(step(1))
         panel(Notice("info", "writing x.apr"))
-        assert "writing x.apr" in panel._view._numbers.value
+        assert "writing x.apr" in displays(captured)[""]["text/html"]
+
+
+def test_a_pressed_button_is_disabled_and_says_what_it_waits_for(shell):
+    with capture_output() as captured, Panel(LiveScreen(shell)) as panel:
+        panel(Planned(SmallPlan()))
+        panel(Notice("info", STOPPING))
+        panel(step(1))
+        stop = displays(captured)["stop"]["text/html"]
+        assert " disabled>" in stop
+        assert "stopping after this micro-batch" in stop
+        assert panel.progress.doing == STOPPING, "and a step does not hide it"
+
+
+def test_steps_that_are_done_again_replace_the_earlier_ones(shell):
+    with capture_output(), Panel(Screen(shell)) as panel:
+        panel(Planned(SmallPlan()))
+        for event in (EvalEvent(0, 2.5), step(1), step(2), EvalEvent(2, 2.0), step(2)):
+            panel(event)
+        assert [row["step"] for row in panel.progress.steps] == [1, 2]
+        assert [row["step"] for row in panel.progress.evals] == [0]
+
+
+def test_an_error_before_the_plan_leaves_no_live_display(shell):
+    with capture_output() as captured, pytest.raises(ValueError, match="broke"), Panel(LiveScreen(shell)) as panel:
+        panel(Phase("starting"))
+        raise ValueError("broke")
+    left = {name: re.sub("<[^>]*>", "", shown["text/html"]) for name, shown in displays(captured).items()}
+    assert left == {"": "", "picture": "", "stop": "", "plan": ""}
 
 
 def test_without_a_server_the_stop_button_is_a_sentence():
-    assert "<button" not in stop_button(None)
-    assert "interrupt the kernel" in stop_button(None)
+    assert "<button" not in stop_button(None, "p")
+    assert "interrupt the kernel" in stop_button(None, "p")
+    assert "%apr_watch x.run" in stop_button(None, "p", Path("x.run"))
+
+
+def test_a_path_in_the_script_ends_no_script_and_no_attribute():
+    button = stop_button("0a1b", "p", Path("</script><img src=x onerror='alert(1)'>\".run"))
+    assert button.count("</script>") == 1
+    assert button.endswith("</script>")
+    assert "<img src=x" not in button.partition("<script>")[0]

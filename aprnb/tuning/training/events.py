@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 STEP_ROW = ("step", "loss", "learning_rate", "grad_norm", "tokens", "labelled_tokens", "tokens_per_s", "elapsed_s")
 EVAL_ROW = ("step", "eval_loss")
 """Keys of the rows of steps and evaluations."""
+STOPPING = "stopping after this micro-batch"
+"""What a notice says once a stop was asked for."""
 _LARGEST = 1e39
 """Beyond every float32, which the numbers of a run are."""
 _MOST_CHARACTERS = 10_000
