@@ -80,7 +80,8 @@ class Progress:
             blocks.append(Messages("warning", tuple(self.warnings)))
         if png:
             blocks.append(Picture(png, curve_words(self.steps, self.evals)))
-        return Document(_TITLES[self.status], _STATUSES[self.status], tuple(blocks))
+        status = _STATUSES[self.status]
+        return Document(_TITLES[self.status], "warning" if status == "ok" and self.warnings else status, tuple(blocks))
 
     def numbers(self) -> list[tuple[str, str]]:
         """Name and text of each number, in the order in which they are shown."""

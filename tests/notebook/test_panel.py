@@ -43,7 +43,7 @@ def test_plan_first_then_the_result_and_its_picture(shell):
     plan, result, _ = (output.data["text/plain"] for output in captured.outputs)
     assert plan.startswith("Plan")
     assert "w1" in plan
-    assert "Fine-tuning finished  ✓ ok" in result
+    assert "Fine-tuning finished  ⚠ warning" in result
     for words in ("3 of 3", "0.6667", "1.5000", "1,000", "little memory left", "x.run/states"):
         assert words in result
 

@@ -52,14 +52,13 @@ def run_document(where: Places, status: str, history: History, plan: Plan | Save
         words = curve_words(history.steps, history.evaluations)
         steps = steps_table(history.steps, history.evaluations)
         blocks += [Picture(figure_png(figure), words), Details("Steps", (steps,))]
-    blocks.append(Details("Plan", plan.document().blocks))
-    if history.warnings:
-        blocks.append(Messages("warning", tuple(history.warnings)))
-    found = (*_ending(where, status, history, plan), *concerns(history.evaluations))
+    planned = plan.document()
+    blocks.append(Details("Plan, with warnings" if planned.status == "warning" else "Plan", planned.blocks))
+    found = (*_ending(where, status, history, plan), *history.warnings, *concerns(history.evaluations))
     if found:
         blocks.insert(0, Messages("warning", found))
-    badge = _BADGES[status]
-    return Document(f"Run {status}", "warning" if found and badge == "ok" else badge, tuple(blocks))
+    badge = "failed" if _BADGES[status] == "failed" else "warning" if found else _BADGES[status]
+    return Document(f"Run {status}", badge, tuple(blocks))
 
 
 def _ending(where: Places, status: str, history: History, plan: Plan | SavedPlan) -> tuple[str, ...]:
