@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 INK, BLUE, ORANGE, GREEN = "#767676", "#1f83d6", "#d5640a", "#2e8b57"
 """Each has a contrast of at least 3.5 : 1 on white and on the dark theme's #111; each series has its own line too."""
-_WIDE, _HIGH, _DPI = 7.2, 3.6, 110
+_WIDE, _HIGH, _DPI = 7.2, 3.6, 100
+_MOST_POINTS = 240
 
 
 def training_curve(steps: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]]) -> Figure:
@@ -66,8 +67,8 @@ def _draw_losses(axes: Axes, steps: Sequence[Mapping[str, Any]], evals: Sequence
     if len(raw) <= MARKED_UP_TO:
         _plot(axes, raw, color=BLUE, linewidth=1.6, marker="o", markersize=4, label="training loss")
     else:
-        _plot(axes, thinned(raw), color=BLUE, linewidth=0.8, alpha=0.45, label="training loss")
-        _plot(axes, smoothed(raw), color=BLUE, linewidth=2.0, label="smoothed")
+        _plot(axes, thinned(raw, _MOST_POINTS), color=BLUE, linewidth=0.8, alpha=0.45, label="training loss")
+        _plot(axes, smoothed(raw, _MOST_POINTS), color=BLUE, linewidth=2.0, label="smoothed")
     if held_out:
         _plot(axes, thinned(held_out), color=ORANGE, linewidth=1.6, linestyle="--", label="held-out loss")
         _plot(axes, thinned(held_out), color=ORANGE, linestyle="", marker="o", markersize=5)

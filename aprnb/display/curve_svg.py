@@ -18,8 +18,8 @@ _WIDE, _HIGH = 580, 330
 _LEFT, _RIGHT = 54, 558
 _INK = "var(--jp-content-font-color1, currentColor)"
 _RULE = "var(--jp-border-color1, #8886)"
-_SIZE = 14
-_LINE, _STRIP = (36, 238), (252, 288)
+_SIZE, _RATE = 14, "learning rate"
+_LINE, _STRIP = (36, 228), (254, 288)
 """Top and bottom of the losses and of the learning rate."""
 
 
@@ -66,8 +66,8 @@ def _rate(rate: list[Point], x: _Scale) -> list[str]:
     y = _Scale(0, highest, _STRIP[1], _STRIP[0] + 2)
     shown = thinned(rate, 200)
     marks = _markers(shown, x, y, GREEN) if len(shown) == 1 else []
-    label = [_text(_LEFT - 8, _STRIP[0] + 11, short_rate(highest), "end")] if rate else []
-    return [_path(shown, x, y, GREEN, 2), *marks, *label]
+    texts = [_text(_LEFT - 8, _STRIP[0] + 11, short_rate(highest), "end"), _text(_LEFT, _STRIP[0] - 5, _RATE, "start")]
+    return [_path(shown, x, y, GREEN, 2), *marks, *(texts if rate else [])]
 
 
 def _grid(x: _Scale, y: _Scale) -> list[str]:
@@ -87,13 +87,12 @@ def _legend(steps: int, has_held_out: bool) -> list[str]:
         ("training loss", BLUE, 'stroke-width="2" opacity="0.5"' if is_smooth else 'stroke-width="2"', steps > 0),
         ("smoothed", BLUE, 'stroke-width="3"', is_smooth),
         ("held-out loss", ORANGE, 'stroke-width="2" stroke-dasharray="6 4"', has_held_out),
-        ("learning rate", GREEN, 'stroke-width="2"', steps > 0),
     ]
     parts, left = [], float(_LEFT)
     for name, colour, how, _ in filter(lambda entry: entry[3], entries):
         parts += [f'<line x1="{left:.0f}" y1="18" x2="{left + 26:.0f}" y2="18" style="stroke: {colour}" {how}/>']
         parts += [_text(left + 32, 23, name, "start")]
-        left += 50 + 7.2 * len(name)
+        left += 56 + 8 * len(name)
     return parts
 
 

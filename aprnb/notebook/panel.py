@@ -107,7 +107,7 @@ class Panel:
         if self._view:
             self._view.close(document)
         elif document:
-            self.screen.show(document)
+            self.screen.show(_without_plan(document))
 
     def _follow(self, run: Run) -> None:
         self.progress = Progress()
@@ -154,6 +154,12 @@ def _with_details_folded(plan: Document) -> Document:
     kept = [block for block in plan.blocks[1:] if isinstance(block, Messages) and block.kind != "assumption"]
     folded = tuple(block for block in plan.blocks[1:] if block not in kept)
     return Document(plan.title, plan.status, (*plan.blocks[:1], *kept, Details("The whole plan", folded)))
+
+
+def _without_plan(run: Document) -> Document:
+    """The run's document below its plan, which was shown already."""
+    kept = (block for block in run.blocks if not (isinstance(block, Details) and block.title.startswith("Plan")))
+    return Document(run.title, run.status, tuple(kept))
 
 
 def _folded(plan: Document) -> Document:

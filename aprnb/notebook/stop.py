@@ -118,8 +118,7 @@ def obey(panel: str, stop: Callable[[], object]) -> Callable[[], None]:
     """Lets the button of a run in the background call `stop`, until the function that is returned is called."""
     from comm import get_comm_manager
 
-    def opened(comm: Any, _message: Any) -> None:
-        get_comm_manager().unregister_comm(comm)
+    def opened(_comm: Any, _message: Any) -> None:
         stop()
 
     get_comm_manager().register_target(stop_target(panel), opened)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from comm import get_comm_manager
+from comm.base_comm import BaseComm
+from IPython.utils.capture import capture_output
 
 import aprnb
 from aprnb.errors import Interrupted
+from aprnb.notebook.screen import Screen
+from aprnb.notebook.stop import stop_target
 
 OPTIONS = "--method lora --rank 4 --batch-size 4 --epochs 40"
 
@@ -37,20 +43,38 @@ def wait_for_steps(folder: Path, steps: int) -> aprnb.tuning.results.run.Run:
     raise AssertionError(f"no {steps} steps in {folder}")
 
 
-def test_a_cell_in_the_background_returns_the_run_while_it_goes_on(shell: Any, here: Path) -> None:
-    run = ran(shell, "--background")
-    assert run.status == "running"
-    assert "%apr_watch" in str(run)
-    live = wait_for_steps(here / "tuned.run", 2)
-    live.stop()
+def test_a_cell_in_the_background_returns_the_run_and_its_panel_goes_on(
+    shell: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Screen, "is_live", True)
+    with capture_output() as captured:
+        run = ran(shell, "--background")
+        assert run.status == "running"
+        assert "%apr_watch" in str(run)
+        wait_for_steps(here / "tuned.run", 2)
+        panel = captured.outputs[0].transient["display_id"]
+        press_stop(panel)
+        follower = next(thread for thread in threading.enumerate() if thread.name == panel)
+        follower.join(60)
+    shown = [output.data for output in captured.outputs if output.transient["display_id"] == panel]
+    assert any("tokens/s" in data["text/html"] for data in shown), "numbers, although the cell has returned"
+    assert "stopping after this micro-batch" in "".join(data["text/html"] for data in shown)
+    assert "Run interrupted" in shown[-1]["text/plain"]
+    assert stop_target(panel) not in get_comm_manager().targets
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
     watched = shell.run_line_magic("apr_watch", "tuned.run")
     assert watched.status == run.status == "interrupted"
     assert "after step" in shell.run_line_magic("apr_inspect", "tuned.run").to_html()
 
 
+def press_stop(panel: str) -> None:
+    """What arrives from the button of a panel."""
+    get_comm_manager().targets[stop_target(panel)](BaseComm(target_name=stop_target(panel), primary=False), {})
+
+
 def test_an_interrupted_cell_fails_after_its_state_is_saved(shell: Any, here: Path) -> None:
     import _thread
-    import threading
 
     def press() -> None:
         wait_for_steps(here / "tuned.run", 2)
