@@ -2,6 +2,7 @@
 # make test   all checks and tests, browser tests included, in the same environment
 # make lab    JupyterLab with the tutorial (the demo's copy if there is one)
 # make docs   the documentation; warnings are errors
+# make torture COUNT kills of a run, each followed by a resume, compared with a run that nobody killed
 # make fuzz   COUNT mutations of real files, starting at SEED, through everything that reads them
 # make clean  remove the environment and everything that was made
 
@@ -11,15 +12,11 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 ifeq ($(shell uname -m),x86_64)
-# Processors with bf16 instructions would train the tests and tutorials in other numbers.
-export ATEN_CPU_CAPABILITY ?= avx2
-endif
-ifeq ($(shell uname -m),x86_64)
 # one dtype and one set of kernels on every machine, so that recorded numbers compare
 test: export ATEN_CPU_CAPABILITY ?= avx2
 endif
 
-.PHONY: demo test lab docs fuzz clean chromium
+.PHONY: demo test lab docs fuzz torture clean chromium
 
 demo: $(VENV)/.demo
 	@$(BIN)/python notebooks/demo.py
@@ -43,6 +40,9 @@ COUNT ?= 2000
 SEED ?= 0
 fuzz: $(VENV)/.dev
 	@$(BIN)/python tests/attacks/fuzz.py --count $(COUNT) --seed $(SEED)
+
+torture: $(VENV)/.dev
+	@$(BIN)/python tests/torture/run.py --count $(COUNT) --seed $(SEED)
 
 clean:
 	rm -rf $(VENV) demo docs/_build build dist .mypy_cache .pytest_cache .ruff_cache
