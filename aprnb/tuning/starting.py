@@ -8,12 +8,22 @@ from pathlib import Path
 
 from aprnb.errors import AprnbError
 from aprnb.formats.atomic import write_json
+from aprnb.formats.source import is_folder, is_link
+from aprnb.formats.targets import unknown_files
 from aprnb.tuning.planning.identity import is_longer
 from aprnb.tuning.planning.recipe import Recipe, RunOptions
 from aprnb.tuning.preparation import Preparation
 from aprnb.tuning.results.history import read_history
 from aprnb.tuning.results.manifest import MANIFEST
-from aprnb.tuning.results.places import RUN_FILES, RUN_LIST, Places, clear, own_run_files, places, require_free
+from aprnb.tuning.results.places import (
+    RUN_FILES,
+    RUN_LIST,
+    Places,
+    clear,
+    own_run_files,
+    places,
+    require_free,
+)
 from aprnb.tuning.results.request import write_request
 from aprnb.tuning.results.run import Run
 from aprnb.tuning.tracking import require_tracker
@@ -56,9 +66,9 @@ def is_done(run: Run, preparation: Preparation, state: RunState) -> bool:
 def _holds_nothing(where: Places) -> bool:
     """Whether an earlier run stands there that ended before its first state: nothing is lost with it."""
     has_results = any(map(os.path.lexists, (where.output, where.adapter)))
-    if has_results or not os.path.lexists(where.plan) or where.run.is_symlink():
+    if has_results or is_link(where.run) or not is_folder(where.run) or saved_steps(where.states):
         return False
-    return bool(own_run_files(where.run)) and not saved_steps(where.states)
+    return next(unknown_files(where.run, own_run_files(where.run)), None) is None
 
 
 def _wrote_output(where: Places) -> bool:

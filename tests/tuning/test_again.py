@@ -152,3 +152,22 @@ def test_a_run_that_was_not_finished_keeps_its_length(again: Any, tmp_path: Path
     with pytest.raises(UsageProblem, match=r"--epochs is 3; the saved run has 2"):
         again(epochs=3)
     assert again()[1] == [3, 4]
+
+
+# ---- what a kill leaves before the plan is written
+
+
+@pytest.mark.parametrize("left", [(), ("lock",), ("lock", "files.json"), ("lock", ".aprnb-01234567-89abcdef.part")])
+def test_a_folder_that_was_only_begun_is_started_again(again: Any, tmp_path: Path, left: tuple[str, ...]) -> None:
+    (tmp_path / "x.run").mkdir()
+    for name in left:
+        (tmp_path / "x.run" / name).write_text("{}")
+    assert again(max_steps=1, adapter_only=True)[0].status == "finished"
+
+
+def test_a_folder_with_a_file_of_the_user_stays(again: Any, tmp_path: Path) -> None:
+    (tmp_path / "x.run").mkdir()
+    (tmp_path / "x.run" / "notes.txt").write_text("mine")
+    with pytest.raises(aprnb.errors.OutputExists):
+        again(max_steps=1)
+    assert (tmp_path / "x.run" / "notes.txt").read_text() == "mine"

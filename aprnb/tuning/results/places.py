@@ -69,14 +69,17 @@ class Places:
 
 RUN_LIST, LOCK, BASE = "files.json", "lock", "base.json"
 _HALF_WRITTEN = ".aprnb-????????-????????.part"
+_FIRST = (LOCK, RUN_LIST, _HALF_WRITTEN)
+"""What a process writes before its plan."""
 _STATES = (*(f"step-{'[0-9]' * digits}" for digits in range(6, 10)), f"{_HALF_WRITTEN}/new", f"{_HALF_WRITTEN}/former")
-RUN_FILES = (
+_FILES = (
     RUN_LIST, LOCK, "stop", "recipe.toml", "rows.jsonl", "eval-rows.jsonl", "config.json", "plan.json", BASE,
     "events.jsonl", "manifest.json", "tensorboard/events.out.tfevents.*", _HALF_WRITTEN,
     *(f"states/{folder}/{name}" for folder in _STATES for name in state_document.FILES),
 )  # fmt: skip
+RUN_FILES = (*_FILES, *(f"{_HALF_WRITTEN}/{name}" for name in _FILES))
 """Everything that a run writes into its folder, and lists there when it begins. `.aprnb-*.part` is an incomplete file
-of a killed process."""
+of a killed process, or what it was about to remove."""
 
 
 def places(output: str | None, model: Path) -> Places:
@@ -117,8 +120,8 @@ def require_free(where: Places, *, writes_model: bool, writes_adapter: bool, for
 
 
 def own_run_files(folder: Path) -> tuple[str, ...]:
-    """Paths of the files in a run's folder that a run wrote; none where its list is missing."""
-    return listed_files(folder, RUN_LIST, RUN_FILES)
+    """Paths of the files in a run's folder that a run wrote; where its list is missing, those written before it."""
+    return listed_files(folder, RUN_LIST, RUN_FILES) or _FIRST
 
 
 @contextmanager
