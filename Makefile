@@ -4,6 +4,7 @@
 # make docs   the documentation; warnings are errors
 # make torture COUNT kills of a run, each followed by a resume, compared with a run that nobody killed
 # make fuzz   COUNT mutations of real files, starting at SEED, through everything that reads them
+# make mutants changes one line of the package at a time (tests/mutants/); its tests must fail; NAMES for some only
 # make clean  remove the environment and everything that was made
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ ifeq ($(shell uname -m),x86_64)
 test: export ATEN_CPU_CAPABILITY ?= avx2
 endif
 
-.PHONY: demo test lab docs fuzz torture clean chromium
+.PHONY: demo test lab docs fuzz torture mutants clean chromium
 
 demo: $(VENV)/.demo
 	@$(BIN)/python notebooks/demo.py
@@ -43,6 +44,10 @@ fuzz: $(VENV)/.dev
 
 torture: $(VENV)/.dev
 	@$(BIN)/python tests/torture/run.py --count $(COUNT) --seed $(SEED)
+
+NAMES ?=
+mutants: $(VENV)/.dev
+	@$(BIN)/python tests/mutants/run.py $(NAMES)
 
 clean:
 	rm -rf $(VENV) demo docs/_build build dist .mypy_cache .pytest_cache .ruff_cache

@@ -10,8 +10,9 @@ import aprnb
 from aprnb.architecture.weights import unpermute
 from aprnb.formats import TensorSource, write_apr
 from aprnb.formats.codecs import encode
-from aprnb.model.build import build_model
+from aprnb.model.build import build_model, model_config
 from aprnb.model.device import place
+from aprnb_tests import families
 
 FLOAT = {
     "pocket-qwen3": ("qwen3", "bfloat16"),
@@ -117,6 +118,21 @@ def test_quantised_loading_replaces_the_linear_layers_and_stays_close(pocket_qwe
     ids = tokenizer("Spell cow.").input_ids
     exact, found = logits(plain, ids), logits(small, ids)
     assert (exact - found).abs().mean() < 0.1 * (exact.max() - exact.min())
+
+
+def test_the_attention_is_the_architectures(pocket_qwen3):
+    checkpoint = aprnb.open(pocket_qwen3)
+    report = aprnb.check(checkpoint)
+    model = build_model(checkpoint, report, place("cpu", "float32"))
+    assert model.config._attn_implementation == report.architecture.attention == "sdpa"
+
+
+def test_a_classs_own_dropout_is_switched_off(tmp_path):
+    """GPT-2's config has a tenth of it in three places, unless a file says otherwise."""
+    families.saved("gpt2", tmp_path)
+    config = model_config(aprnb.check(tmp_path).architecture)
+    found = {name: value for name, value in vars(config).items() if name.endswith("pdrop")}
+    assert found == dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
 
 
 def test_nan_weights_are_an_error_that_names_the_tensor(pocket_qwen3, tmp_path):

@@ -49,6 +49,13 @@ def test_the_matrices_are_float32_over_any_base(sixteen_bit: bool) -> None:
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 
+def test_the_layers_have_the_recipes_rank_scale_and_dropout() -> None:
+    layers = adapted_layers(attach(tiny_model(), tiny_recipe(rank=3, alpha=12.0, lora_dropout=0.25))).values()
+    assert {len(layer.lora_A["default"].weight) for layer in layers} == {3}
+    assert {layer.scaling["default"] for layer in layers} == {4.0}  # alpha / rank; rsLoRA would have 12 / sqrt(3)
+    assert {layer.lora_dropout["default"].p for layer in layers} == {0.25}
+
+
 def test_the_seed_decides_the_matrices() -> None:
     one, same, other = (attach(tiny_model(), tiny_recipe(seed=seed)).state_dict() for seed in (1, 1, 2))
     name = "base_model.model.model.layers.0.mlp.up_proj.lora_A.default.weight"

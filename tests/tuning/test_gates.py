@@ -10,9 +10,10 @@ import torch
 
 from aprnb.errors import GateError, TrainingError
 from aprnb.tuning.training import gates
+from aprnb.tuning.training.batches import prompts_of
 from aprnb.tuning.training.events import Notice, StepEvent
 from aprnb.tuning.training.lora import adapted_layers, attach
-from aprnb_tests.tiny import tiny_model, tiny_nf4_model, tiny_recipe, tiny_run
+from aprnb_tests.tiny import tiny_examples, tiny_model, tiny_nf4_model, tiny_recipe, tiny_run
 
 IDS, POSITIONS = torch.arange(2, 12), torch.arange(10)
 
@@ -55,6 +56,12 @@ def test_answers_less_likely_than_chance_are_training_and_prompts_too_are_a_brok
         gates.check_base_loss(9.0, 5.1, 96)
 
 
+def test_the_prompts_of_rows_are_all_that_is_not_an_answer() -> None:
+    rows = tiny_examples()
+    for row, prompt in zip(rows.examples, prompts_of(rows).examples, strict=True):
+        assert (row.labels_mask ^ prompt.labels_mask).all()
+
+
 def test_a_base_hardly_better_than_guessing_gets_a_warning() -> None:
     # ln 96 = 4.564; 0.8 of it is 3.651.
     assert "the checkpoint is not trained" in (gates.check_base_loss(3.7, 3.7, 96) or "")
@@ -73,6 +80,13 @@ def test_a_target_outside_the_graph_is_found_in_step_1() -> None:
 def test_a_matrix_that_the_optimizer_does_not_know_is_found_in_step_1() -> None:
     run = tiny_run(learning_rate=0.0)
     with pytest.raises(GateError, match=r"step 1 did not change .* and 11 more"):
+        list(run.events())
+
+
+def test_a_gradient_of_zeros_is_found_in_step_1() -> None:
+    run = tiny_run()
+    first_layer(run.model).lora_B["default"].weight.register_hook(torch.zeros_like)
+    with pytest.raises(GateError, match=r"no gradient reaches .*q_proj\.lora_B"):
         list(run.events())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -42,6 +43,14 @@ def test_an_adapter_learns_what_the_frozen_head_allows() -> None:
 
 def test_the_same_recipe_gives_the_same_numbers() -> None:
     assert losses(list(tiny_run(lora_dropout=0.1).events())) == losses(list(tiny_run(lora_dropout=0.1).events()))
+
+
+def test_the_seed_decides_the_dropout() -> None:
+    runs = [tiny_run(lora_dropout=0.5, held_out=False) for _ in range(2)]
+    runs[1].recipe = dataclasses.replace(runs[1].recipe, seed=7)  # the adapters begin as those of the other
+    one, other = (losses(list(run.events())) for run in runs)
+    assert one[0] == other[0]
+    assert one[1] != other[1]
 
 
 def test_four_micro_batches_are_the_same_step_as_one() -> None:
@@ -98,6 +107,16 @@ def test_sixteen_bit_computing_stays_near_float32() -> None:
     rounded = losses(list(tiny_run(model=model, dtype="bfloat16").events()))
     # bfloat16 has 8 bits of precision: about 0.4 % per operation.
     assert rounded == pytest.approx(exact, rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_run_computes_in_the_dtype_of_its_recipe(dtype: torch.dtype) -> None:
+    run = tiny_run(schedule_of(tiny_examples(), ((0, 1),)), held_out=False, dtype=str(dtype).removeprefix("torch."))
+    seen: set[torch.dtype] = set()
+    projection = run.model.get_base_model().model.layers[0].mlp.up_proj
+    projection.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    list(run.events())
+    assert seen == {dtype}
 
 
 def test_the_step_counts_real_tokens_and_their_labels() -> None:

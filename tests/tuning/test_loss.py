@@ -73,6 +73,29 @@ def test_chunks_give_the_same_loss_and_gradients_as_one_piece(monkeypatch: pytes
     torch.testing.assert_close(chunked[2], one[2])
 
 
+def test_the_loss_of_16_bit_logits_is_computed_in_float32() -> None:
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 50, bias=False).bfloat16()
+    hidden, targets = torch.randn(37, 16).bfloat16(), torch.randint(0, 50, (37,))
+    with torch.no_grad():
+        wanted = cross_entropy(head(hidden).double(), targets, reduction="sum").item()
+        assert chunked_cross_entropy(hidden, head, targets).item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_no_logits_are_kept_for_the_backward_pass() -> None:
+    head = torch.nn.Linear(16, 50, bias=False)
+    hidden = torch.randn(37, 16, requires_grad=True)
+    kept: list[tuple[int, ...]] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        chunked_cross_entropy(hidden, head, torch.randint(0, 50, (37,))).backward()
+    assert (37, 50) not in kept
+
+
 def test_full_logits_never_exist(monkeypatch: pytest.MonkeyPatch, batches: Batches) -> None:
     monkeypatch.setattr(loss_module, "chunk_positions", lambda _: 4)
     model = attach(tiny_model(), tiny_recipe())

@@ -84,3 +84,13 @@ def test_an_optimizer_that_is_not_finite_is_not_saved(tmp_path: Path, monkeypatc
     monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
     with pytest.raises(TrainingError, match=r"NaN or infinity in optimizer/state/0/exp_avg_sq(.|\n)*no state is saved"):
         list(tiny_run(eval_every=6).events(save=saver(tmp_path), saving=SaveRule(None, None)))
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight() -> None:
+    run = tiny_run(held_out=False)
+    weights = [one for one in run.model.parameters() if one.requires_grad]
+    before = [one.detach().clone() for one in weights]
+    weights[1].register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(TrainingError, match=r"step 1: loss \d.*, gradient norm (nan|inf)"):
+        list(run.events())
+    assert all(map(torch.equal, before, weights))

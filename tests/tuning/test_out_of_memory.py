@@ -85,6 +85,15 @@ def test_dropout_after_out_of_memory_is_that_of_a_run_that_began_with_smaller_mi
     assert losses(list(events)) == expected
 
 
+def test_a_limit_far_above_the_micro_batch_is_halved_from_its_size() -> None:
+    schedule = schedule_of(tiny_examples(), (tuple(range(12)),))
+    run = tiny_run(schedule, micro_batch_tokens=8192, held_out=False)
+    assert 2 * 60 < sum(tiny_examples().lengths) < 4 * 60
+    SmallMemory(run.model, 60, KINDS[0])
+    found = [event.text for event in run.events() if isinstance(event, Notice) and "out of memory" in event.text]
+    assert len(found) == 2
+
+
 def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
     run = tiny_run(held_out=False)
     events = run.events()

@@ -15,11 +15,13 @@ from aprnb.architecture import Architecture, ContractReport, parameter_count
 from aprnb.errors import UsageProblem
 from aprnb.tuning.planning.device import DeviceFacts
 from aprnb.tuning.planning.make_plan import make_plan
-from aprnb.tuning.planning.memory import activation_bytes, adapter_parameters, plan_memory, weight_bytes
+from aprnb.tuning.planning.memory import activation_bytes, adapter_parameters, logit_bytes, plan_memory, weight_bytes
 from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.recipe import Recipe, RunOptions
 from aprnb.tuning.planning.settle import settle
 from aprnb.tuning.training.lora import attach, prepare_full
+from aprnb.tuning.training.loss import chunked_cross_entropy
+from aprnb_tests.memory import forget_peak, peak
 from aprnb_tests.tiny import (
     bytes_kept_for_backward,
     schedule_of,
@@ -103,6 +105,17 @@ def test_checkpointing_leaves_one_layer_and_the_borders_of_the_others() -> None:
     assert recomputed < kept / 10
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system cannot reset peaks")
+def test_the_planned_logits_are_those_that_the_loss_holds() -> None:
+    large = dataclasses.replace(TINY, vocab_size=1 << 17)
+    head = torch.nn.Linear(8, large.vocab_size, bias=False).requires_grad_(False)
+    hidden = torch.randn(256, 8, requires_grad=True)
+    targets = torch.arange(256)
+    before = forget_peak()
+    chunked_cross_entropy(hidden, head, targets).backward()
+    assert peak() - before == pytest.approx(logit_bytes(large, 256), rel=0.1)
+
+
 def test_the_terms_add_up() -> None:
     plan = plan_memory(
         QWEN3_8B, 8_190_735_360, 43_646_976, method="qlora", dtype="bfloat16", optimizer="adamw", checkpointing=True,
@@ -164,6 +177,18 @@ def test_a_settled_recipe_leaves_nothing_open() -> None:
     assert settled == (16, 32.0, 128, 2e-4, 512)
     assert "auto" not in vars(recipe).values()
     assert {name for name, value in vars(recipe).items() if value is None} == {"max_steps", "chat_template"}
+
+
+def test_a_settled_recipe_keeps_what_is_given() -> None:
+    given = {"rank": 4, "alpha": 5.0, "lora_dropout": 0.25, "learning_rate": 1e-3, "val_split": 0.3, "max_seq_len": 99}
+    recipe, _ = settle(Recipe(method="lora", **given), "off", TINY, LAPTOP)
+    assert {name: getattr(recipe, name) for name in given} == given
+
+
+def test_each_method_has_its_own_learning_rate() -> None:
+    """Those that the help of --learning-rate names."""
+    rates = {m: settle(Recipe(method=m), "off", TINY, LAPTOP)[0].learning_rate for m in ("lora", "qlora", "full")}
+    assert rates == {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5}
 
 
 @pytest.mark.parametrize(

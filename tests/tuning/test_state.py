@@ -22,7 +22,7 @@ from aprnb.tuning.training.events import EvalEvent, Finished, Saved, StepEvent
 from aprnb.tuning.training.interrupt import Interrupt
 from aprnb.tuning.training.saving import state_files as state_module
 from aprnb.tuning.training.saving.state import RunState
-from aprnb.tuning.training.saving.state_files import load_state, save_state
+from aprnb.tuning.training.saving.state_files import load_state, save_state, saved_steps
 from aprnb_tests.tiny import TinyRun, identity_of, losses, saver, tiny_run
 
 TESTS = Path(__file__).parent.parent
@@ -182,3 +182,19 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_state(tmp_path: Path) ->
     state = load_state(tmp_path, identity_of(run.recipe))
     assert state.step == 3
     assert all(torch.isfinite(tensor).all() for tensor in state.tensors.values())
+
+
+def test_a_resumed_run_counts_the_time_before(tmp_path: Path) -> None:
+    first = interrupted_after(3, tiny_run(held_out=False), tmp_path)
+    assert first[-1] == Finished("interrupted", 3)
+    run = tiny_run(held_out=False)
+    state = dataclasses.replace(load_state(tmp_path, identity_of(run.recipe)), elapsed_s=5_000.0)
+    found = [event.elapsed_s for event in run.events(state=state) if isinstance(event, StepEvent)]
+    assert 5_000 < found[0] < found[-1] < 5_100
+
+
+def test_the_best_state_stays_when_older_ones_go(tmp_path: Path) -> None:
+    state = saved_state(tmp_path / "run")
+    for step in (1, 2, 3, 4, 5):
+        save_state(tmp_path / "states", dataclasses.replace(state, step=step, best=(min(step, 2), 1.0)))
+    assert saved_steps(tmp_path / "states") == (2, 4, 5)

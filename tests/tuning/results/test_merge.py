@@ -14,7 +14,8 @@ import torch
 from safetensors.numpy import save_file
 
 import aprnb
-from aprnb.errors import OutputError, UsageProblem
+from aprnb.conversion import apr_model
+from aprnb.errors import ContractError, OutputError, UsageProblem
 from aprnb.formats import values
 from aprnb.formats.codecs import decode, encode
 from aprnb.formats.dtypes import BY_NAME
@@ -185,3 +186,22 @@ def test_a_merged_model_is_only_written_as_apr(pocket_qwen3, shape, tmp_path):
     with pytest.raises(UsageProblem, match=r"merged\.gguf.*ends in \.apr"):
         aprnb.merge(pocket_qwen3, folder, tmp_path / "merged.gguf")
     assert not (tmp_path / "merged.gguf").exists()
+
+
+def test_norms_of_a_merged_model_are_in_float32(pocket_qwen3, shape, tmp_path):
+    merged = merge(pocket_qwen3, adapter(tmp_path / "adapter", shape), tmp_path / "out.apr", output_dtype="F16")
+    with aprnb.open(merged.path) as checkpoint:
+        found = {(len(one.shape), one.dtype.name) for one in checkpoint.tensors.values() if not one.is_tied_placeholder}
+    assert found == {(1, "F32"), (2, "F16")}
+
+
+def test_a_merged_file_that_lacks_a_tensor_is_not_kept(pocket_qwen3, shape, tmp_path, monkeypatch):
+    real = apr_model.write_apr
+
+    def without_a_norm(path, metadata, tensors, **options):
+        return real(path, metadata, [tensor for tensor in tensors if tensor.name != NORM], **options)
+
+    monkeypatch.setattr(apr_model, "write_apr", without_a_norm)
+    with pytest.raises(ContractError, match=NORM):
+        merge(pocket_qwen3, adapter(tmp_path / "adapter", shape), tmp_path / "out.apr")
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
