@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from aprnb.adapters import read_adapter
 from aprnb.adapters.base_content import BaseContent
 from aprnb.errors import FileMissing, OutputError, OutputExists, UsageProblem
 from aprnb.tuning.results import saved_adapter as adapter_module
 from aprnb.tuning.results.saved_adapter import load_adapter, save_adapter
 from aprnb.tuning.training.events import EvalEvent
-from aprnb.tuning.training.lora import adapted_layers, attach
+from aprnb.tuning.training.lora import adapted_layers, attach, fill
 from aprnb_tests.tiny import tiny_model, tiny_nf4_model, tiny_recipe, tiny_run
 
 BASE = Path("models/tiny.apr")
@@ -120,6 +121,13 @@ def test_an_adapter_with_a_tensor_too_few_is_rejected(tmp_path: Path) -> None:
     save_file(tensors, folder / "adapter_model.safetensors")
     with pytest.raises(UsageProblem, match=r"contains tensors that are not pairs; expected lora_A"):
         load_adapter(tiny_model(), folder)
+
+
+def test_an_adapter_of_fewer_modules_does_not_fill_a_run(tmp_path: Path) -> None:
+    model = attach(tiny_model(), tiny_recipe(target_modules=("q_proj",)))
+    folder = save_adapter(model, tmp_path / "a.adapter", BASE)
+    with pytest.raises(UsageProblem, match=r"does not fit the model: .*proj\.lora_"):
+        fill(attach(tiny_model(), tiny_recipe()), read_adapter(folder))
 
 
 def test_a_folder_without_an_adapter_is_named(tmp_path: Path) -> None:
