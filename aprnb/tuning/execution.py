@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +36,7 @@ from aprnb.tuning.results.places import BASE, Places
 from aprnb.tuning.results.run import Run
 from aprnb.tuning.results.run_document import run_json
 from aprnb.tuning.results.saved_adapter import save_adapter
-from aprnb.tuning.starting import begin
+from aprnb.tuning.starting import about, begin, differences
 from aprnb.tuning.tracking import Tracked, tracked
 from aprnb.tuning.training.events import Event, Finished, Listener, Notice, Phase, Saved
 from aprnb.tuning.training.failure import memory_for, memory_for_results
@@ -58,6 +56,7 @@ def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Li
     names the state that `resume` continues.
     """
     where = run.where
+    before = run.history.start
     begin(where, preparation, state)
     log = EventLog(where.events)
 
@@ -66,7 +65,9 @@ def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Li
         tell(event)
 
     try:
-        log.start(_about(preparation, state))
+        log.start(about(preparation, state))
+        for text in differences(before) if state else ():
+            note(Notice("info", text))
         note(Phase("loading"))
         log.end(_tracked(run, preparation, state, note))
     except BaseException as error:
@@ -115,17 +116,6 @@ def _executed(run: Run, preparation: Preparation, state: RunState | None, note: 
         raise Interrupted(
             "stopped at once", action=kept if saved_step else "no state was saved: start again with --force"
         ) from None
-
-
-def _about(preparation: Preparation, state: RunState | None) -> dict[str, Any]:
-    return {
-        "aprnb": version("aprnb"),
-        "machine": socket.gethostname(),
-        "base": str(preparation.checkpoint.path.absolute()),
-        "rows_sha256": {name: rows.sha256 for name, rows in preparation.rows.items()},
-        "total_steps": preparation.plan.total_steps,
-        "resumed_from": state.step if state else None,
-    }
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

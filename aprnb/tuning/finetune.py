@@ -213,7 +213,7 @@ def finetune(
     base = given.pop("model")
     recipe, options = read_options(given)
     base = require_named(base, options.model_size)
-    where, options = start(base, recipe, options)
+    where, recipe, options = start(base, recipe, options)
     with claimed(where, may_exist=bool(options.resume or options.force)):
         preparation = prepare(base, recipe, options)
         tell(Planned(preparation.plan, where.run))

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from aprnb.errors import AprnbError
 from aprnb.formats.atomic import write_json
 from aprnb.formats.source import is_folder, is_link
 from aprnb.formats.targets import unknown_files
+from aprnb.option_values import read_value
 from aprnb.tuning.planning.identity import is_longer
-from aprnb.tuning.planning.recipe import Recipe, RunOptions
+from aprnb.tuning.planning.plan_document import read_plan
+from aprnb.tuning.planning.recipe import OPTIONS, Recipe, RunOptions
 from aprnb.tuning.preparation import Preparation
 from aprnb.tuning.results.history import read_history
 from aprnb.tuning.results.manifest import MANIFEST
@@ -33,8 +41,12 @@ from aprnb.tuning.training.saving.state_files import load_state, saved_steps
 _STATE_SLACK_BYTES = 64 << 20
 
 
-def start(base: str | os.PathLike[str], recipe: Recipe, options: RunOptions) -> tuple[Places, RunOptions]:
-    """The paths of the run's files, and the options with `resume` decided.
+_BY_DEVICE = ("method", "dtype", "micro_batch_tokens", "optimizer", "gradient_checkpointing")
+"""What is left open until device and free memory are known."""
+
+
+def start(base: str | os.PathLike[str], recipe: Recipe, options: RunOptions) -> tuple[Places, Recipe, RunOptions]:
+    """The paths of the run's files, the recipe with the choices of the run to resume, and `resume` decided.
 
     Raises OutputExists where a file of the run exists and may not be replaced.
     """
@@ -51,7 +63,21 @@ def start(base: str | os.PathLike[str], recipe: Recipe, options: RunOptions) -> 
         force=options.force or (bool(options.resume) and _wrote_output(where)),
         resume=bool(options.resume),
     )
-    return where, options
+    return (where, *_as_before(where, recipe, options)) if options.resume else (where, recipe, options)
+
+
+def _as_before(where: Places, recipe: Recipe, options: RunOptions) -> tuple[Recipe, RunOptions]:
+    """What is open, as the run to resume settled it: by now device and memory may lead to another choice."""
+    try:
+        settled = read_plan(where.plan).to_json().get("recipe", {})
+        saved = {name: read_value(OPTIONS[name], settled[name]) for name in _BY_DEVICE if settled.get(name) is not None}
+    except AprnbError:  # the state is compared with the recipe later
+        return recipe, options
+
+    def closed(given: Recipe | RunOptions) -> dict[str, Any]:
+        return {name: value for name, value in saved.items() if getattr(given, name, 0) in (None, "auto")}
+
+    return replace(recipe, **closed(recipe)), replace(options, **closed(options))
 
 
 def is_done(run: Run, preparation: Preparation, state: RunState) -> bool:
@@ -95,3 +121,23 @@ def begin(where: Places, preparation: Preparation, state: RunState | None) -> No
         (where.run / MANIFEST).unlink(missing_ok=True)
         write_request(where, preparation)
     write_json(where.plan, preparation.plan.to_json(), force=True)
+
+
+def about(preparation: Preparation, state: RunState | None) -> dict[str, Any]:
+    """What the log says of a process that begins."""
+    return {
+        "aprnb": version("aprnb"),
+        "machine": socket.gethostname(),
+        "base": str(preparation.checkpoint.path.absolute()),
+        "rows_sha256": {name: rows.sha256 for name, rows in preparation.rows.items()},
+        "total_steps": preparation.plan.total_steps,
+        "threads": torch.get_num_threads(),
+        "resumed_from": state.step if state else None,
+    }
+
+
+def differences(before: Mapping[str, Any]) -> Iterator[str]:
+    """What of this process may round differently than the one that began with `before`."""
+    threads = before.get("threads")
+    if isinstance(threads, int) and threads != torch.get_num_threads():
+        yield f"{torch.get_num_threads()} threads, before it were {threads}: sums may round differently"

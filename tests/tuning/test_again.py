@@ -171,3 +171,35 @@ def test_a_folder_with_a_file_of_the_user_stays(again: Any, tmp_path: Path) -> N
     with pytest.raises(aprnb.errors.OutputExists):
         again(max_steps=1)
     assert (tmp_path / "x.run" / "notes.txt").read_text() == "mine"
+
+
+# ---- what device and memory decided
+
+
+def test_a_resumed_run_keeps_the_choices_that_memory_made(
+    again: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(event: Any) -> None:
+        if isinstance(event, StepEvent) and event.step == 2:
+            (tmp_path / "x.run" / "stop").touch()
+
+    first, _, _ = again(stop)
+    settled = first.plan.to_json()["recipe"]
+    assert (settled["method"], settled["gradient_checkpointing"]) == ("lora", "off")
+    from aprnb.tuning.planning import settle
+
+    monkeypatch.setattr(settle, "_USABLE", 1e-9)  # by now another program has the memory
+    assert aprnb.plan(first.base, data=ROWS, val_split=0).to_json()["recipe"]["method"] == "qlora"
+    second, steps, _ = again()
+    assert steps == [3, 4]
+    assert {**second.plan.to_json()["recipe"], "resume": 0} == {**settled, "resume": 0}
+
+
+def test_another_number_of_threads_is_told(again: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(event: Any) -> None:
+        if isinstance(event, StepEvent) and event.step == 2:
+            (tmp_path / "x.run" / "stop").touch()
+
+    again(stop)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 7)
+    assert any("7 threads, before it were" in text for text in again()[2])
