@@ -54,9 +54,8 @@ def main(model: Path) -> None:
         page.run(3, timeout_s=300)
         save(page, 3, "training", height=1080)
         page.start(4)
-        page.cell(4).locator("img[src^='blob:'], img[src^='data:image/png']").first.wait_for(timeout=90_000)
-        page.page.wait_for_function("document.querySelector('progress.aprnb-progress').value > 200", timeout=300_000)
-        page.page.wait_for_timeout(3000)  # the curve is drawn every few seconds
+        page.cell(4).locator("svg.aprnb-curve").wait_for(timeout=90_000)
+        page.page.wait_for_function("document.querySelector('progress.aprnb-progress').value > 200", timeout=600_000)
         save(page, 4, "training-live", height=1080)
 
 

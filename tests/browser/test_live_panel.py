@@ -79,3 +79,43 @@ def test_a_reloaded_page_shows_the_last_state_goes_on_and_stops(ready: LabPage, 
     page.cell(1).locator("img[src^='data:image/png']").wait_for(timeout=10_000)
     assert not page.cell(1).locator("button.aprnb-stop").count()
     assert "Run interrupted" in page.run(2), "and the object shows it again"
+
+
+def test_a_run_in_the_background_is_shown_and_stopped_while_the_kernel_is_busy(ready: LabPage, tmp_path: Path) -> None:
+    page = ready
+    train = _TRAIN.format(steps=100_000, output="behind") + " --background"
+    page.open("behind.ipynb", ["%load_ext aprnb", train, "6 * 7", "import time; time.sleep(60)"])
+    page.run(0)
+    page.run(1, timeout_s=90)
+    assert page.run(2).endswith("42"), "the kernel is free"
+    page.cell(1).get_by_text("tokens/s").wait_for(timeout=60_000)
+    last = page.cell(1).locator(".aprnb-live").inner_text()
+    page.page.wait_for_function(
+        "last => document.querySelector('.aprnb-live').innerText !== last", arg=last, timeout=30_000
+    )
+    page.start(3)
+    page.page.wait_for_timeout(500)
+    page.cell(1).locator("button.aprnb-stop").click()
+    page.cell(1).get_by_text("Run interrupted").wait_for(timeout=30_000)
+    page.page.screenshot(path=tmp_path / "behind.png")
+    assert "*" in page.cell(3).locator(".jp-InputPrompt").first.inner_text(), "it stopped although a cell runs"
+
+
+def test_a_finished_run_is_whole_in_a_notebook_without_a_kernel(ready: LabPage, tmp_path: Path) -> None:
+    page = ready
+    page.open("whole.ipynb", ["%load_ext aprnb", _TRAIN.format(steps=30, output="whole")])
+    page.run(0)
+    page.run(1, timeout_s=120)
+    saved = page.save("whole.ipynb")
+    page.page.goto("about:blank")
+    page.shut_down_kernels()
+    saved["metadata"] = {"kernelspec": {"name": "none", "display_name": "None", "language": "none"}}
+    (page.folder / "reopened.ipynb").write_text(json.dumps(saved), encoding="utf-8")
+    page.page.goto(f"{page.url}/lab/tree/reopened.ipynb?token={page.token}&reset")
+    page.page.locator(".jp-Dialog button.jp-mod-reject").click(timeout=60_000)  # "No Kernel"
+    page.cell(1).get_by_text("Run finished").first.wait_for()
+    picture = page.cell(1).locator("img[src^='data:image/png']")
+    assert picture.evaluate("image => image.complete && image.naturalWidth > 500")
+    page.cell(1).locator("summary").first.click()  # the steps
+    assert page.cell(1).get_by_text("labelled tokens").first.is_visible()
+    page.page.screenshot(path=tmp_path / "reopened.png")
