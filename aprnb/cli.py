@@ -26,7 +26,8 @@ from aprnb.arguments import help_text, parse, with_recipe
 from aprnb.commands import COMMANDS, REQUEST, Command, command_named, serve_request
 from aprnb.errors import AprnbError, InternalError, Interrupted, OutputError, out_of_memory_in
 from aprnb.printable import json_text
-from aprnb.terminal import OutputLost, Terminal, TerminalView
+from aprnb.terminal import OutputLost, Terminal
+from aprnb.terminal_views import TerminalView
 
 CLOSED_PIPE = 141
 _HELP = frozenset(("-h", "--help"))

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from aprnb.errors import UsageProblem, closest
 from aprnb.options import GROUPS, OPTIONS, Option
+from aprnb.phases import IMPORTING, OnPhase
 from aprnb.views import Answer, View
 
 if TYPE_CHECKING:
@@ -42,14 +43,15 @@ def command_named(name: str) -> Command:
     return COMMANDS[name]
 
 
-def _inspect(given: dict[str, Any], _: View) -> Answer:
+def _inspect(given: dict[str, Any], view: View) -> Answer:
     if Path(given["checkpoint"]).suffix == ".run" and os.path.lexists(given["checkpoint"]):
         from aprnb.tuning.results.run import open_run
 
         return open_run(given["checkpoint"])
     from aprnb.inspection import inspect
 
-    return inspect(given.pop("checkpoint"), **given)
+    path = given.pop("checkpoint")
+    return view.phases(lambda on_phase: inspect(path, on_phase=on_phase, **given))
 
 
 def _check(given: dict[str, Any], _: View) -> Answer:
@@ -58,11 +60,12 @@ def _check(given: dict[str, Any], _: View) -> Answer:
     return check(given.pop("checkpoint"), **given)
 
 
-def _plan(given: dict[str, Any], _: View) -> Answer:
+def _plan(given: dict[str, Any], view: View) -> Answer:
     from aprnb.tuning.finetune import plan
 
     given.pop("plan", None)
-    return plan(given.pop("checkpoint", None), **given)
+    checkpoint = given.pop("checkpoint", None)
+    return view.phases(lambda on_phase: plan(checkpoint, on_phase=on_phase, **given))
 
 
 def _finetune(given: dict[str, Any], view: View) -> Answer:
@@ -142,10 +145,15 @@ def _convert(given: dict[str, Any], view: View) -> Answer:
     )
 
 
-def _merge(given: dict[str, Any], _: View) -> Answer:
-    from aprnb.tuning.results.merge import merge
+def _merge(given: dict[str, Any], view: View) -> Answer:
+    def work(on_phase: OnPhase) -> Answer:
+        on_phase(IMPORTING)
+        from aprnb.tuning.results.merge import merge
 
-    return merge(given.pop("checkpoint"), given.pop("adapter"), given.pop("output"), **given)
+        paths = [given.pop(name) for name in ("checkpoint", "adapter", "output")]
+        return merge(*paths, on_phase=on_phase, **given)
+
+    return view.phases(work)
 
 
 def _generate(given: dict[str, Any], view: View) -> Answer:
@@ -161,7 +169,7 @@ def _generate(given: dict[str, Any], view: View) -> Answer:
     sampling = choose_sampling(*(given.pop(name, None) for name in chances))
     path, dtype = given.pop("checkpoint"), given.pop("load_dtype", OPTIONS["load_dtype"].default)
 
-    def work(on_text: Callable[[str], object], on_phase: Callable[[str], object]) -> Generation:
+    def work(on_text: Callable[[str], object], on_phase: OnPhase) -> Generation:
         return generate_file(path, prompts[0], sampling, dtype=dtype, on_text=on_text, on_phase=on_phase, **given)
 
     return view.generation(work)

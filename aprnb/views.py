@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 if TYPE_CHECKING:
     from aprnb.conversion import ConversionPlan, Converted
     from aprnb.model.answer import Generation
+    from aprnb.phases import OnPhase
     from aprnb.tuning.results.run import Run
     from aprnb.tuning.training.events import Listener
 
 ConvertedT = TypeVar("ConvertedT", bound="Converted")
 RunT = TypeVar("RunT", bound="Run")
 GenerationT = TypeVar("GenerationT", bound="Generation")
+ResultT = TypeVar("ResultT")
 
 TrainingKind = Literal["here", "background", "watched"]
 """Whether `work` lasts as long as the run, which a KeyboardInterrupt stops; ends before the run; or only watches it."""
@@ -54,8 +56,10 @@ class View(Protocol):
         """`work` takes a listener, which is called with the plan and each event."""
         ...
 
-    def generation(
-        self, work: Callable[[Callable[[str], object], Callable[[str], object]], GenerationT]
-    ) -> GenerationT:
-        """`work` takes two functions: one is called with each part of the text, one with the phase that begins."""
+    def generation(self, work: Callable[[Callable[[str], object], OnPhase], GenerationT]) -> GenerationT:
+        """`work` takes two functions: one is called with each part of the text, one with each phase."""
+        ...
+
+    def phases(self, work: Callable[[OnPhase], ResultT]) -> ResultT:
+        """`work` takes a function, which is called with each phase."""
         ...

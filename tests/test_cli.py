@@ -299,6 +299,8 @@ def test_merge_writes_a_model_equal_to_the_run_s_own(pocket_qwen3: Path, tuned: 
     assert run.returncode == 0, run.stderr
     assert document(run)["output"] == str(again)
     assert document(run)["changed"] > 0
+    phases = ["importing torch", "reading the adapter", "writing the model 0/35", "checking the model 0/21"]
+    assert run.stderr.splitlines() == phases
     assert aprnb("check", again).returncode == 0
 
 

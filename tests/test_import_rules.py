@@ -19,7 +19,7 @@ import aprnb
 PACKAGE = Path(__file__).parent.parent / "aprnb"
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_LOOSE_MODULES = 250, 40, 15
 
-FOUNDATION = {"dtype_names", "errors", "printable", "units"}
+FOUNDATION = {"dtype_names", "errors", "phases", "printable", "units"}
 CORE = FOUNDATION | {"formats", "architecture", "tokenizer"}
 OPTIONS = {"options", "option_values"}
 TRAINING = CORE | OPTIONS | {"adapters", "model", "conversion", "tuning"}
@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "printable": set(),
     "errors": {"printable"},
     "units": set(),
+    "phases": set(),
     "display": FOUNDATION - {"dtype_names"},
     "formats": FOUNDATION,
     "architecture": FOUNDATION | {"formats"},
@@ -40,11 +41,12 @@ MAY_IMPORT = {
     "options": {"dtype_names"},
     "option_values": {"dtype_names", "errors", "options"},
     "tuning": TRAINING,
-    "views": {"model", "conversion", "tuning"},
-    "commands": {"errors", "options", "views", "architecture", "inspection", "model", "conversion", "tuning"},
+    "views": {"phases", "model", "conversion", "tuning"},
+    "commands": {"errors", "options", "phases", "views", "architecture", "inspection", "model", "conversion", "tuning"},
     "arguments": OPTIONS | {"errors", "tuning", "commands"},
-    "terminal": {"printable", "units", "model", "conversion", "tuning"},
-    "cli": {"errors", "printable", "arguments", "commands", "terminal", "__init__"},
+    "terminal": {"printable"},
+    "terminal_views": {"terminal", "phases", "units", "model", "conversion", "tuning"},
+    "cli": {"errors", "printable", "arguments", "commands", "terminal", "terminal_views", "__init__"},
     "notebook": TRAINING | {"arguments", "commands", "views"},
     "__main__": {"cli"},
     "__init__": TRAINING | {"inspection", "notebook"},
@@ -63,6 +65,7 @@ TUNING_ORDER = (
     "sweep",
     "tracking",
     "starting",
+    "write_results",
     "execution",
     "finetune",
     "child",

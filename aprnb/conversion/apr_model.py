@@ -7,6 +7,7 @@ One part of a tensor is in memory at a time; of a tensor that is split by column
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -88,19 +89,27 @@ def write_apr_model(
     verify: Verify,
     tokenizer: Any = None,
     force: bool = False,
-    progress: Progress = silent,
+    on_tensor: Callable[[], object] = lambda: None,
 ) -> tuple[ModelTensor, ...]:
     """Writes a temporary file, re-opens it, checks its contract, calls `verify`, then renames it to `path`.
 
     The model's weights are written in the model's own layout, with new values for those in `replace`; `tokenizer` (of
-    transformers) goes into a model whose base has none. Raises OutputExists unless `force`, ContractError or
-    OutputError for values that cannot be written; then nothing is left at `path`.
+    transformers) goes into a model whose base has none; `on_tensor` is called after each tensor. Raises OutputExists
+    unless `force`, ContractError or OutputError for values that cannot be written; then nothing is left at `path`.
     """
     changed: set[str] = set()
     tensors = _model_tensors(checkpoint, report, dtype_of, replace, changed)
     metadata = model_metadata(checkpoint, report, path.stem, _shapes(tensors), tokenizer)
-    _write(path, metadata, tensors, report, force, progress, lambda written: verify(written, frozenset(changed)))
+    counted = [dataclasses.replace(tensor, parts=partial(_counted, tensor.parts, on_tensor)) for tensor in tensors]
+    _write(path, metadata, counted, report, force, silent, lambda written: verify(written, frozenset(changed)))
     return tuple(tensors)
+
+
+def _counted(
+    parts: Callable[[], Iterable[bytes | bytearray]], on_tensor: Callable[[], object]
+) -> Iterator[bytes | bytearray]:
+    yield from parts()
+    on_tensor()
 
 
 def _write(

@@ -15,6 +15,7 @@ from aprnb.inspection.adapter import adapter_error
 from aprnb.inspection.report import Report
 from aprnb.inspection.statistics import tensor_statistics
 from aprnb.inspection.unsupported import UnsupportedReport
+from aprnb.phases import OnPhase, Phase, silent
 from aprnb.tokenizer.description import describe_tokenizer
 from aprnb.tokenizer.tokenizer_files import find_tokenizer_files
 
@@ -27,6 +28,7 @@ def inspect(
     verify: bool = False,
     strict: bool = False,
     stats: bool = False,
+    on_phase: OnPhase | None = None,
 ) -> Report | UnsupportedReport:
     """Report what a checkpoint contains, and compare its tensors with its architecture; needs no torch.
 
@@ -37,6 +39,7 @@ def inspect(
         verify: also check the footer checksum of an `.apr` file, for which the whole file is read.
         strict: raise CheckpointError for any warning.
         stats: also decode every tensor: range, mean, standard deviation, zeros, NaN and infinite values.
+        on_phase: called about twice a second with a `Phase`, what is done now.
 
     Returns:
         The `Report`, also where the architecture cannot be resolved (`report.failure` says why); an
@@ -54,6 +57,8 @@ def inspect(
     """
     if not isinstance(path, Checkpoint) and is_adapter_folder(Path(path)):
         return UnsupportedReport(Path(path), adapter_error(Path(path)))
+    if verify and on_phase:
+        on_phase(Phase("reading the whole file"))
     try:
         checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, verify=verify, strict=strict)
     except UnsupportedFormat as error:
@@ -66,7 +71,7 @@ def inspect(
         contract = check_contract(checkpoint, architecture)
     except ArchitectureError as error:
         failure = error
-    values = tensor_statistics(checkpoint) if stats else None
+    values = tensor_statistics(checkpoint, on_phase=on_phase or silent) if stats else None
     report = Report(checkpoint, architecture, failure, contract, _tokenizer(checkpoint, architecture), values)
     if strict:
         checkpoint.reject_warnings(report.warnings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass, field
 from functools import lru_cache
@@ -27,6 +27,7 @@ from aprnb.formats.codecs.decoding import decoder_of
 from aprnb.formats.dtypes import DType
 from aprnb.formats.values import encoded_parts
 from aprnb.inspection.tables import data_frame
+from aprnb.phases import Counted, OnPhase, silent
 from aprnb.printable import first_names
 
 if TYPE_CHECKING:
@@ -154,14 +155,14 @@ class _Sums:
 def tensor_statistics(
     checkpoint: Checkpoint,
     names: Iterable[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    on_phase: OnPhase = silent,
 ) -> Statistics:
     """Decode tensors and examine every value.
 
     Args:
         checkpoint: an open checkpoint.
         names: of the tensors; all that have bytes unless given.
-        progress: called with the elements done and the elements in all.
+        on_phase: called with the number of tensors done.
 
     Returns:
         The `Statistics`.
@@ -173,12 +174,11 @@ def tensor_statistics(
     not_decoded = {name: why for name in wanted if (why := _why_not_decoded(checkpoint.tensors[name].dtype))}
     chosen = [name for name in wanted if name not in not_decoded]
     sums: Mapping[str, _Sums] = {name: _Sums() for name in chosen}
-    total, done = sum(checkpoint.tensors[name].elements for name in chosen), 0
+    count = Counted(on_phase, "decoding", len(chosen))
     for name, found in _measured(checkpoint, chosen):
         sums[name].add(found)
-        done += found.elements
-        if progress:
-            progress(done, total)
+        if sums[name].elements == checkpoint.tensors[name].elements:
+            count()
     rows = tuple(sums[name].finished(name) for name in chosen)
     return Statistics(str(checkpoint.path), rows, not_decoded)
 

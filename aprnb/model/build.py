@@ -6,7 +6,7 @@ memory. A key that is missing, unexpected or mismatched is an error; transformer
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -26,6 +26,7 @@ from aprnb.model.gpu_decode import can_decode, decode_on
 from aprnb.model.heap import Heap
 from aprnb.model.nf4 import quick_4bit
 from aprnb.model.quiet import quiet_loading
+from aprnb.phases import Counted, OnPhase, silent
 from aprnb.tokenizer.end_tokens import checkpoint_end_ids
 
 _IN_4_BITS = 'end other programs, or load it in 4 bits: quantize="nf4", in a run --quantize-nf4'
@@ -33,16 +34,24 @@ _MORE_MEMORY = "end other programs, or load it on a machine with more memory"
 _DIRECT: dict[str, torch.dtype] = {dtype.name: getattr(torch, dtype.in_torch) for dtype in FLOATS}
 
 
-def build_model(checkpoint: Checkpoint, report: ContractReport, placement: Placement) -> PreTrainedModel:
-    """The module with its weights on its device, in eval mode.
+def build_model(
+    checkpoint: Checkpoint,
+    report: ContractReport,
+    placement: Placement,
+    on_phase: OnPhase = silent,
+    phase: str | None = None,
+) -> PreTrainedModel:
+    """The module with its weights on its device, in eval mode; `on_phase` hears how many of them are loaded.
 
-    Raises ContractError where a tensor does not match, OutOfMemory where the device has no room for the weights.
+    The phase is called `phase`, else "loading" or "quantising". Raises ContractError where a tensor does not match,
+    OutOfMemory where the device has no room for the weights.
     """
     report.raise_for_violations()
     architecture = report.architecture
     compare_with_class(architecture)
     heap = Heap()
-    weights = {name: _LazyWeight(checkpoint, report, name, placement, heap) for name in report.weights}
+    count = Counted(on_phase, phase or ("quantising" if placement.quantize else "loading"), len(report.weights))
+    weights = {name: _LazyWeight(checkpoint, report, name, placement, heap, count) for name in report.weights}
     options: dict[str, Any] = {"quantization_config": _quantization(placement)} if placement.quantize else {}
     kernels = quick_4bit() if placement.quantize == "nf4" else nullcontext()
     action = _MORE_MEMORY if placement.quantize else _IN_4_BITS
@@ -149,10 +158,16 @@ class _LazyWeight:
     """Decodes its tensor when the loader indexes it with `[...]`; keeps no data before or after."""
 
     def __init__(
-        self, checkpoint: Checkpoint, report: ContractReport, name: str, placement: Placement, heap: Heap
+        self,
+        checkpoint: Checkpoint,
+        report: ContractReport,
+        name: str,
+        placement: Placement,
+        heap: Heap,
+        count: Callable[[], None],
     ) -> None:
         self._checkpoint, self._report, self._name, self._placement = checkpoint, report, name, placement
-        self._heap = heap
+        self._heap, self._count = heap, count
 
     def __getitem__(self, _: Any) -> torch.Tensor:
         self._heap.read(self._checkpoint.tensors[self._report.weights[self._name]].size_bytes)
@@ -163,6 +178,7 @@ class _LazyWeight:
                 where=str(self._checkpoint.path),
                 action="the weights are damaged; run `aprnb inspect` on the file; use an undamaged copy",
             )
+        self._count()
         return tensor
 
 

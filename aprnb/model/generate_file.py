@@ -11,9 +11,9 @@ from aprnb.formats import open_checkpoint
 from aprnb.model.answer import Generation
 from aprnb.model.prompt import fit_prompt, read_prompt
 from aprnb.model.sampling import Sampling
+from aprnb.phases import IMPORTING, OnPhase
 from aprnb.tokenizer.choose import choose_tokenizer
 from aprnb.tokenizer.end_tokens import checkpoint_end_ids
-from aprnb.units import count_text
 
 
 def generate_file(
@@ -31,11 +31,11 @@ def generate_file(
     max_new_tokens: int | None = None,
     stop: Iterable[str] = (),
     on_text: Callable[[str], object],
-    on_phase: Callable[[str], object],
+    on_phase: OnPhase,
 ) -> Generation:
     """The answer of the model in `path`; arguments and errors are those of `load` and `generate`.
 
-    `on_phase` is called before work that takes time, with what it is.
+    `on_phase` is called before and during work that takes time.
     """
     checkpoint = open_checkpoint(path)
     report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
@@ -45,11 +45,10 @@ def generate_file(
     asked = read_prompt(tokenizer, prompt, raw=raw, system=system, stop=stop)
     ends = checkpoint_end_ids(checkpoint, architecture.vocab_size, config)
     asked = fit_prompt(asked, architecture.max_position_embeddings, max_new_tokens, ends)
-    on_phase(f"loading {count_text(report.parameters)} parameters …")
+    on_phase(IMPORTING)
     from aprnb.model.build import build_model
     from aprnb.model.device import place
     from aprnb.model.generation import run_prompt
 
-    model = build_model(checkpoint, report, place(device, dtype))
-    on_phase(f"reading the prompt, {len(asked.ids):,} tokens …")
-    return run_prompt(model, tokenizer, asked, sampling, on_text)
+    model = build_model(checkpoint, report, place(device, dtype), on_phase)
+    return run_prompt(model, tokenizer, asked, sampling, on_text, on_phase)

@@ -25,6 +25,7 @@ from aprnb.model.answer_text import AnswerText
 from aprnb.model.decoded_weights import decoded_weights
 from aprnb.model.prompt import ENCODE_S, Prompt, fit_prompt, read_prompt
 from aprnb.model.sampling import Sampling, choose_sampling
+from aprnb.phases import OnPhase, Phase, silent
 from aprnb.tokenizer.end_tokens import config_end_ids
 from aprnb.tokenizer.sandbox.tokenizer_process import interruptible, library_errors
 
@@ -45,6 +46,7 @@ def generate(
     repetition_penalty: float | None = None,
     seed: int | None = None,
     on_text: Callable[[str], object] | None = None,
+    on_phase: OnPhase | None = None,
 ) -> Generation:
     """Answer a prompt, with the most likely token at each step unless an argument asks for sampling.
 
@@ -68,6 +70,7 @@ def generate(
         repetition_penalty: divides the logits of tokens that occurred; above 1 they become less likely.
         seed: of sampling; None draws one, which the result has.
         on_text: called with each part of the text, in whole characters, as soon as it is certain.
+        on_phase: called with a `Phase` before work that takes time: reading the prompt.
 
     Returns:
         The `Generation`: prompt as the model saw it, new token ids, their text, and why it stopped.
@@ -88,13 +91,19 @@ def generate(
     sampling = choose_sampling(temperature, top_p, top_k, min_p, repetition_penalty, seed)
     asked = read_prompt(tokenizer, prompt, raw=raw, system=system, stop=stop)
     asked = fit_prompt(asked, model.config.max_position_embeddings, max_new_tokens, _end_ids(model))
-    return run_prompt(model, tokenizer, asked, sampling, on_text or _ignore)
+    return run_prompt(model, tokenizer, asked, sampling, on_text or _ignore, on_phase or silent)
 
 
 def run_prompt(
-    model: PreTrainedModel, tokenizer: Any, prompt: Prompt, sampling: Sampling, on_text: Callable[[str], object]
+    model: PreTrainedModel,
+    tokenizer: Any,
+    prompt: Prompt,
+    sampling: Sampling,
+    on_text: Callable[[str], object],
+    on_phase: OnPhase = silent,
 ) -> Generation:
     """The answer to a prepared prompt, passed to `on_text` part by part; `tokenizer` only decodes."""
+    on_phase(Phase(f"reading the prompt, {len(prompt.ids):,} tokens"))
     answer = AnswerText(prompt, _decoder(tokenizer), on_text)
     began_s = time.perf_counter()
     watch = _Watch(answer)

@@ -13,6 +13,7 @@ from aprnb.architecture import check_contract, resolve
 from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.model.build import build_model
 from aprnb.model.device import place
+from aprnb.phases import OnPhase, silent
 from aprnb.tokenizer.choose import choose_tokenizer
 from aprnb.tokenizer.end_tokens import checkpoint_end_ids
 
@@ -26,6 +27,7 @@ def load(
     config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     chat_template: str | None = None,
+    on_phase: OnPhase | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a checkpoint as a `transformers` model with its tokenizer.
 
@@ -41,6 +43,7 @@ def load(
         config: a `config.json` (path or dict) for fields that the file does not settle.
         overrides: single fields, such as `{"rope_theta": 10000.0}`; they take precedence over `config`.
         chat_template: name or file of a template where the checkpoint has none.
+        on_phase: called about twice a second with a `Phase`, what is done now: `print` shows "loading 120/291".
 
     Returns:
         The model on its device in evaluation mode, and the tokenizer.
@@ -63,7 +66,7 @@ def load(
     report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
     report.raise_for_violations()
     tokenizer = choose_tokenizer(checkpoint, report.architecture, chat_template).tokenizer
-    model = build_model(checkpoint, report, place(device, dtype, quantize))
+    model = build_model(checkpoint, report, place(device, dtype, quantize), on_phase or silent)
     ends = checkpoint_end_ids(checkpoint, report.architecture.vocab_size, config)
     model.generation_config.eos_token_id = sorted(ends) or None
     return model, tokenizer

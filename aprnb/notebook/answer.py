@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aprnb.display.document import Block, Document, Paragraph, Passage
 from aprnb.notebook.pacing import Pace
 from aprnb.notebook.screen import Screen, publish, static_bundle, wants_static
+from aprnb.phases import Phase
 from aprnb.printable import running_text
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class LiveAnswer:
         self._phase, self._text = "", ""
         self._answer: Generation | None = None
 
-    def phase(self, text: str) -> None:
-        self._phase = text
+    def phase(self, phase: Phase) -> None:
+        self._phase = str(phase)
         if self._screen.is_live:
             self._show(self._unfinished())
 

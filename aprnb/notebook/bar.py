@@ -1,12 +1,14 @@
-"""The plan of a conversion and its progress bar; both are removed at the end, when the result shows the plan."""
+"""What a command is doing: its phase, or a conversion's plan with a progress bar; removed at the end."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
+from aprnb.display.html import escaped
 from aprnb.notebook.screen import Screen
+from aprnb.phases import Phase
 from aprnb.units import bytes_text
 
 if TYPE_CHECKING:
@@ -15,12 +17,44 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN = 0.2
 
 
-class Bar:
-    """Call it with the bytes done and the bytes in total; shows nothing without a front end, or for short work."""
+class Transient:
+    """A display that is replaced in place while work goes on, and empty at the end."""
 
     def __init__(self, screen: Screen) -> None:
         self._live = screen.is_live
         self._handle: object | None = None
+
+    def _show(self, bundle: dict[str, str]) -> None:
+        from IPython.display import display
+
+        if self._handle is None:
+            self._handle = display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)  # type: ignore[attr-defined]  # a DisplayHandle, which has no stub
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._handle is not None:
+            self._show({"text/plain": "", "text/html": ""})
+
+
+class PhaseLine(Transient):
+    """Call it with each phase; shows nothing without a front end."""
+
+    def __call__(self, phase: Phase) -> None:
+        if self._live:
+            self._show({"text/plain": str(phase), "text/html": f'<div role="status">{escaped(str(phase))}</div>'})
+
+
+class Bar(Transient):
+    """Call it with the bytes done and the bytes in total; shows nothing without a front end, or for short work."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__(screen)
         self._next = time.monotonic() + _SECONDS_BETWEEN
         self._plan: tuple[str, str] = ("", "")
 
@@ -39,20 +73,3 @@ class Bar:
         bar = f'<progress class="aprnb-progress" value="{done}" max="{max(1, total)}" style="width: 60%"></progress>'
         before, html = self._plan
         self._show({"text/plain": before + text, "text/html": f"{html}<div>{bar} {text}</div>"})
-
-    def _show(self, bundle: dict[str, str]) -> None:
-        from IPython.display import display
-
-        if self._handle is None:
-            self._handle = display(bundle, raw=True, display_id=True)
-        else:
-            self._handle.update(bundle, raw=True)  # type: ignore[attr-defined]  # a DisplayHandle, which has no stub
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._handle is not None:
-            self._show({"text/plain": "", "text/html": ""})

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from aprnb.commands import COMMANDS
 from aprnb.errors import CheckpointError, Interrupted, UsageProblem, out_of_memory_in
 from aprnb.notebook.arguments import expand, join_continued, split
-from aprnb.views import ConversionView, ConvertedT, GenerationT, RunT, TrainingKind
+from aprnb.views import ConversionView, ConvertedT, GenerationT, ResultT, RunT, TrainingKind
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from aprnb.notebook.screen import Screen
+    from aprnb.phases import OnPhase
     from aprnb.tuning.training.events import Listener
 
 _CELL = "the cell's body"
@@ -106,9 +107,13 @@ class Session:
                 panel.finish(run)
         return run
 
-    def generation(
-        self, work: Callable[[Callable[[str], object], Callable[[str], object]], GenerationT]
-    ) -> GenerationT:
+    def phases(self, work: Callable[[OnPhase], ResultT]) -> ResultT:
+        from aprnb.notebook.bar import PhaseLine
+
+        with PhaseLine(self.screen) as line:
+            return work(line)
+
+    def generation(self, work: Callable[[Callable[[str], object], OnPhase], GenerationT]) -> GenerationT:
         from aprnb.notebook.answer import LiveAnswer
 
         with LiveAnswer(self.screen) as live:

@@ -21,21 +21,14 @@ from aprnb.formats.json_files import read_object
 from aprnb.formats.sidecar_files import safe_path
 from aprnb.model.build import build_model
 from aprnb.model.heap import return_large_blocks
-from aprnb.model.memory import release_freed
 from aprnb.tuning.planning.identity import Identity, check_identity
 from aprnb.tuning.planning.memory import adapted_shapes
-from aprnb.tuning.planning.memory_use import begin_peak, peak_bytes
+from aprnb.tuning.planning.memory_use import begin_peak
 from aprnb.tuning.planning.saving import read_save_rule
 from aprnb.tuning.preparation import Preparation
 from aprnb.tuning.results.event_log import EventLog
-from aprnb.tuning.results.history import WRITING_MODEL
-from aprnb.tuning.results.manifest import write_manifest
-from aprnb.tuning.results.merge import merge, write_trained
-from aprnb.tuning.results.merge_check import MergeCheck, compare_adapter, compare_trained
 from aprnb.tuning.results.places import BASE, Places
 from aprnb.tuning.results.run import Run
-from aprnb.tuning.results.run_document import run_json
-from aprnb.tuning.results.saved_adapter import save_adapter
 from aprnb.tuning.starting import about, begin, differences
 from aprnb.tuning.tracking import Tracked, tracked
 from aprnb.tuning.training.events import Event, Finished, Listener, Notice, Phase, Saved
@@ -46,6 +39,7 @@ from aprnb.tuning.training.lora import attach, prepare_full, start_from
 from aprnb.tuning.training.saving.state import RunState
 from aprnb.tuning.training.saving.state_files import save_state
 from aprnb.tuning.training.used_settings import check_settings, read_settings
+from aprnb.tuning.write_results import write_results
 
 
 def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Listener) -> None:
@@ -68,7 +62,6 @@ def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Li
         log.start(about(preparation, state))
         for text in differences(before) if state else ():
             note(Notice("info", text))
-        note(Phase("loading"))
         log.end(_tracked(run, preparation, state, note))
     except BaseException as error:
         log.end(_failure(error))
@@ -98,7 +91,7 @@ def _executed(run: Run, preparation: Preparation, state: RunState | None, note: 
             if not begin_peak(preparation.placement.device):
                 note(Notice("info", "the peak memory is that of the process since it started"))
             with memory_for("before training"):
-                module, content = _module(preparation)
+                module, content = _module(preparation, note)
             identity = replace(preparation.identity, base=content.digest)
             if state is not None:
                 _require_same_base(where, state, identity, content, preparation)
@@ -110,7 +103,7 @@ def _executed(run: Run, preparation: Preparation, state: RunState | None, note: 
         if not (isinstance(event, Finished) and event.status == "finished"):
             return {"status": "interrupted"}
         with memory_for_results(preparation.recipe):
-            return _written(run, preparation, module, content, note)
+            return write_results(run, preparation, module, content, note)
     except KeyboardInterrupt:
         kept = f"the state of step {saved_step} is saved: continue with the same command and --resume"
         raise Interrupted(
@@ -125,13 +118,14 @@ def _failure(error: BaseException) -> dict[str, Any]:
     return {"status": status, "error": known.to_json()}
 
 
-def _module(preparation: Preparation) -> tuple[Any, BaseContent]:
+def _module(preparation: Preparation, note: Listener) -> tuple[Any, BaseContent]:
     """The module to train, with the planned settings, and the content of its base when it was loaded."""
     checkpoint, report, recipe = preparation.checkpoint, preparation.report, preparation.recipe
     checkpoint.keep_hashes()
-    model = build_model(checkpoint, report, preparation.placement)
+    model = build_model(checkpoint, report, preparation.placement, note)
     content = base_content(checkpoint, report)
     if recipe.trains_adapter:
+        note(Phase("attaching the adapter"))
         module = attach(model, recipe, adapted_shapes(report.architecture, recipe.target_modules))
         if preparation.options.start_adapter:
             start_from(module, Path(preparation.options.start_adapter), checkpoint, report)
@@ -181,59 +175,3 @@ def _events(
         saving=read_save_rule(preparation.options.save_every, preparation.plan.total_steps),
         save=lambda saved: save_state(where.states, saved, preparation.options.keep),
     )
-
-
-def _written(run: Run, preparation: Preparation, module: Any, content: BaseContent, note: Listener) -> dict[str, Any]:
-    """Writes adapter, merged model with its check, manifest: in the order in which each needs the one before."""
-    options, where, checkpoint = preparation.options, run.where, preparation.checkpoint
-    release_freed(preparation.placement.device)
-    used = read_settings(module)
-    check_settings(preparation.plan, used)
-    found: dict[str, Any] = {"status": "finished", "output": not options.adapter_only, "merge_check": None}
-    found["adapter"] = preparation.recipe.trains_adapter
-    if found["adapter"]:
-        note(Phase("writing the adapter"))
-        save_adapter(
-            module, where.adapter, checkpoint.path, force=options.force or bool(options.resume), content=content
-        )
-    if found["output"]:
-        own = run.history.wrote_model
-        note(Phase(WRITING_MODEL))
-        found["merge_check"] = _merged_and_compared(preparation, module, where, own).to_json()
-    found["peak_memory_bytes"] = peak_bytes(preparation.placement.device)
-    history = replace(run.history, end=found)
-    write_manifest(preparation, where, used, run_json(where, "finished", history))
-    return found
-
-
-def _merged_and_compared(preparation: Preparation, module: Any, where: Places, is_own: bool) -> MergeCheck:
-    options, checkpoint = preparation.options, preparation.checkpoint
-    force = options.force or is_own
-    probes = [example.input_ids.tolist() for example in (preparation.held_out or preparation.examples).examples[:4]]
-    if not preparation.recipe.trains_adapter:
-        merged = write_trained(
-            checkpoint,
-            preparation.report,
-            dict(module.named_parameters()),
-            preparation.choice.tokenizer,
-            where.output,
-            options.output_dtype,
-            force,
-            lambda path: compare_trained(module, path, preparation.placement, probes),
-        )
-    else:
-        merged = merge(
-            checkpoint.path,
-            where.adapter,
-            where.output,
-            output_dtype=options.output_dtype,
-            force=force,
-            config=options.config,
-            overrides=options.overrides,
-            chat_template=preparation.recipe.chat_template,
-            verify=lambda path: compare_adapter(
-                preparation.report, checkpoint, where.adapter, path, preparation.placement, probes
-            ),
-        )
-    assert merged.check
-    return merged.check

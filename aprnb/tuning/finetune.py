@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from aprnb.phases import OnPhase, Phase, silent
 from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.recipe_reader import read_options
 from aprnb.tuning.preparation import prepare, require_named
@@ -62,6 +63,7 @@ def plan(
     keep: int = 2,
     track: Literal["tensorboard", "trackio", "wandb", "mlflow"] | None = None,
     verbose: bool = False,
+    on_phase: OnPhase | None = None,
 ) -> Plan:
     """Show what `finetune` would do with the same arguments, before any weight is loaded; nothing is written.
 
@@ -74,6 +76,7 @@ def plan(
         method: "lora", "qlora", "full", or "auto"; with `rank`, `optimizer` and `dtype` it decides the memory.
         max_seq_len: longest row in tokens; with `micro_batch_tokens` it decides the memory of the activations.
         epochs: how often each row is seen; with `batch_size` and `max_steps` it decides the number of steps.
+        on_phase: called with a `Phase` before work that takes time.
 
     Returns:
         The `Plan` with the architecture and its sources, settled recipe, numbers of rows, tokens and steps,
@@ -88,9 +91,9 @@ def plan(
         18
     """
     given = {**locals(), "plan": True}
-    base = given.pop("model")
+    base, on_phase = given.pop("model"), given.pop("on_phase") or silent
     recipe, options = read_options(given)
-    return prepare(require_named(base, options.model_size), recipe, options).plan
+    return prepare(require_named(base, options.model_size), recipe, options, on_phase).plan
 
 
 def finetune(
@@ -139,7 +142,8 @@ def finetune(
 ) -> Run:
     """Fine-tune the checkpoint at `model` on rows of instructions and answers.
 
-    The plan is reported to `listener` as `Planned` before any weight is loaded; the events of the run follow. The first
+    The plan is reported to `listener` as `Planned` before any weight is loaded; the events of the run follow. What
+    takes time is reported as `Phase`, also before the plan. The first
     SIGINT ends the run after the current micro-batch with its state saved (`run.status == "interrupted"`; `resume=True`
     continues it), a second one raises `Interrupted`. None as a value means that the option is not given.
 
@@ -215,7 +219,7 @@ def finetune(
     base = require_named(base, options.model_size)
     where, recipe, options = start(base, recipe, options)
     with claimed(where, may_exist=bool(options.resume or options.force)):
-        preparation = prepare(base, recipe, options)
+        preparation = prepare(base, recipe, options, tell)
         tell(Planned(preparation.plan, where.run))
         state = saved_state(where, preparation) if options.resume else None
         run = Run(where, preparation.plan)
@@ -223,6 +227,7 @@ def finetune(
             tell(Notice("info", f"the run is finished after step {state.step}; more --epochs train it on"))
             return run
         # Only now: a plan needs none of the modelling code, whose import takes longer than the plan.
+        tell(Phase("importing the training code"))
         from aprnb.tuning.execution import execute
 
         execute(run, preparation, state, tell)

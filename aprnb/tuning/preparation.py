@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from aprnb.architecture import ContractReport, check_contract, parameter_count, 
 from aprnb.errors import DataError, UsageProblem
 from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.model.device import Placement, place
+from aprnb.phases import IMPORTING, OnPhase, Phase, silent
 from aprnb.tokenizer.choose import TokenizerChoice, choose_tokenizer
 from aprnb.tokenizer.sandbox.tokenizer_process import row_encoder
 from aprnb.tuning.data.examples import Examples, encode_rows
@@ -26,6 +27,7 @@ from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.recipe import Recipe, RunOptions, SettledRecipe
 from aprnb.tuning.planning.settle import settle
 from aprnb.tuning.planning.start_adapter import recipe_of_adapter
+from aprnb.tuning.planning.writes import planned_files
 
 if TYPE_CHECKING:
     import torch
@@ -65,17 +67,21 @@ def require_named(model: str | os.PathLike[str] | None, model_size: str | None) 
     raise UsageProblem("no checkpoint is given", action="give the path of a checkpoint, such as model.apr")
 
 
-def prepare(model: str | os.PathLike[str], recipe: Recipe, options: RunOptions) -> Preparation:
+def prepare(
+    model: str | os.PathLike[str], recipe: Recipe, options: RunOptions, on_phase: OnPhase = silent
+) -> Preparation:
     """Everything up to the plan; nothing is written and no weight is loaded.
 
     Raises the error of the first part that fails: the file, its architecture, its contract, its tokenizer, the rows.
     """
+    on_phase(Phase("reading the checkpoint"))
     checkpoint = open_checkpoint(model)
     report = check_contract(checkpoint, resolve(checkpoint, config=options.config, overrides=options.overrides))
     report.raise_for_violations()
     _check_size(options.model_size, report)
     if options.data is None:
         raise UsageProblem("no training rows are given", action="give --data FILE.jsonl, or rows as the cell's body")
+    on_phase(IMPORTING)
     placement = place(options.device, recipe.dtype)
     facts = device_facts(placement)
     started_from = ""
@@ -84,6 +90,7 @@ def prepare(model: str | os.PathLike[str], recipe: Recipe, options: RunOptions) 
     settled, notes = settle(recipe, options.gradient_checkpointing, report.architecture, facts)
     choice = choose_tokenizer(checkpoint, report.architecture, settled.chat_template)
     rows, train, held_out = _read(settled, options)
+    on_phase(Phase(f"encoding {len(train):,} rows"))
     with row_encoder(choice.checkpoint_tokenizer) as encode:
         examples = encode_rows(train, choice.checkpoint_tokenizer, settled.max_seq_len, encode)
         evaluated = (
@@ -95,6 +102,8 @@ def prepare(model: str | os.PathLike[str], recipe: Recipe, options: RunOptions) 
     assumptions = (*notes, *choice.assumptions)
     tokenizer = (choice.source, choice.vocabulary_note)
     plan = make_plan(report, settled, options, examples, evaluated, schedule, facts, assumptions, warnings, tokenizer)
+    writes = planned_files(report, checkpoint.tensors, settled, options, plan.parameters_trainable)
+    plan = replace(plan, writes=writes)
     placement = placement_of(placement.device, settled)
     fingerprint = _data_fingerprint(rows, choice, (examples, evaluated))
     identity = Identity(

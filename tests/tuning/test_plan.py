@@ -21,6 +21,7 @@ from aprnb.tuning.planning.recipe import Recipe, RunOptions
 from aprnb.tuning.planning.settle import settle
 from aprnb.tuning.training.lora import attach, prepare_full
 from aprnb.tuning.training.loss import chunked_cross_entropy
+from aprnb.units import bytes_text
 from aprnb_tests.memory import forget_peak, peak
 from aprnb_tests.tiny import (
     bytes_kept_for_backward,
@@ -135,7 +136,8 @@ def test_the_plan_as_json_has_the_keys_that_scripts_rely_on() -> None:
     assert set(found["parameters"]) == {"total", "trainable"}
     assert {"rows", "rows_without_labels", "tokens", "labelled_tokens"} <= set(found["data"])
     assert list(found["memory_bytes"]) == [
-        "weights", "adapters", "gradients", "optimizer", "activations", "logits", "total",
+        "weights", "adapters", "gradients", "optimizer", "activations", "logits", "kernels", "libraries",
+        "checking", "total",
     ]  # fmt: skip
     assert found["architecture"]["head_dim"]["value"] == 32
 
@@ -241,3 +243,35 @@ def test_a_dtype_that_the_device_has_to_emulate_is_a_warning() -> None:
         in plan_of(Recipe(method="lora"), facts).warnings
     )
     assert not [warning for warning in plan_of(Recipe(method="lora")).warnings if "bf16" in warning]
+
+
+def test_the_first_line_says_how_much_memory_of_how_much_and_what_is_written_and_no_other_total() -> None:
+    plan = dataclasses.replace(plan_of(Recipe()), writes={"out/tuned.apr": 1_258_291, "out/tuned.run": 1 << 21})
+    first = str(plan).splitlines()[0]
+    total = bytes_text(plan.memory.total)
+    assert first.startswith(f"Plan: {total} of 16.00 GiB · writes 1.20 MiB tuned.apr")
+    others = [line for line in str(plan).splitlines()[1:] if "of 16.00 GiB" in line or line.startswith("total")]
+    assert [line.split()[1:3] for line in others] == [total.split()]
+
+
+def test_what_is_in_4_bits_and_what_is_not_adds_up() -> None:
+    plan = plan_of(Recipe(method="qlora"))
+    nf4 = plan.to_json()["nf4"]
+    assert nf4["parameters"] + nf4["other_parameters"] == plan.parameters_total
+    assert nf4["bytes"] + nf4["other_bytes"] == plan.memory.weights
+    assert "in 4 bits" in str(plan)
+    assert "in 4 bits" not in str(plan_of(Recipe(method="lora")))
+
+
+def test_few_steps_are_a_warning_with_the_change_that_gives_enough() -> None:
+    few, cut_off = (plan_of(Recipe(epochs=epochs, batch_size=6)).warnings for epochs in (1, 9))  # the plan has 2 steps
+    assert "2 steps in all: use --epochs 50 for at least 100" in few
+    assert not any("steps in all" in text for text in cut_off)  # as with --max-steps 2
+
+
+def test_the_check_of_the_written_model_counts_where_it_needs_more_than_a_step() -> None:
+    options = {"method": "qlora", "dtype": "bfloat16", "optimizer": "adamw", "checkpointing": True,
+               "micro_batch_tokens": 512, "probe_tokens": 100}  # fmt: skip
+    plan = plan_memory(QWEN3_8B, 8_190_735_360, 43_646_976, **options)
+    assert plan.total > 2 * 8_190_735_360 + plan.weights  # a second model in 16 bits besides that in 4 bits
+    assert plan_memory(QWEN3_8B, 8_190_735_360, 43_646_976, **{**options, "probe_tokens": 0}).checking == 0

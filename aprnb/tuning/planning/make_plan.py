@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from aprnb.architecture import Architecture, ContractReport, parameter_count
 from aprnb.tuning.planning.device import DeviceFacts
-from aprnb.tuning.planning.memory import ATTENTION_MODULES, expert_parameters
+from aprnb.tuning.planning.memory import ATTENTION_MODULES, PROBE_TOKENS, PROBES, expert_parameters
 from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.recipe import RunOptions, SettledRecipe
 from aprnb.tuning.planning.settle import estimate, trainable_parameters
 from aprnb.units import bytes_text
+
+FEW_STEPS, ENOUGH_STEPS = 30, 100
+"""A run of fewer steps hardly leaves its warm-up; what is suggested in its place."""
 
 if TYPE_CHECKING:
     from aprnb.tuning.data.examples import Examples
@@ -33,7 +36,9 @@ def make_plan(
 ) -> Plan:
     """The plan of a settled recipe over encoded rows; `warnings` are those of file and data."""
     architecture = report.architecture
-    largest = _largest_micro_batch(examples, schedule)
+    tokens = _micro_batches(examples, schedule)
+    largest = max(tokens)
+    counts = {"lengths": len(set(tokens)), "probe_tokens": _probe_tokens(held_out or examples, options)}
     plan = Plan(
         base=report.path,
         architecture=architecture,
@@ -51,7 +56,7 @@ def make_plan(
         held_out_labelled_tokens=held_out.labelled_tokens if held_out else 0,
         total_steps=len(schedule.steps),
         largest_micro_batch=largest,
-        memory=estimate(recipe, architecture, largest),
+        memory=estimate(recipe, architecture, largest, facts.kind, **counts),
         assumptions=(*architecture.assumptions, *notes),
         warnings=(),
         tokenizer=tokenizer,
@@ -59,10 +64,15 @@ def make_plan(
     return replace(plan, warnings=(*warnings, *_expert_warnings(recipe, architecture), *_warnings(plan)))
 
 
-def _largest_micro_batch(examples: Examples, schedule: Schedule) -> int:
-    """Tokens of the largest packed row."""
+def _micro_batches(examples: Examples, schedule: Schedule) -> list[int]:
+    """Tokens of each packed row."""
     lengths = examples.lengths
-    return max(sum(lengths[index] for index in part) for step in schedule.steps for part in step.micro_batches)
+    return [sum(lengths[index] for index in part) for step in schedule.steps for part in step.micro_batches]
+
+
+def _probe_tokens(probed: Examples, options: RunOptions) -> int:
+    """Of the rows with which the written model is compared; 0 where none is written."""
+    return 0 if options.adapter_only else sum(min(length, PROBE_TOKENS) for length in probed.lengths[:PROBES])
 
 
 def _expert_warnings(recipe: SettledRecipe, architecture: Architecture) -> list[str]:
@@ -77,6 +87,18 @@ def _expert_warnings(recipe: SettledRecipe, architecture: Architecture) -> list[
     return found
 
 
+def _few_steps(plan: Plan) -> list[str]:
+    """What gives enough steps to learn from, where --max-steps does not say that few are wanted."""
+    recipe, rows = plan.recipe, plan.rows - plan.rows_without_labels
+    whole = recipe.epochs * -(-rows // recipe.batch_size)
+    if plan.total_steps >= FEW_STEPS or plan.total_steps < whole:
+        return []
+    smaller = [size for size in (1, 2, 4, 8, 16, 32) if recipe.epochs * -(-rows // size) >= ENOUGH_STEPS]
+    changes = [f"--batch-size {max(smaller)}"] if smaller else []
+    changes.append(f"--epochs {-(-ENOUGH_STEPS * recipe.epochs // whole)}")
+    return [f"{whole} steps in all: use {' or '.join(changes)} for at least {ENOUGH_STEPS}"]
+
+
 def _warnings(plan: Plan) -> list[str]:
     found = []
     if plan.rows_truncated:
@@ -85,6 +107,7 @@ def _warnings(plan: Plan) -> list[str]:
         found.append(f"{plan.rows_without_labels} rows have no answer to train on and are not used")
     if not plan.held_out_rows:
         found.append("no rows are held out, so overfitting will not be visible")
+    found += _few_steps(plan)
     if plan.memory.total > plan.facts.available_bytes:
         needed, free = bytes_text(plan.memory.total), bytes_text(plan.facts.available_bytes)
         action = "try --quantize-nf4 or a smaller --micro-batch-tokens"

@@ -21,12 +21,18 @@ LOGIT_CHUNK_BYTES = 128 * 2**20
 DTYPE_BYTES = {dtype.in_torch: BY_NAME[dtype.name].block_bytes for dtype in FLOATS}
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 _KEPT_IN_STEPS = {"gelu_new": 3}  # activation of transformers → tensors that its steps keep beyond input and output
-_OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 2 * 4 / 256, "paged_adamw8bit": 2.0 + 2 * 4 / 256}
+LIBRARY_BYTES = {"cpu": 430 << 20, "cuda": 0}
+"""Python with torch, transformers and PEFT, once they have computed; no part of what a GPU's allocator reserves."""
+KERNEL_BYTES, MOST_KERNEL_BYTES = 22 << 20, 900 << 20
+"""What oneDNN compiles in 16 bits for one length of a micro-batch, by measurement, and where its cache ends."""
+PROBES, PROBE_TOKENS = 4, 128
+"""Rows with which the written model is compared with the trained one, and how many of their tokens."""
+OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 2 * 4 / 256, "paged_adamw8bit": 2.0 + 2 * 4 / 256}
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes at the peak of one optimizer step."""
+    """Bytes at the peak of the run: of an optimizer step, and what the check of the written model needs beyond it."""
 
     weights: int
     adapters: int
@@ -34,6 +40,9 @@ class MemoryPlan:
     optimizer: int
     activations: int
     logits: int
+    kernels: int = 0
+    libraries: int = 0
+    checking: int = 0
 
     @property
     def total(self) -> int:
@@ -102,16 +111,42 @@ def plan_memory(
     optimizer: str,
     checkpointing: bool,
     micro_batch_tokens: int,
+    lengths: int = 1,
+    device: str = "cpu",
+    probe_tokens: int = 0,
 ) -> MemoryPlan:
-    """Memory by term for the largest micro-batch; `method` is lora, qlora or full, `dtype` that of the frozen base."""
-    return MemoryPlan(
+    """Memory by term for the largest micro-batch; `method` is lora, qlora or full, `dtype` that of the frozen base.
+
+    `lengths` says how many different ones the micro-batches have, `probe_tokens` with how many tokens the written model
+    is checked; 0 where none is written.
+    """
+    compiles = device == "cpu" and dtype != "float32"
+    step = MemoryPlan(
         weights=weight_bytes(architecture, parameters, method, dtype),
         adapters=0 if method == "full" else 4 * trainable,
         gradients=4 * trainable,
-        optimizer=round(_OPTIMIZER_BYTES[optimizer] * trainable),
+        optimizer=round(OPTIMIZER_BYTES[optimizer] * trainable),
         activations=activation_bytes(architecture, micro_batch_tokens, method, dtype, checkpointing),
         logits=logit_bytes(architecture, micro_batch_tokens),
+        kernels=min(KERNEL_BYTES * lengths, MOST_KERNEL_BYTES) if compiles else 0,
+        libraries=LIBRARY_BYTES.get(device, 0),
     )
+    if not probe_tokens:
+        return step
+    second = checking_bytes(architecture, parameters, method, dtype, probe_tokens)
+    needed = step.weights + step.adapters + step.kernels + step.libraries + second
+    return dataclasses.replace(step, checking=max(0, needed - step.total))
+
+
+def checking_bytes(architecture: Architecture, parameters: int, method: str, dtype: str, tokens: int) -> int:
+    """What the check of the written model needs besides the trained one: a second model in the run's dtype.
+
+    With it two and a half float32 copies of the largest weight, while that is compared, and the logits of the probes:
+    trained, expected, found. Where all weights were trained, the file's weights are in memory besides.
+    """
+    model = DTYPE_BYTES[dtype] * parameters * (2 if method == "full" else 1)
+    largest = max(prod(tensor.shape) for tensor in expected_tensors(architecture).values())
+    return model + 10 * largest + 3 * 4 * architecture.vocab_size * tokens
 
 
 def weight_bytes(architecture: Architecture, parameters: int, method: str, dtype: str) -> int:
@@ -125,8 +160,18 @@ def weight_bytes(architecture: Architecture, parameters: int, method: str, dtype
         return (4 if dtype == "float32" else 4 + 2) * parameters
     if method != "qlora":
         return DTYPE_BYTES[dtype] * parameters
-    matrices = sum(rows * columns for linears in linear_shapes(architecture).values() for rows, columns in linears)
-    return round(matrices * (0.5 + 1 / 64 + 4 / (64 * 256))) + DTYPE_BYTES[dtype] * (parameters - matrices)
+    matrices = nf4_parameters(architecture)
+    return nf4_bytes(matrices) + DTYPE_BYTES[dtype] * (parameters - matrices)
+
+
+def nf4_parameters(architecture: Architecture) -> int:
+    """How many parameters NF4 applies to: the linear modules of the layers."""
+    return sum(rows * columns for linears in linear_shapes(architecture).values() for rows, columns in linears)
+
+
+def nf4_bytes(parameters: int) -> int:
+    """Bytes of so many weights in NF4, with their scales."""
+    return round(parameters * (0.5 + 1 / 64 + 4 / (64 * 256)))
 
 
 def activation_bytes(architecture: Architecture, tokens: int, method: str, dtype: str, checkpointing: bool) -> int:

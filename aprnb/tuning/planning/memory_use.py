@@ -40,6 +40,11 @@ def peak_bytes(device: torch.device) -> int:
         import torch
 
         return torch.cuda.max_memory_reserved(device)
+    return process_peak_bytes()
+
+
+def process_peak_bytes() -> int:
+    """The most that the process has had in memory, since `begin_peak` where the system can say."""
     return _kernel_peak() or _process_peak()
 
 

@@ -7,7 +7,8 @@ plan = make_plan.make_plan(report, recipe, options, examples, held_out, schedule
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from aprnb.architecture import Architecture
 from aprnb.display.bundle import Displayed
 from aprnb.display.document import Document
 from aprnb.tuning.planning.device import DeviceFacts
-from aprnb.tuning.planning.memory import MemoryPlan
+from aprnb.tuning.planning.memory import MemoryPlan, nf4_bytes, nf4_parameters
 from aprnb.tuning.planning.plan_document import plan_document
 from aprnb.tuning.planning.recipe import RunOptions, SettledRecipe, recipe_document
 
@@ -45,6 +46,7 @@ class Plan(Displayed):
         assumptions: architecture fields and choices that no one stated.
         warnings: about file, data and memory.
         tokenizer: where it comes from, and how it compares with the embedding.
+        writes: path → bytes of what the run leaves, the tuned model first.
     """
 
     base: Path
@@ -67,6 +69,7 @@ class Plan(Displayed):
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
     tokenizer: tuple[str, str] = ("", "")
+    writes: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The document of `aprnb plan --json`."""
@@ -89,6 +92,8 @@ class Plan(Displayed):
             "largest_micro_batch_tokens": self.largest_micro_batch,
             "memory_bytes": self.memory.to_json(),
             "memory_available_bytes": self.facts.available_bytes,
+            "nf4": self._nf4(),
+            "writes": dict(self.writes),
             "device": self.facts.device,
             "device_name": self.facts.name,
             "dtype": self.facts.dtype,
@@ -98,6 +103,17 @@ class Plan(Displayed):
             "recipe": recipe_document(self.recipe, self.options),
             "assumptions": list(self.assumptions),
             "warnings": list(self.warnings),
+        }
+
+    def _nf4(self) -> dict[str, int]:
+        """Parameters and bytes of the base in NF4, and of what is not."""
+        inside = nf4_parameters(self.architecture) if self.recipe.method == "qlora" else 0
+        size = nf4_bytes(inside)
+        return {
+            "parameters": inside,
+            "bytes": size,
+            "other_parameters": self.parameters_total - inside,
+            "other_bytes": self.memory.weights - size,
         }
 
     def document(self) -> Document:

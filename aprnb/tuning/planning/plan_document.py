@@ -22,7 +22,10 @@ _TERMS = {
     "optimizer": "AdamW's two moments",
     "activations": "of the largest micro-batch",
     "logits": "one chunk of labelled positions",
-    "total": "without Python and its libraries",
+    "kernels": "compiled by oneDNN for each length of a micro-batch",
+    "libraries": "Python, torch, transformers, PEFT",
+    "checking": "what the check of the written model needs beyond a step",
+    "total": "",
 }
 Rows = tuple[tuple[str, Cell, str], ...]
 
@@ -68,10 +71,8 @@ def plan_document(stored: Mapping[str, Any], where: str = "the plan") -> Documen
     terms = tuple((name, bytes_text(memory.integer(name)), note) for name, note in _TERMS.items())
     recipe = tuple((name, str(value), "") for name, value in plan.inner("recipe").values.items())
     blocks: list[Block] = [
-        Fields((*_model_rows(plan), *_training_rows(plan), *_data_rows(plan))),
-        Table(
-            "Memory for tensors at the peak of a step", (Column("term"), Column("size", "right"), Column("what")), terms
-        ),
+        Fields((*_model_rows(plan), *_training_rows(plan), *_data_rows(plan), *_file_rows(plan))),
+        Table("Memory at the peak of the run", (Column("term"), Column("size", "right"), Column("what")), terms),
         Details("Architecture", (Fields(_architecture_rows(plan)),)),
         Details("Recipe", (Fields(recipe),)),
     ]
@@ -80,7 +81,16 @@ def plan_document(stored: Mapping[str, Any], where: str = "the plan") -> Documen
         blocks.append(Messages("assumption", assumptions))
     if warnings:
         blocks.append(Messages("warning", warnings))
-    return Document("Plan", "warning" if warnings else "ok", tuple(blocks))
+    return Document(f"Plan: {_summary(plan)}", "warning" if warnings else "ok", tuple(blocks))
+
+
+def _summary(plan: StoredObject) -> str:
+    """How much memory of how much, and what is written: `4.60 of 21.30 GiB · writes 1.17 GiB tuned.apr`."""
+    needed, of = plan.inner("memory_bytes").integer("total"), plan.integer("memory_available_bytes")
+    parts = [f"{bytes_text(needed)} of {bytes_text(of)}"]
+    writes = plan.inner("writes")
+    parts += [f"writes {bytes_text(writes.integer(path))} {Path(path).name}" for path in list(writes.values)[:1]]
+    return " · ".join(parts)
 
 
 def _architecture_rows(plan: StoredObject) -> Rows:
@@ -98,7 +108,22 @@ def _model_rows(plan: StoredObject) -> Rows:
         ("model", f"{family}, {layers} layers, hidden {hidden}", "from the file"),
         ("parameters", count_text(total), "sum over the model's tensors"),
         ("trainable", count_text(trainable), f"{trainable / total:.2%} of them"),
+        *_nf4_rows(plan),
     )
+
+
+def _nf4_rows(plan: StoredObject) -> Rows:
+    """What is in 4 bits and what is not, with QLoRA."""
+    nf4 = plan.inner("nf4")
+    inside, outside = nf4.integer("parameters"), nf4.integer("other_parameters")
+    if not inside:
+        return ()
+    dtype, size, other = plan.text("dtype"), bytes_text(nf4.integer("bytes")), bytes_text(nf4.integer("other_bytes"))
+    return (
+        ("in 4 bits", count_text(inside), f"linear modules of the layers, {size} in NF4 with scales"),
+        ("in 16 bits" if dtype != "float32" else "in 32 bits", count_text(outside),
+         f"embedding, head, norms and what else is not a linear module, {other} in {dtype}"),
+    )  # fmt: skip
 
 
 def _training_rows(plan: StoredObject) -> Rows:
@@ -136,4 +161,17 @@ def _data_rows(plan: StoredObject) -> Rows:
         ("tokenizer", tokenizer.text("source"), tokenizer.text("note")),
         ("tokens", data.integer("tokens"), f"{labelled:,} of them labelled (answers)"),
         ("held out", data.integer("held_out_rows"), f"{held_out:,} labelled tokens"),
+    )
+
+
+def _file_rows(plan: StoredObject) -> Rows:
+    writes = plan.inner("writes")
+    notes = {".apr": "the tuned model", ".adapter": "PEFT layout", ".run": "with all states that are kept"}
+    return tuple(
+        (
+            "writes" if not number else "",
+            path,
+            f"{bytes_text(writes.integer(path))}, {notes.get(Path(path).suffix, '')}",
+        )
+        for number, path in enumerate(writes.values)
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aprnb.architecture import Architecture, parameter_count
 from aprnb.errors import UsageProblem
 from aprnb.tuning.planning.device import DeviceFacts
@@ -33,7 +35,7 @@ def settle(
         return _closed(recipe, method, checkpointing, architecture, facts)
 
     def needed_bytes(candidate: SettledRecipe) -> int:
-        return estimate(candidate, architecture, candidate.micro_batch_tokens).total
+        return estimate(candidate, architecture, candidate.micro_batch_tokens, facts.kind).total
 
     notes: list[str] = []
     most_bytes, free = _USABLE * facts.available_bytes, f"{bytes_text(facts.available_bytes)} free"
@@ -41,13 +43,14 @@ def settle(
     if method == "auto":
         needed = needed_bytes(closed("lora", "on"))
         method = "lora" if needed <= most_bytes else "qlora"
-        size = f"with the base in {facts.dtype} and full micro-batches the run needs {bytes_text(needed)} of {free}"
-        notes.append(f"method {method}: {size}")
+        size = f"with it the run would need {bytes_text(needed)} of {free}"
+        base = f"the base in {facts.dtype}"
+        notes.append(f"method lora: {base} fits into memory" if method == "lora" else f"method qlora: {base}: {size}")
     if checkpointing == "auto":
         needed = needed_bytes(closed(method, "off"))
         checkpointing = "off" if needed <= most_bytes else "on"
         if checkpointing == "on":
-            notes.append(f"gradient checkpointing on: without it the run needs {bytes_text(needed)} of {free}")
+            notes.append(f"gradient checkpointing on: without it the run would need {bytes_text(needed)} of {free}")
     return closed(method, checkpointing), tuple(notes)
 
 
@@ -98,8 +101,13 @@ def trainable_parameters(recipe: SettledRecipe, architecture: Architecture) -> i
     return adapter_parameters(architecture, recipe.rank, recipe.target_modules)
 
 
-def estimate(recipe: SettledRecipe, architecture: Architecture, micro_batch_tokens: int) -> MemoryPlan:
-    """Memory by term for micro-batches of that many tokens."""
+def estimate(
+    recipe: SettledRecipe, architecture: Architecture, micro_batch_tokens: int, device: str, **known: Any
+) -> MemoryPlan:
+    """Memory by term for micro-batches of that many tokens on a kind of device, "cpu" or "cuda".
+
+    `known` is what `plan_memory` takes besides.
+    """
     return plan_memory(
         architecture,
         parameter_count(architecture),
@@ -109,4 +117,6 @@ def estimate(recipe: SettledRecipe, architecture: Architecture, micro_batch_toke
         optimizer=recipe.optimizer,
         checkpointing=recipe.gradient_checkpointing == "on",
         micro_batch_tokens=micro_batch_tokens,
+        device=device,
+        **known,
     )

@@ -27,10 +27,13 @@ from aprnb.errors import GateError, UsageProblem, out_of_memory_in
 from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.formats.atomic import require_place_of_file
 from aprnb.formats.codecs.arrays import Floats
-from aprnb.formats.dtypes import BY_NAME, DType
+from aprnb.formats.dtypes import DType
 from aprnb.option_values import read_value
 from aprnb.options import OPTIONS
+from aprnb.phases import Counted, OnPhase, Phase, silent
 from aprnb.tokenizer.choose import choose_tokenizer
+from aprnb.tuning.planning.writes import written_dtype
+from aprnb.tuning.results.history import WRITING_MODEL
 from aprnb.tuning.results.merge_check import MergeCheck
 from aprnb.tuning.results.merged import Merged
 from aprnb.tuning.results.written_weights import compare_changes
@@ -52,6 +55,7 @@ def merge(
     chat_template: str | None = None,
     other_base: bool = False,
     verify: Verify | None = None,
+    on_phase: OnPhase | None = None,
 ) -> Merged:
     """Merge a PEFT LoRA adapter into its base and write the result as one `.apr` model.
 
@@ -72,6 +76,7 @@ def merge(
         chat_template: name or file of a template where the base has none.
         other_base: also merge an adapter that records another base than this one.
         verify: called with the temporary file before it is renamed; raises to reject it.
+        on_phase: called about twice a second with a `Phase`, what is done now: "writing the model 40/291".
 
     Returns:
         The `Merged` with path, number of tensors, how many differ from the base's, and warnings.
@@ -96,12 +101,14 @@ def merge(
             f"--output {output}", expected="a name that ends in .apr", action="convert the merged .apr to other formats"
         )
     enough = out_of_memory_in("during the merge", "end other programs, or merge on a machine with more memory")
+    tell = on_phase or silent
     with enough, open_checkpoint(base) as checkpoint:
         require_apart(Path(output), checkpoint, Path(adapter))
         require_place_of_file(Path(output), force)
         report = check_contract(
             checkpoint, resolve(checkpoint, config=config, overrides=overrides)
         ).raise_for_violations()
+        tell(Phase("reading the adapter"))
         files = read_adapter(Path(adapter), _MOST_BYTES + _MOST_BYTES_PER_PARAMETER * report.parameters)
         replace = changes_of(files, report, partial(read_weight, checkpoint, report))
         recorded = expected_base(Path(adapter), report, other_base)
@@ -112,10 +119,10 @@ def merge(
             require_base(recorded, checkpoint)
             if verify:
                 return verify(path)
-            compare_changes(files, replace, checkpoint, report, path)
+            compare_changes(files, replace, checkpoint, report, path, tell)
             return None
 
-        merged = _write(checkpoint, report, replace, choice.tokenizer, Path(output), wanted, force, verified)
+        merged = _write(checkpoint, report, replace, choice.tokenizer, Path(output), wanted, force, verified, tell)
         notes = (*target_notes(files, report, replace), *other_files(Path(adapter), checkpoint.metadata))
         return dataclasses.replace(merged, warnings=(*checkpoint.warnings, *report.architecture.warnings, *notes))
 
@@ -129,6 +136,7 @@ def write_trained(
     output_dtype: str | None,
     force: bool,
     verify: Verify,
+    on_phase: OnPhase = silent,
 ) -> Merged:
     """Writes a fully trained module's `weights` (name → torch tensor) with everything else from the base."""
 
@@ -138,7 +146,7 @@ def write_trained(
         return part
 
     replace = {name: partial(trained, name) for name in report.weights}
-    return _write(checkpoint, report, replace, tokenizer, output, output_dtype, force, verify)
+    return _write(checkpoint, report, replace, tokenizer, output, output_dtype, force, verify, on_phase)
 
 
 def _write(
@@ -150,6 +158,7 @@ def _write(
     output_dtype: str | None,
     force: bool,
     verify: Verify,
+    on_phase: OnPhase,
 ) -> Merged:
     compared: list[tuple[int, MergeCheck | None]] = []
 
@@ -161,13 +170,18 @@ def _write(
         compared.append((len(changed), verify(path)))
 
     def dtype_of(_: str, stored: DType, shape: tuple[int, ...]) -> DType:
-        """The wanted dtype for matrices; else the stored float type, F16 in place of block quantisation."""
-        if output_dtype:
-            return BY_NAME[output_dtype] if len(shape) == 2 else BY_NAME["F32"]
-        return stored if stored.name in ("F32", "F16", "BF16") else BY_NAME["F16"]
+        return written_dtype(stored, len(shape), output_dtype)
 
     tensors = write_apr_model(
-        output, checkpoint, report, dtype_of, replace=replace, tokenizer=tokenizer, force=force, verify=verified
+        output,
+        checkpoint,
+        report,
+        dtype_of,
+        replace=replace,
+        tokenizer=tokenizer,
+        force=force,
+        verify=verified,
+        on_tensor=Counted(on_phase, WRITING_MODEL, len(report.weights)),
     )
     ((changed, found),) = compared
     return Merged(output, len(tensors), changed, found)

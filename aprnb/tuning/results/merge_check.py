@@ -27,8 +27,9 @@ from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.model.build import build_model
 from aprnb.model.device import Placement
 from aprnb.model.memory import free_bytes
+from aprnb.phases import Counted, OnPhase, Phase, silent
 from aprnb.tuning.results.saved_adapter import load_adapter
-from aprnb.tuning.results.written_weights import NOT_WRITTEN, dtype_in, require_sum, require_trained
+from aprnb.tuning.results.written_weights import CHECKING_MODEL, NOT_WRITTEN, dtype_in, require_sum, require_trained
 from aprnb.tuning.training.lora import adapted_layers
 
 EFFECT_LIMIT = 0.01
@@ -36,6 +37,7 @@ EFFECT_LIMIT = 0.01
 that repeat only nearly, and a tenth of the effect of a scale that is wrong by 10 %."""
 RANGE_LIMIT = 1e-5
 """Of the logits' range, where all weights were trained and the base is gone: float32 has 7 digits."""
+_COMPUTING = Phase(f"{CHECKING_MODEL}: computing its logits")
 
 Probes = Sequence[Sequence[int]]
 Logits = list[Tensor]
@@ -61,37 +63,53 @@ class MergeCheck:
 
 
 def compare_adapter(
-    report: ContractReport, base: Checkpoint, adapter: Path, output: Path, placement: Placement, probes: Probes
+    report: ContractReport,
+    base: Checkpoint,
+    adapter: Path,
+    output: Path,
+    placement: Placement,
+    probes: Probes,
+    on_phase: OnPhase = silent,
 ) -> MergeCheck:
     """Base + adapter, both from disk and unquantised, against the merged file."""
     placement = _fitting_placement(placement, report)
-    model = load_adapter(build_model(base, report, placement), adapter)
+    model = load_adapter(build_model(base, report, placement, on_phase, f"{CHECKING_MODEL}: loading the base"), adapter)
+    on_phase(_COMPUTING)
     trained = _logits(model, probes)
     with model.disable_adapter():
         effect = _difference(trained, _logits(model, probes))
         with open_checkpoint(output) as merged:
-            _merge_in_memory(model, base, report, merged)
+            _merge_in_memory(model, base, report, merged, on_phase)
+        on_phase(_COMPUTING)
         expected = _logits(model, probes)
     del model
-    return _compare(trained, expected, _merged_logits(output, placement, probes), effect)
+    return _compare(trained, expected, _merged_logits(output, placement, probes, on_phase), effect)
 
 
-def compare_trained(module: Any, output: Path, placement: Placement, probes: Probes) -> MergeCheck:
+def compare_trained(
+    module: Any, output: Path, placement: Placement, probes: Probes, on_phase: OnPhase = silent
+) -> MergeCheck:
     """A fully trained module against the file that was written from it."""
     with open_checkpoint(output) as merged:
-        expected = _logits(module, probes, _weights_in(merged, module, placement.dtype))
-    return _compare(_logits(module, probes), expected, _merged_logits(output, placement, probes))
+        weights = _weights_in(merged, module, placement.dtype, on_phase)
+        on_phase(_COMPUTING)
+        expected = _logits(module, probes, weights)
+    return _compare(_logits(module, probes), expected, _merged_logits(output, placement, probes, on_phase))
 
 
 @torch.no_grad()
-def _merge_in_memory(model: Any, base: Checkpoint, report: ContractReport, merged: Checkpoint) -> None:
+def _merge_in_memory(
+    model: Any, base: Checkpoint, report: ContractReport, merged: Checkpoint, on_phase: OnPhase
+) -> None:
     """Replaces the weights under `model`'s adapters by the file's, and rounds all others to the file's dtypes.
 
     Raises GateError for a weight of the file that is not base + B·A · scale, as PEFT computes it.
     """
     written, weights = check(merged), _weights(model)
     layers = {_plain(name) + ".weight": layer for name, layer in adapted_layers(model).items()}
+    count = Counted(on_phase, CHECKING_MODEL, len(report.weights))
     for name in report.weights:
+        count()
         value = torch.from_numpy(read_weight(base, report, name))
         if name in layers:
             layer = layers[name]
@@ -103,14 +121,16 @@ def _merge_in_memory(model: Any, base: Checkpoint, report: ContractReport, merge
 
 
 @torch.no_grad()
-def _weights_in(merged: Checkpoint, module: Any, dtype: torch.dtype) -> Mapping[str, Tensor]:
+def _weights_in(merged: Checkpoint, module: Any, dtype: torch.dtype, on_phase: OnPhase) -> Mapping[str, Tensor]:
     """The file's weights in `dtype`, under the names that the fully trained `module` has for them.
 
     Raises GateError for a weight that is not the module's, rounded to the file's dtype.
     """
     written, weights = check(merged), _weights(module)
     found = {name: torch.empty_like(weight, dtype=dtype) for name, weight in weights.items()}
+    count = Counted(on_phase, CHECKING_MODEL, len(written.weights))
     for name in written.weights:
+        count()
         target, trained = from_module(found, name), from_module(weights, name).detach().float().cpu()
         target.copy_(require_trained(name, merged, written, trained).reshape(target.shape))
     return found
@@ -125,9 +145,11 @@ def _plain(name: str) -> str:
     return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
-def _merged_logits(output: Path, placement: Placement, probes: Probes) -> Logits:
+def _merged_logits(output: Path, placement: Placement, probes: Probes, on_phase: OnPhase) -> Logits:
     with open_checkpoint(output) as checkpoint:
-        return _logits(build_model(checkpoint, check(checkpoint), placement), probes)
+        model = build_model(checkpoint, check(checkpoint), placement, on_phase, f"{CHECKING_MODEL}: loading it")
+        on_phase(_COMPUTING)
+        return _logits(model, probes)
 
 
 def _fitting_placement(placement: Placement, report: ContractReport) -> Placement:

@@ -23,6 +23,7 @@ from pathlib import Path
 from aprnb.errors import FileMissing, OutputError, OutputExists, UsageProblem
 from aprnb.formats.atomic import empty_folder, leftovers, require_place_of_folder, write_json
 from aprnb.formats.targets import require_name, require_replaceable, require_writable
+from aprnb.tuning.planning.writes import output_path
 from aprnb.tuning.results.lock import is_locked, locked
 from aprnb.tuning.results.owned_files import listed_files, own_adapter_files
 from aprnb.tuning.training.saving import state_document
@@ -84,9 +85,7 @@ of a killed process, or what it was about to remove."""
 
 def places(output: str | None, model: Path) -> Places:
     """The paths next to `output`, which is `MODEL-finetuned.apr` in the current folder unless given."""
-    path = Path(output) if output else Path(f"{model.stem}-finetuned.apr")
-    if path.suffix != ".apr":
-        raise UsageProblem(f"--output {path}", expected="a name that ends in .apr")
+    path = output_path(output, model)
     return Places(path, path.with_suffix(".adapter"), path.with_suffix(".run"))
 
 

@@ -210,6 +210,10 @@ class Run(Displayed):
         """The card: outcome, files, curve, steps and plan."""
         return run_document(self.where, self.status, self.history, self.plan)
 
+    def after_plan(self) -> Document:
+        """The card without the plan, for a reader who has seen that."""
+        return run_document(self.where, self.status, self.history, self.plan, plan_shown=True)
+
 
 def open_run(folder: str | os.PathLike[str]) -> Run:
     """Open a run by its folder: going on, interrupted or finished, of this process, of another, or of another machine.

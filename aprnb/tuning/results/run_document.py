@@ -42,8 +42,10 @@ def run_json(where: Places, status: str, history: History) -> dict[str, Any]:
     }
 
 
-def run_document(where: Places, status: str, history: History, plan: Plan | SavedPlan) -> Document:
-    """Outcome, files, curve, steps and plan."""
+def run_document(
+    where: Places, status: str, history: History, plan: Plan | SavedPlan, *, plan_shown: bool = False
+) -> Document:
+    """Outcome, files, curve, steps, and the plan, or where it is if that was shown before."""
     blocks: list[Block] = [Fields((*_outcome(where, status, history, plan), *_files(where, history)))]
     if status == "running":
         blocks.append(Paragraph(f"%apr_watch {where.run} shows how it goes on; run.stop() saves its state and ends it"))
@@ -53,7 +55,10 @@ def run_document(where: Places, status: str, history: History, plan: Plan | Save
         steps = steps_table(history.steps, history.evaluations)
         blocks += [Picture(figure_png(figure), words), Details("Steps", (steps,))]
     planned = plan.document()
-    blocks.append(Details("Plan, with warnings" if planned.status == "warning" else "Plan", planned.blocks))
+    if plan_shown:
+        blocks.append(Paragraph(f"the plan that was shown is in {where.plan}"))
+    else:
+        blocks.append(Details("Plan, with warnings" if planned.status == "warning" else "Plan", planned.blocks))
     found = (*_ending(where, status, history, plan), *history.warnings, *concerns(history.evaluations))
     if found:
         blocks.insert(0, Messages("warning", found))

@@ -18,7 +18,9 @@ from aprnb.architecture import ContractReport, check
 from aprnb.architecture.weights import read_weight
 from aprnb.errors import GateError
 from aprnb.formats import Checkpoint, open_checkpoint
+from aprnb.phases import Counted, OnPhase, silent
 
+CHECKING_MODEL = "checking the model"
 NOT_WRITTEN = "no merged model is written; the adapter and the saved state are kept"
 _DIGITS = {"F32": (24, 2.0**-150), "BF16": (8, 2.0**-134), "F16": (11, 2.0**-25)}
 """Binary digits of a dtype, and half of its smallest positive number: rounding changes a value by at most half a unit
@@ -31,15 +33,22 @@ _ARITHMETIC = 1e-4
 
 
 def compare_changes(
-    adapter: AdapterFiles, changes: Mapping[str, Change], base: Checkpoint, report: ContractReport, output: Path
+    adapter: AdapterFiles,
+    changes: Mapping[str, Change],
+    base: Checkpoint,
+    report: ContractReport,
+    output: Path,
+    on_phase: OnPhase = silent,
 ) -> None:
     """Each weight of the merged file that the adapter changes; no model is built.
 
     Plain products are computed anew, from the config's own numbers. Raises GateError.
     """
+    count = Counted(on_phase, CHECKING_MODEL, len(changes))
     with open_checkpoint(output) as merged:
         written = check(merged)
         for name, change in changes.items():
+            count()
             before = torch.from_numpy(read_weight(base, report, name))
             if isinstance(change, LowRank):
                 product = torch.from_numpy(change.left) @ torch.from_numpy(change.right)

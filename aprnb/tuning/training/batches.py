@@ -13,9 +13,10 @@ from torch import Tensor
 
 from aprnb.errors import OutOfMemory, is_out_of_memory, missing_memory
 from aprnb.model.memory import release_freed
+from aprnb.phases import INTERVAL_S, Pace, Phase
 from aprnb.tuning.data.examples import Examples
 from aprnb.tuning.data.packing import pack
-from aprnb.tuning.training.events import Notice
+from aprnb.tuning.training.events import Event, Notice
 from aprnb.tuning.training.loss import answer_loss
 from aprnb.tuning.training.saving.state import capture_random, restore_random
 
@@ -38,9 +39,11 @@ class Batches:
         self._model, self._device, self._limit, self._dtype = model, device, token_limit, compute_dtype
 
     def accumulate(
-        self, examples: Examples, micro_batches: Sequence[Indices], stopped: Callable[[], bool]
-    ) -> Generator[Notice, None, Accumulated | None]:
+        self, examples: Examples, micro_batches: Sequence[Indices], phase: str, stopped: Callable[[], bool]
+    ) -> Generator[Event, None, Accumulated | None]:
         """Adds up the gradients of one optimizer step; returns `Accumulated`, or None where `stopped()` turned true.
+
+        `phase` names the step, of which a long one tells its micro-batches.
 
         The loss is divided by the labelled tokens of the whole step: the division into micro-batches does not matter.
         Out of memory, the step starts again with micro-batches of half the size, and a Notice says so.
@@ -48,15 +51,15 @@ class Batches:
         labelled = planned_labels(examples, micro_batches)
         random = capture_random(self._device)
 
-        def step(parts: Sequence[Indices]) -> Accumulated | None:
+        def step(parts: Sequence[Indices]) -> Generator[Event, None, Accumulated | None]:
             restore_random(random, self._device)  # a repeated step draws the same dropout
-            return self._backward(examples, parts, labelled, stopped)
+            return self._backward(examples, parts, labelled, phase, stopped)
 
         return (yield from self._halving(examples, micro_batches, step))
 
     def evaluate(
-        self, examples: Examples, micro_batches: Sequence[Indices] | None = None
-    ) -> Generator[Notice, None, float]:
+        self, examples: Examples, micro_batches: Sequence[Indices] | None = None, phase: str = "evaluating"
+    ) -> Generator[Event, None, float]:
         """Returns the mean loss over the labelled tokens of `examples`, or of those in `micro_batches`.
 
         Without gradients, in evaluation mode; the model is in its former mode afterwards.
@@ -65,7 +68,7 @@ class Batches:
         was_training = self._model.training
         self._model.eval()
         try:
-            return (yield from self._halving(examples, chosen, lambda parts: self._mean_loss(examples, parts)))
+            return (yield from self._halving(examples, chosen, lambda parts: self._mean_loss(examples, parts, phase)))
         finally:
             self._model.train(was_training)
 
@@ -88,14 +91,17 @@ class Batches:
         return ids, positions, labelled
 
     def _halving(
-        self, examples: Examples, micro_batches: Sequence[Indices], work: Callable[[Sequence[Indices]], T]
-    ) -> Generator[Notice, None, T]:
+        self,
+        examples: Examples,
+        micro_batches: Sequence[Indices],
+        work: Callable[[Sequence[Indices]], Generator[Event, None, T]],
+    ) -> Generator[Event, None, T]:
         """Returns `work` of the micro-batches, cut to the limit; out of memory, again with half of it."""
         lengths = examples.lengths
         while True:
             parts = fit(micro_batches, lengths, self._limit)
             try:
-                return work(parts)
+                return (yield from work(parts))
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -104,11 +110,14 @@ class Batches:
             yield self._halve(parts, lengths, missing)
 
     def _backward(
-        self, examples: Examples, parts: Sequence[Indices], labelled: int, stopped: Callable[[], bool]
-    ) -> Accumulated | None:
+        self, examples: Examples, parts: Sequence[Indices], labelled: int, phase: str, stopped: Callable[[], bool]
+    ) -> Generator[Event, None, Accumulated | None]:
         self._model.zero_grad(set_to_none=True)
         total, tokens, counted = torch.zeros((), device=self._device), 0, 0
-        for indices in parts:
+        pace = Pace(INTERVAL_S)
+        for done, indices in enumerate(parts):
+            if pace.is_due():
+                yield Phase(phase, done, len(parts))
             if stopped():
                 self._model.zero_grad(set_to_none=True)
                 return None
@@ -120,11 +129,13 @@ class Batches:
             tokens, counted = tokens + len(row[0]), counted + count
         return Accumulated(total.item() / labelled, tokens, counted)
 
-    @torch.no_grad()
-    def _mean_loss(self, examples: Examples, parts: Sequence[Indices]) -> float:
+    def _mean_loss(self, examples: Examples, parts: Sequence[Indices], phase: str) -> Generator[Event, None, float]:
         total, counted = torch.zeros((), device=self._device), 0
-        for indices in parts:
-            with self.precision():
+        pace = Pace()
+        for done, indices in enumerate(parts):
+            if pace.is_due():
+                yield Phase(phase, done, len(parts))
+            with torch.no_grad(), self.precision():
                 loss, count = answer_loss(self._model, *self.row(examples, indices))
             total, counted = total + loss, counted + count
         return total.item() / counted

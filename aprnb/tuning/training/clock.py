@@ -14,7 +14,7 @@ class Clock:
         self._step_begun = self._begun
         self._timed_steps = 0
         self._timed_s = 0.0
-        self._first = True
+        self.is_first = True
 
     @property
     def elapsed_s(self) -> float:
@@ -30,9 +30,9 @@ class Clock:
         The caller has read the loss by now, so the device has finished.
         """
         seconds = time.perf_counter() - self._step_begun
-        if not self._first:
+        if not self.is_first:
             self._timed_steps += 1
             self._timed_s += seconds
-        self._first = False
+        self.is_first = False
         remaining = self._timed_s / self._timed_steps * (self._total_steps - step) if self._timed_steps else None
         return tokens / seconds, remaining

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from aprnb.phases import Phase as Phase
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -34,21 +36,6 @@ class Planned:
 
     plan: Plan | SavedPlan
     run: Path | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """Work besides the steps, such as "loading"; `done` of `total` units, where they can be counted.
-
-    A phase with other counts and the same name continues the one before.
-    """
-
-    name: str
-    done: int | None = None
-    total: int | None = None
-
-    def __str__(self) -> str:
-        return self.name if self.total is None else f"{self.name} {self.done:,}/{self.total:,}"
 
 
 @dataclasses.dataclass(frozen=True)

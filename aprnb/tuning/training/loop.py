@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from aprnb.model.build import disable_cpu_repacking
+from aprnb.phases import Phase
 from aprnb.tuning.data.examples import Examples
 from aprnb.tuning.data.packing import Schedule
 from aprnb.tuning.planning.identity import Identity, is_longer
@@ -45,6 +46,7 @@ from aprnb.tuning.training.optimizer import build_optimizer, learning_rate, set_
 from aprnb.tuning.training.saving.saver import Saver
 from aprnb.tuning.training.saving.state import RunState, capture_random, restore, trainable_tensors
 
+CHECKING_BASE = Phase("checking the base")
 _PROBE_TOKENS = 64
 
 
@@ -80,6 +82,7 @@ def train(
 def _events(
     run: Training, held_out: Examples | None, evaluations: frozenset[int], state: RunState | None, is_fresh: bool
 ) -> Iterator[Event]:
+    yield CHECKING_BASE
     with memory_for("while the frozen weights were read"):
         frozen = gates.frozen_fingerprint(run.model)
     yield from (run.resume_from(state) if state else run.check_start(held_out, is_fresh))
@@ -94,6 +97,7 @@ def _events(
             yield (yield from run.evaluate(held_out))
         if step == run.total_steps or run.saver.is_due(step):
             yield from run.save()
+    yield CHECKING_BASE
     gates.check_frozen(frozen, gates.frozen_fingerprint(run.model))
     yield Finished("finished", run.total_steps)
 
@@ -138,10 +142,10 @@ class Training:
                 gates.check_adapter_is_neutral(self.model, *self._probe())
         self.model.train()
         probe, micro_batches = (held_out, None) if held_out else (self._examples, first)
-        loss = yield from self._batches.evaluate(probe, micro_batches)
+        loss = yield from self._batches.evaluate(probe, micro_batches, CHECKING_BASE.name)
         vocab_size, prompts = self.model.get_input_embeddings().weight.shape[0], loss
         if not gates.beats_guessing(loss, vocab_size):
-            prompts = yield from self._batches.evaluate(prompts_of(probe), micro_batches)
+            prompts = yield from self._batches.evaluate(prompts_of(probe), micro_batches, CHECKING_BASE.name)
         warning = gates.check_base_loss(loss, prompts, vocab_size)
         if warning:
             yield Notice("warning", warning)
@@ -173,10 +177,13 @@ class Training:
         recipe = self.recipe
         rate = learning_rate(step, self.total_steps, recipe.learning_rate, recipe.warmup_ratio)
         set_learning_rate(self._optimizer, rate)
+        phase = f"step {step}"
+        if self._clock.is_first:
+            yield Phase(phase)
         self._clock.start_step()
 
         result = yield from self._batches.accumulate(
-            self._examples, planned.micro_batches, lambda: self._interrupt.requested
+            self._examples, planned.micro_batches, phase, lambda: self._interrupt.requested
         )
         if result is None:
             return None

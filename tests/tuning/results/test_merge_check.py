@@ -15,7 +15,7 @@ from aprnb import finetune
 from aprnb.adapters.config import AdapterConfig
 from aprnb.errors import GateError
 from aprnb.model.device import place
-from aprnb.tuning import execution
+from aprnb.tuning import write_results
 from aprnb.tuning.results import merge as merge_module
 from aprnb.tuning.results import merge_check
 from aprnb.tuning.results.merge import Merged
@@ -122,8 +122,8 @@ def spoil_outputs(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     """Outputs compute with another final norm than they contain, as with a wrong epsilon in their config."""
     real = merge_check.build_model
 
-    def spoiled(checkpoint: Any, report: Any, placement: Any) -> Any:
-        model: Any = real(checkpoint, report, placement)
+    def spoiled(checkpoint: Any, *more: Any) -> Any:
+        model: Any = real(checkpoint, *more)
         if checkpoint.path.name == "out.apr":
             model.model.norm.weight.data.mul_(factor)
         return model
@@ -166,12 +166,12 @@ def test_a_file_with_half_of_what_full_training_changed_is_not_kept(
     pocket_qwen3, cow, tmp_path, monkeypatch, dtype
 ) -> None:
     before = dict(aprnb.load(pocket_qwen3, device="cpu")[0].named_parameters())
-    real = execution.write_trained
+    real = write_results.write_trained
 
     def halved(checkpoint: Any, report: Any, weights: Any, *others: Any) -> Any:
         return real(checkpoint, report, {name: (one + before[name]) / 2 for name, one in weights.items()}, *others)
 
-    monkeypatch.setattr(execution, "write_trained", halved)
+    monkeypatch.setattr(write_results, "write_trained", halved)
     with pytest.raises(GateError, match=OTHER_WEIGHT):
         finetune(pocket_qwen3, data=cow, output=tmp_path / "out.apr", method="full", max_steps=2, output_dtype=dtype)
     assert not (tmp_path / "out.apr").exists()

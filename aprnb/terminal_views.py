@@ -1,0 +1,196 @@
+"""How the command line shows the progress of long work: phases, a conversion's bar, an answer, a run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+from aprnb.phases import Phase
+from aprnb.terminal import Terminal
+
+if TYPE_CHECKING:
+    from aprnb.conversion import ConversionPlan, Converted
+    from aprnb.model.answer import Generation
+    from aprnb.phases import OnPhase
+    from aprnb.tuning.results.run import Run
+    from aprnb.tuning.training.events import Event, Listener
+
+T = TypeVar("T")
+RunT = TypeVar("RunT", bound="Run")
+ConvertedT = TypeVar("ConvertedT", bound="Converted")
+GenerationT = TypeVar("GenerationT", bound="Generation")
+
+
+class TerminalView:
+    """Shows the progress of commands on standard error; of a run each step, if `every_step`.
+
+    Generated text goes to `output` as it is produced, unless that is None, and the result of a conversion without what
+    its plan showed; `has_answered` says whether a result did.
+    """
+
+    starts_processes = False
+
+    def __init__(self, *, every_step: bool, output: TextIO | None) -> None:
+        self.every_step, self.output = every_step, output
+        self.has_answered = False
+
+    def conversion(self, work: Callable[[Bar], ConvertedT]) -> ConvertedT:
+        from aprnb.display.text import to_text
+
+        bar = Bar()
+        try:
+            converted = work(bar)
+        finally:
+            bar.clear()
+        self.has_answered = self.output is not None
+        if self.output is not None:
+            print(to_text(converted.after_plan()), file=self.output, flush=True)
+        return converted
+
+    def training(self, work: Callable[[Listener], RunT], _kind: str = "here", /) -> RunT:
+        from aprnb.display.text import to_text
+
+        run = work(Progress(every_step=self.every_step))
+        self.has_answered = self.output is not None
+        if self.output is not None:
+            print(to_text(run.after_plan()), file=self.output, flush=True)
+        return run
+
+    def phases(self, work: Callable[[OnPhase], T]) -> T:
+        line = PhaseLine()
+        try:
+            return work(line)
+        finally:
+            line.clear()
+
+    def generation(self, work: Callable[[Callable[[str], object], OnPhase], GenerationT]) -> GenerationT:
+        streamed = Streamed(self.output)
+        try:
+            answer = work(streamed.text, streamed.phase)
+        except BaseException:
+            streamed.end(is_whole=False)
+            raise
+        streamed.end(is_whole=True)
+        self.has_answered = self.output is not None
+        for line in filter(None, (*answer.notices, f"{answer.outcome}; {answer.speed}".removesuffix("; "))):
+            print(line, file=Terminal(sys.stderr), flush=True)
+        return answer
+
+
+class PhaseLine:
+    """Shows phases on standard error: on a terminal in one line, which is written over, else one for each."""
+
+    def __init__(self) -> None:
+        self._terminal = Terminal(sys.stderr)
+        self._begun, self._is_open = "", False
+
+    def __call__(self, phase: Phase) -> None:
+        if self._terminal.isatty():
+            self.clear()
+            print(phase, end="", file=self._terminal, flush=True)
+            self._is_open = True
+        elif phase.name != self._begun:
+            print(phase, file=self._terminal, flush=True)
+        self._begun = phase.name
+
+    def clear(self) -> None:
+        """Erases the line on a terminal."""
+        if self._is_open:
+            self._terminal.clear_line()
+            self._terminal.flush()
+            self._is_open = False
+
+
+class Streamed:
+    """Text on `output` as it is produced, if that is not None, and before it the phases."""
+
+    def __init__(self, output: TextIO | None) -> None:
+        self._output, self.phase = output, PhaseLine()
+        self._has_text = False
+
+    def text(self, part: str) -> None:
+        self.phase.clear()
+        if self._output is not None:
+            print(part, end="", file=self._output, flush=True)
+            self._has_text = True
+
+    def end(self, *, is_whole: bool) -> None:
+        """Ends the line of the text, also of an empty one that is whole."""
+        self.phase.clear()
+        if self._output is not None and (is_whole or self._has_text):
+            print(file=self._output, flush=True)
+
+
+class Bar:
+    """The plan of a conversion, then percent of its bytes; those are silent when standard error is not a terminal."""
+
+    def __init__(self) -> None:
+        self._terminal, self._shown = Terminal(sys.stderr), ""
+
+    def __call__(self, done: int, total: int) -> None:
+        text = f"{100 * done // max(1, total)} %"
+        if self._terminal.isatty() and text != self._shown:
+            self._terminal.start_of_line()
+            print(text, end="", file=self._terminal, flush=True)
+            self._shown = text
+
+    def plan(self, plan: ConversionPlan) -> None:
+        """Prints what will be written."""
+        from aprnb.display.text import to_text
+
+        print(f"{to_text(plan.announcement())}\n", file=self._terminal, flush=True)
+
+    def clear(self) -> None:
+        if self._shown:
+            self._terminal.clear_line()
+            self._terminal.flush()
+
+
+class Progress:
+    """A run's listener that prints events: each step on a terminal, about twenty steps in a log."""
+
+    def __init__(self, *, every_step: bool) -> None:
+        self._terminal = Terminal(sys.stderr)
+        self.every_step = every_step
+        self.in_place = self._terminal.isatty() and not every_step
+        self.open_line = False
+        self._phase = ""
+
+    def __call__(self, event: Event) -> None:
+        from aprnb.tuning.training import events
+
+        if isinstance(event, events.StepEvent):
+            if self.in_place or self.every_step or event.step % max(1, event.total_steps // 20) == 0 or event.step == 1:
+                self._say(_step_text(event), in_place=self.in_place)
+        elif isinstance(event, events.EvalEvent):
+            self._say(f"step {event.step}: held-out loss {event.eval_loss:.4f}")
+        elif isinstance(event, Phase):
+            if self.in_place or event.name != self._phase:
+                self._say(str(event), in_place=self.in_place)
+        elif isinstance(event, events.Notice):
+            self._say(f"{event.kind}: {event.text}")
+        elif isinstance(event, events.Saved):
+            self._say(f"step {event.step}: state saved in {event.path}")
+        elif isinstance(event, events.Finished):
+            self._say(f"{event.status} after step {event.step}")
+        else:
+            self._say(f"{event.plan}\n")
+
+        self._phase = event.name if isinstance(event, Phase) else ""
+
+    def _say(self, text: str, *, in_place: bool = False) -> None:
+        if self.open_line:
+            self._terminal.clear_line()
+        print(text, end="" if in_place else "\n", file=self._terminal, flush=True)
+        self.open_line = in_place
+
+
+def _step_text(event: Any) -> str:
+    from aprnb.units import duration_text
+
+    left = f", {duration_text(event.remaining_s)} left" if event.remaining_s is not None else ""
+    return (
+        f"step {event.step}/{event.total_steps}: loss {event.loss:.4f}, gradient norm {event.grad_norm:.3f}, "
+        f"{event.tokens_per_s:,.0f} tokens/s{left}"
+    )

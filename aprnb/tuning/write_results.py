@@ -1,0 +1,84 @@
+"""Writes what a finished run leaves: the adapter, the merged model with its check, the manifest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from aprnb.adapters.base_content import BaseContent
+from aprnb.model.memory import release_freed
+from aprnb.phases import Phase
+from aprnb.tuning.planning.memory import PROBE_TOKENS, PROBES
+from aprnb.tuning.planning.memory_use import peak_bytes
+from aprnb.tuning.preparation import Preparation
+from aprnb.tuning.results.manifest import write_manifest
+from aprnb.tuning.results.merge import merge, write_trained
+from aprnb.tuning.results.merge_check import MergeCheck, compare_adapter, compare_trained
+from aprnb.tuning.results.places import Places
+from aprnb.tuning.results.run import Run
+from aprnb.tuning.results.run_document import run_json
+from aprnb.tuning.results.saved_adapter import save_adapter
+from aprnb.tuning.training.events import Listener
+from aprnb.tuning.training.used_settings import check_settings, read_settings
+
+
+def write_results(
+    run: Run, preparation: Preparation, module: Any, content: BaseContent, note: Listener
+) -> dict[str, Any]:
+    """Writes adapter, merged model with its check, manifest: in the order in which each needs the one before."""
+    options, where, checkpoint = preparation.options, run.where, preparation.checkpoint
+    release_freed(preparation.placement.device)
+    used = read_settings(module)
+    check_settings(preparation.plan, used)
+    found: dict[str, Any] = {"status": "finished", "output": not options.adapter_only, "merge_check": None}
+    found["adapter"] = preparation.recipe.trains_adapter
+    if found["adapter"]:
+        note(Phase("writing the adapter"))
+        save_adapter(
+            module, where.adapter, checkpoint.path, force=options.force or bool(options.resume), content=content
+        )
+    if found["output"]:
+        own = run.history.wrote_model
+        found["merge_check"] = _merged_and_compared(preparation, module, where, own, note).to_json()
+    found["peak_memory_bytes"] = peak_bytes(preparation.placement.device)
+    history = replace(run.history, end=found)
+    write_manifest(preparation, where, used, run_json(where, "finished", history))
+    return found
+
+
+def _merged_and_compared(
+    preparation: Preparation, module: Any, where: Places, is_own: bool, note: Listener
+) -> MergeCheck:
+    options, checkpoint = preparation.options, preparation.checkpoint
+    force = options.force or is_own
+    probed = (preparation.held_out or preparation.examples).examples
+    probes = [example.input_ids[:PROBE_TOKENS].tolist() for example in probed[:PROBES]]
+    if not preparation.recipe.trains_adapter:
+        merged = write_trained(
+            checkpoint,
+            preparation.report,
+            dict(module.named_parameters()),
+            preparation.choice.tokenizer,
+            where.output,
+            options.output_dtype,
+            force,
+            lambda path: compare_trained(module, path, preparation.placement, probes, note),
+            note,
+        )
+    else:
+        merged = merge(
+            checkpoint.path,
+            where.adapter,
+            where.output,
+            output_dtype=options.output_dtype,
+            force=force,
+            config=options.config,
+            overrides=options.overrides,
+            chat_template=preparation.recipe.chat_template,
+            verify=lambda path: compare_adapter(
+                preparation.report, checkpoint, where.adapter, path, preparation.placement, probes, note
+            ),
+            on_phase=note,
+        )
+    assert merged.check
+    return merged.check
