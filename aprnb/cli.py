@@ -110,7 +110,7 @@ def _run(command: Command, options: Mapping[str, Any], as_json: bool) -> int:
     with redirect_stdout(sys.stderr), enough:
         answer = command.run({name: value for name, value in options.items() if name not in ours}, view)
     if not view.has_answered:
-        _say(json_text(answer.to_json()) if as_json else str(answer))
+        _say(json_text(answer.to_json()) if as_json else view.text(answer))
     return answer.exit_code
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aprnb.phases import OnPhase
     from aprnb.tuning.results.run import Run
     from aprnb.tuning.training.events import Event, Listener
+    from aprnb.views import Answer
 
 T = TypeVar("T")
 RunT = TypeVar("RunT", bound="Run")
@@ -34,6 +35,7 @@ class TerminalView:
     def __init__(self, *, every_step: bool, output: TextIO | None) -> None:
         self.every_step, self.output = every_step, output
         self.has_answered = False
+        self._run: Run | None = None
 
     def conversion(self, work: Callable[[Bar], ConvertedT]) -> ConvertedT:
         from aprnb.display.text import to_text
@@ -49,13 +51,15 @@ class TerminalView:
         return converted
 
     def training(self, work: Callable[[Listener], RunT], _kind: str = "here", /) -> RunT:
+        run = work(Progress(every_step=self.every_step))
+        self._run = run
+        return run
+
+    def text(self, answer: Answer) -> str:
+        """The answer; that of a run without the plan, which was shown."""
         from aprnb.display.text import to_text
 
-        run = work(Progress(every_step=self.every_step))
-        self.has_answered = self.output is not None
-        if self.output is not None:
-            print(to_text(run.after_plan()), file=self.output, flush=True)
-        return run
+        return to_text(self._run.after_plan()) if self._run is answer and self._run is not None else str(answer)
 
     def phases(self, work: Callable[[OnPhase], T]) -> T:
         line = PhaseLine()

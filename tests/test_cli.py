@@ -304,6 +304,16 @@ def test_merge_writes_a_model_equal_to_the_run_s_own(pocket_qwen3: Path, tuned: 
     assert aprnb("check", again).returncode == 0
 
 
+def test_a_run_shows_its_plan_once_and_names_the_file_that_holds_it(
+    pocket_qwen3: Path, rows: Path, tmp_path: Path
+) -> None:
+    words = ["--method", "lora", "--max-steps", "1", "--adapter-only", "--output", "x.apr"]
+    run = aprnb("finetune", pocket_qwen3, "--data", rows, *words, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert ("Memory at the peak" in run.stderr, "Memory at the peak" in run.stdout) == (True, False)
+    assert "the plan that was shown is in x.run/plan.json" in run.stdout
+
+
 @pytest.mark.skipif(os.name == "nt", reason="sends signals")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_exits_with_130_and_resume_finishes_it(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.recipe import Recipe, RunOptions, SettledRecipe
 from aprnb.tuning.planning.settle import settle
 from aprnb.tuning.planning.start_adapter import recipe_of_adapter
-from aprnb.tuning.planning.writes import planned_files
+from aprnb.tuning.written_files import planned_files
 
 if TYPE_CHECKING:
     import torch
@@ -91,19 +91,15 @@ def prepare(
     choice = choose_tokenizer(checkpoint, report.architecture, settled.chat_template)
     rows, train, held_out = _read(settled, options)
     on_phase(Phase(f"encoding {len(train):,} rows"))
-    with row_encoder(choice.checkpoint_tokenizer) as encode:
-        examples = encode_rows(train, choice.checkpoint_tokenizer, settled.max_seq_len, encode)
-        evaluated = (
-            encode_rows(held_out, choice.checkpoint_tokenizer, settled.max_seq_len, encode) if held_out else None
-        )
+    examples, evaluated = _encoded(train, held_out, choice, settled)
     schedule = _schedule(examples, settled)
     warnings = [*checkpoint.warnings, *report.architecture.warnings, *choice.warnings, *examples.warnings]
     warnings += [warning for one in rows.values() for warning in one.warnings]
     assumptions = (*notes, *choice.assumptions)
     tokenizer = (choice.source, choice.vocabulary_note)
     plan = make_plan(report, settled, options, examples, evaluated, schedule, facts, assumptions, warnings, tokenizer)
-    writes = planned_files(report, checkpoint.tensors, settled, options, plan.parameters_trainable)
-    plan = replace(plan, writes=writes)
+    trainable = plan.parameters_trainable
+    plan = replace(plan, writes=planned_files(report, checkpoint.tensors, settled, options, trainable))
     placement = placement_of(placement.device, settled)
     fingerprint = _data_fingerprint(rows, choice, (examples, evaluated))
     identity = Identity(
@@ -112,6 +108,16 @@ def prepare(
     return Preparation(
         checkpoint, report, choice, examples, evaluated, schedule, placement, plan, identity, rows, recipe
     )
+
+
+def _encoded(
+    train: Sequence[Row], held_out: Sequence[Row], choice: TokenizerChoice, recipe: SettledRecipe
+) -> tuple[Examples, Examples | None]:
+    """The rows to train on and those to evaluate on, if there are any."""
+    tokenizer, longest = choice.checkpoint_tokenizer, recipe.max_seq_len
+    with row_encoder(tokenizer) as encode:
+        examples = encode_rows(train, tokenizer, longest, encode)
+        return examples, encode_rows(held_out, tokenizer, longest, encode) if held_out else None
 
 
 def placement_of(device: torch.device, recipe: SettledRecipe) -> Placement:

@@ -32,11 +32,11 @@ from aprnb.option_values import read_value
 from aprnb.options import OPTIONS
 from aprnb.phases import Counted, OnPhase, Phase, silent
 from aprnb.tokenizer.choose import choose_tokenizer
-from aprnb.tuning.planning.writes import written_dtype
 from aprnb.tuning.results.history import WRITING_MODEL
 from aprnb.tuning.results.merge_check import MergeCheck
 from aprnb.tuning.results.merged import Merged
 from aprnb.tuning.results.written_weights import compare_changes
+from aprnb.tuning.written_files import written_dtype
 
 Verify = Callable[[Path], MergeCheck | None]
 _MOST_BYTES, _MOST_BYTES_PER_PARAMETER = 16 << 20, 8

@@ -23,10 +23,10 @@ from pathlib import Path
 from aprnb.errors import FileMissing, OutputError, OutputExists, UsageProblem
 from aprnb.formats.atomic import empty_folder, leftovers, require_place_of_folder, write_json
 from aprnb.formats.targets import require_name, require_replaceable, require_writable
-from aprnb.tuning.planning.writes import output_path
 from aprnb.tuning.results.lock import is_locked, locked
 from aprnb.tuning.results.owned_files import listed_files, own_adapter_files
 from aprnb.tuning.training.saving import state_document
+from aprnb.tuning.written_files import output_path
 
 
 @dataclass(frozen=True)
