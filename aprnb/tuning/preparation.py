@@ -93,13 +93,12 @@ def prepare(
     on_phase(Phase(f"encoding {len(train):,} rows"))
     examples, evaluated = _encoded(train, held_out, choice, settled)
     schedule = _schedule(examples, settled)
-    warnings = [*checkpoint.warnings, *report.architecture.warnings, *choice.warnings, *examples.warnings]
-    warnings += [warning for one in rows.values() for warning in one.warnings]
-    assumptions = (*notes, *choice.assumptions)
-    tokenizer = (choice.source, choice.vocabulary_note)
-    plan = make_plan(report, settled, options, examples, evaluated, schedule, facts, assumptions, warnings, tokenizer)
-    trainable = plan.parameters_trainable
-    plan = replace(plan, writes=planned_files(report, checkpoint.tensors, settled, options, trainable))
+    named = (checkpoint, report.architecture, choice, examples, *rows.values())
+    warnings = [warning for one in named for warning in one.warnings]
+    notes, tokenizer = (*notes, *choice.assumptions), (choice.source, choice.vocabulary_note)
+    plan = make_plan(report, settled, options, examples, evaluated, schedule, facts, notes, warnings, tokenizer)
+    writes = planned_files(report, checkpoint.tensors, settled, options, plan.parameters_trainable)
+    plan = replace(plan, writes=writes)
     placement = placement_of(placement.device, settled)
     fingerprint = _data_fingerprint(rows, choice, (examples, evaluated))
     identity = Identity(
