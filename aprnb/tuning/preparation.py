@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,8 +94,8 @@ def prepare(
     on_phase(Phase(f"encoding {len(train):,} rows"))
     examples, evaluated = _encoded(train, held_out, choice, settled)
     schedule = _schedule(examples, settled)
-    named = (checkpoint, report.architecture, choice, examples, *rows.values())
-    warnings = [warning for one in named for warning in one.warnings]
+    named = [checkpoint.warnings, report.architecture.warnings, choice.warnings, examples.warnings]
+    warnings = list(chain(*named, *(one.warnings for one in rows.values())))
     notes, tokenizer = (*notes, *choice.assumptions), (choice.source, choice.vocabulary_note)
     plan = make_plan(report, settled, options, examples, evaluated, schedule, facts, notes, warnings, tokenizer)
     writes = planned_files(report, checkpoint.tensors, settled, options, plan.parameters_trainable)
