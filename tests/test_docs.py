@@ -121,8 +121,8 @@ def test_a_public_function_documents_its_arguments_result_errors_and_an_example(
     function = getattr(aprnb, name)
     arguments, *rest = re.split(r"^(?:Returns|Raises|Example):$", inspect.getdoc(function), flags=re.MULTILINE)
     assert len(rest) == 3
-    # `plan` refers to `finetune` for its arguments.
-    described = aprnb.finetune.__doc__ if name == "plan" else arguments
+    # `plan` refers to `finetune` for the arguments that both have.
+    described = f"{arguments}{aprnb.finetune.__doc__}" if name == "plan" else arguments
     assert set(inspect.signature(function).parameters) <= set(re.findall(r"^ +(\w+): ", described, re.MULTILINE))
 
 
