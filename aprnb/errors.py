@@ -210,7 +210,8 @@ def closest(name: str, choices: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "_ALLOC_FAILED")
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "_ALLOC_FAILED",
+              "could not create a primitive")  # fmt: skip  # the last is oneDNN's
 _AMOUNT = re.compile(r"allocate (\d[\d.]*) ?(bytes|[KMGT]i?B)", re.IGNORECASE)
 
 

@@ -36,7 +36,7 @@ from aprnb.tuning.results.request import write_request
 from aprnb.tuning.results.run import Run
 from aprnb.tuning.tracking import require_tracker
 from aprnb.tuning.training.saving.state import RunState
-from aprnb.tuning.training.saving.state_files import load_state, saved_steps
+from aprnb.tuning.training.saving.state_files import load_state, remove_older, saved_steps
 
 _STATE_SLACK_BYTES = 64 << 20
 
@@ -109,7 +109,9 @@ def saved_state(where: Places, preparation: Preparation) -> RunState:
     """The state to resume from; raises where there is none, or it does not fit the run."""
     # AdamW keeps three float32 for each trained parameter; random numbers and headers take less than the slack.
     most_bytes = 16 * preparation.plan.parameters_trainable + _STATE_SLACK_BYTES
-    return load_state(where.states, preparation.identity, most_bytes)
+    state = load_state(where.states, preparation.identity, most_bytes)
+    remove_older(where.states, preparation.options.keep, state.best)  # a killed process may have left one too many
+    return state
 
 
 def begin(where: Places, preparation: Preparation, state: RunState | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 import aprnb
 from aprnb.errors import CheckpointError, UsageProblem
+from aprnb.formats import atomic
 from aprnb.tuning.training.events import Notice, StepEvent
 
 ROWS = [{"instruction": f"Spell {word}.", "response": " ".join(word)} for word in ("fish", "cow", "hen", "goat")]
@@ -163,6 +165,17 @@ def test_a_folder_that_was_only_begun_is_started_again(again: Any, tmp_path: Pat
     for name in left:
         (tmp_path / "x.run" / name).write_text("{}")
     assert again(max_steps=1, adapter_only=True)[0].status == "finished"
+
+
+def test_what_a_killed_process_left_beside_and_one_state_too_many_go(again: Any, tmp_path: Path) -> None:
+    again(save_every=1, keep=2)
+    states = tmp_path / "x.run" / "states"
+    assert sorted(path.name for path in states.iterdir()) == ["step-000003", "step-000004"]
+    shutil.copytree(states / "step-000003", states / "step-000001")
+    (tmp_path / atomic._work_name(tmp_path / "x.run")).mkdir()
+    again(save_every=1, keep=2)
+    assert sorted(path.name for path in states.iterdir()) == ["step-000003", "step-000004"]
+    assert not list(tmp_path.glob(".aprnb-*"))
 
 
 def test_a_folder_with_a_file_of_the_user_stays(again: Any, tmp_path: Path) -> None:

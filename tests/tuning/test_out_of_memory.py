@@ -32,6 +32,7 @@ CPU_ALLOCATOR = (
 """As torch 2.13 raises it under a limit of the address space."""
 KINDS: list[Callable[[], BaseException]] = [
     lambda: RuntimeError(CPU_ALLOCATOR),
+    lambda: RuntimeError("could not create a primitive"),
     lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     lambda: MemoryError(),
     lambda: torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
@@ -68,7 +69,7 @@ def past_the_start(events: Iterator[Event]) -> None:
 # ---- in the micro-batches
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=["cpu", "cublas", "python", "accelerator", "cuda"])
+@pytest.mark.parametrize("kind", KINDS, ids=["cpu", "onednn", "cublas", "python", "accelerator", "cuda"])
 def test_the_micro_batch_is_halved_and_the_step_stays_the_same(kind: Callable[[], BaseException]) -> None:
     schedule = schedule_of(tiny_examples(), *3 * [(tuple(range(12)),)])
     expected = losses(list(tiny_run(schedule).events()))

@@ -171,7 +171,7 @@ def clear(where: Places) -> None:
 
 def _remove_leftovers(where: Places) -> None:
     inside = (path for folder in (where.run, where.states) for path in folder.glob(_HALF_WRITTEN))
-    for path in (*inside, *leftovers(where.output), *leftovers(where.adapter)):
+    for path in (*inside, *leftovers(where.output), *leftovers(where.adapter), *leftovers(where.run)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

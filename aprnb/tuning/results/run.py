@@ -66,6 +66,11 @@ class Run(Displayed):
         return found if found in ("finished", "interrupted") else "failed"
 
     @property
+    def peak_memory_bytes(self) -> int:
+        """The most memory that the run held so far: of the GPU, or of the process."""
+        return int(self.to_json()["peak_memory_bytes"])
+
+    @property
     def base(self) -> Path:
         """The checkpoint that was tuned."""
         return Path(str(self.history.start.get("base", "")))
@@ -101,10 +106,7 @@ class Run(Displayed):
             self.where.stop.touch()
 
     def follow(self, listener: Listener, pause_s: float = 0.3) -> None:
-        """Tells `listener` the plan and every event so far, then each as it happens, until the run ends.
-
-        `pause_s` are the seconds between two looks into the folder.
-        """
+        """Tells `listener` the plan and all events, looking for new ones every `pause_s` seconds until the run ends."""
         listener(Planned(self.plan, self.where.run))
         reader, history = EventReader(self.where.events), History()
         while True:

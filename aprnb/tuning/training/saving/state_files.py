@@ -71,7 +71,7 @@ def save_state(folder: Path, state: RunState, keep: int = KEPT) -> Path:
             "tensors_sha256": file_sha256(written / TENSORS),
         }
         (written / DOCUMENT).write_text(json.dumps(document) + "\n", "utf-8")
-    _remove_older(folder, keep, state.best)
+    remove_older(folder, keep, state.best)
     return target
 
 
@@ -163,7 +163,7 @@ def _own_folders(folder: Path) -> dict[int, Path]:
     return {int(found[1]): path for found, path in named if found and path.is_dir() and not path.is_symlink()}
 
 
-def _remove_older(folder: Path, keep: int, best: tuple[int, float] | None) -> None:
+def remove_older(folder: Path, keep: int, best: tuple[int, float] | None) -> None:
     """Removes all but the newest `keep` states and the best one; a folder that contains anything else remains."""
     folders = _own_folders(folder)
     kept = {*sorted(folders)[-keep:], *([best[0]] if best else [])}
