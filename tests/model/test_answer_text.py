@@ -80,6 +80,13 @@ def test_a_stop_text_inside_one_token_cuts_the_token() -> None:
     assert (answer.text, answer.stop_text) == ("hel", "lo")
 
 
+def test_the_first_of_several_stop_texts_inside_one_token_counts() -> None:
+    prompt = Prompt("", (0,), frozenset(), {}, ("world", "lo"))
+    answer = AnswerText(prompt, lambda ids: "hello world" * len(ids), lambda _: None)
+    assert answer.push(1)
+    assert (answer.text, answer.stop_text) == ("hel", "lo")
+
+
 def test_an_end_token_ends_the_answer_and_is_not_part_of_the_text() -> None:
     answer, _ = pushed(b"ab", ends=True)
     assert (answer.text, answer.ids[-1], answer.reason, answer.stop_id) == ("ab", END, "eos", END)

@@ -169,18 +169,17 @@ def test_an_interrupt_keeps_the_text_so_far(loaded: Any) -> None:
 
 def test_sampling_draws_the_tokens_that_transformers_draws(loaded: Any) -> None:
     model, tokenizer = loaded
-    found = aprnb.generate(
-        model, tokenizer, ASKED, temperature=1.7, top_p=0.9, top_k=40, min_p=0.001, repetition_penalty=1.2, seed=5,
-        max_new_tokens=12,
-    )  # fmt: skip
-    ids = tokenizer(found.prompt, add_special_tokens=False, return_tensors="pt").input_ids
-    settings = GenerationConfig(
-        do_sample=True, temperature=1.7, top_p=0.9, top_k=40, min_p=0.001, repetition_penalty=1.2, max_new_tokens=12,
-        eos_token_id=IM_END, pad_token_id=0,
-    )  # fmt: skip
-    torch.manual_seed(5)
-    theirs = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
-    assert list(found.ids) == theirs[0, ids.shape[1] :].tolist()
+    settings: dict[str, Any] = {"temperature": 5.0, "top_p": 0.95, "top_k": 40, "min_p": 0.001, "max_new_tokens": 12}
+    settings["repetition_penalty"] = 1.2
+    found = [aprnb.generate(model, tokenizer, ASKED, seed=seed, **settings) for seed in (5, 6)]
+    ids = tokenizer(found[0].prompt, add_special_tokens=False, return_tensors="pt").input_ids
+    config = GenerationConfig(do_sample=True, eos_token_id=IM_END, pad_token_id=0, **settings)
+    theirs = []
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        theirs.append(model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config))
+    assert [list(one.ids) for one in found] == [one[0, ids.shape[1] :].tolist() for one in theirs]
+    assert found[0].ids != found[1].ids
 
 
 def test_sampling_repeats_with_its_seed_and_leaves_torch_as_it_was(loaded: Any) -> None:

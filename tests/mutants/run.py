@@ -117,7 +117,8 @@ def _exit_code(folder: str, file: str | None, tests: list[str]) -> int:
         traceback.print_exc()
         return 3
     skipped = _Skipped()
-    options = ["-q", "-x", "-p", "no:cacheprovider", "--no-header", f"--rootdir={ROOT}", f"-c={ROOT}/pyproject.toml"]
+    options = ["-q", "-x", "-p", "no:cacheprovider", f"--basetemp={folder}/tmp"]
+    options += ["--no-header", f"--rootdir={ROOT}", f"-c={ROOT}/pyproject.toml"]
     code = pytest.main([*options, *(f"{ROOT}/tests/{test}" for test in tests)], plugins=[skipped])
     return 4 if code == 0 and skipped.any else int(code)
 

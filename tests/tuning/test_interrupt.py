@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,25 @@ def test_the_second_interrupt_stops_at_once() -> None:
     with pytest.raises(KeyboardInterrupt), Interrupt():
         press()
         press()
+
+
+def test_a_second_sigterm_still_waits_for_the_step() -> None:
+    with Interrupt() as interrupt:
+        try:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            pytest.fail("ended at once")
+        assert interrupt.requested
+
+
+def test_a_file_in_the_runs_folder_asks_for_a_stop(tmp_path: Path) -> None:
+    with Interrupt(tmp_path / "stop") as interrupt:
+        assert not interrupt.requested
+        (tmp_path / "stop").symlink_to("nowhere")  # of any kind
+        assert interrupt.requested
+        (tmp_path / "stop").unlink()
+        assert interrupt.requested
 
 
 def test_the_previous_handler_is_restored_however_the_block_ends() -> None:

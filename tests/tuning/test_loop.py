@@ -93,6 +93,15 @@ def test_gradient_checkpointing_is_switched_as_the_recipe_says() -> None:
         assert flags == {word == "on"}
 
 
+def test_a_class_that_cannot_recompute_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny_run(gradient_checkpointing="on")
+    for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):
+        if hasattr(run.model.get_base_model(), name):
+            monkeypatch.setattr(type(run.model.get_base_model()), name, lambda *_, **__: None)
+    with pytest.raises(TrainingError, match="Qwen3ForCausalLM cannot recompute activations"):
+        list(run.events())
+
+
 def test_all_weights_can_be_trained() -> None:
     run = tiny_run(method="full", learning_rate=1e-3, dtype="bfloat16")
     run.model = prepare_full(tiny_model())

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from aprnb.tuning.training import loss as loss_module
-from aprnb.tuning.training.batches import Batches
+from aprnb.tuning.training.batches import Batches, fit
 from aprnb.tuning.training.lora import attach
 from aprnb.tuning.training.loss import answer_loss, chunked_cross_entropy, hidden_states
 from aprnb_tests.tiny import CPU, tiny_examples, tiny_model, tiny_recipe
@@ -42,6 +42,12 @@ def test_the_sum_equals_cross_entropy_over_the_labelled_tokens_of_each_document(
     found, count = answer_loss(model, *batches.row(examples, (0, 1, 2)))
     assert found.item() == pytest.approx(expected, rel=1e-5)
     assert count == labelled
+
+
+def test_micro_batches_are_cut_only_where_they_exceed_the_limit() -> None:
+    lengths = [30, 20, 1, 90, 5]
+    assert fit([(0, 1), (2, 3, 4)], lengths, 50) == [(0, 1), (2,), (3,), (4,)]
+    assert fit([(0, 1), (2, 3, 4)], lengths, 49) == [(0,), (1,), (2,), (3,), (4,)]
 
 
 def test_a_first_token_is_never_predicted_from_the_document_before(batches: Batches) -> None:

@@ -198,6 +198,21 @@ def test_a_failed_optimizer_step_is_named_and_half_a_step_is_not_saved(
     assert load_state(tmp_path, identity_of(run.recipe)).step == 2
 
 
+def test_a_failed_run_lets_go_of_its_gradients_before_it_saves(tmp_path: Path) -> None:
+    run = tiny_run(held_out=False)
+    held: list[int] = []
+
+    def save(state: Any) -> Path:
+        held.append(sum(one.grad is not None for one in run.model.parameters()))
+        return tmp_path
+
+    with pytest.raises(TrainingError, match="step 3: loss nan"):
+        for event in run.events(save=save, saving=SaveRule(None, None)):
+            if isinstance(event, StepEvent) and event.step == 2:
+                run.model.get_base_model().model.norm.weight.data.fill_(torch.nan)
+    assert held == [0]
+
+
 @pytest.mark.parametrize(
     ("place", "name", "words"),
     [

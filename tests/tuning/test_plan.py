@@ -98,7 +98,7 @@ def test_activations_are_those_that_autograd_keeps(method: str, dtype: str) -> N
     if method == "full" and dtype == "bfloat16":
         found -= 2 * parameter_count(TINY)  # the 16-bit copies of the weights, which the plan counts as weights
     planned = activation_bytes(TINY, tokens, method, dtype, checkpointing=False)
-    assert planned == pytest.approx(found, rel=0.25)
+    assert planned == pytest.approx(found, rel=0.05)  # within 3.1 %
 
 
 def test_checkpointing_leaves_one_layer_and_the_borders_of_the_others() -> None:

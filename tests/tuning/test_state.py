@@ -58,24 +58,26 @@ def test_an_interrupted_run_resumes_with_the_same_losses(tmp_path: Path) -> None
     assert evals[1] + evals[2] == evals[0]
 
 
-def test_an_interrupt_inside_a_step_saves_the_step_before(tmp_path: Path) -> None:
-    interrupt = Interrupt()
-    run = dropout_run()
+@pytest.mark.parametrize("held_out", [True, False], ids=["saved before the step", "saved by the interrupt"])
+def test_an_interrupt_inside_a_step_saves_the_step_before(tmp_path: Path, held_out: bool) -> None:
+    def run() -> TinyRun:
+        return tiny_run(lora_dropout=0.1, held_out=held_out)
+
+    interrupt, first_run = Interrupt(), run()
     seen = []
 
     def press(module: Any, args: Any) -> None:
         seen.append(module.training)
-        # Training passes: two for step 1, so the third is the first half of step 2 or 3.
+        # Training passes: two for step 1 and one for step 2, so the fourth is the first half of step 3.
         if seen.count(True) == 4:
             interrupt.request()
 
-    run.model.get_base_model().model.layers[0].mlp.register_forward_pre_hook(press)
-    first = list(run.events(save=saver(tmp_path), interrupt=interrupt))
-    assert isinstance(first[-1], Finished)
-    assert first[-1].status == "interrupted"
-    again = dropout_run()
+    first_run.model.get_base_model().model.layers[0].mlp.register_forward_pre_hook(press)
+    first = list(first_run.events(save=saver(tmp_path), interrupt=interrupt, saving=SaveRule(None, None)))
+    assert first[-1] == Finished("interrupted", 2)
+    again = run()
     second = list(again.events(state=load_state(tmp_path, identity_of(again.recipe))))
-    assert losses(first) + losses(second) == losses(list(dropout_run().events()))
+    assert losses(first) + losses(second) == losses(list(run().events()))
 
 
 def test_a_run_that_was_killed_resumes_from_its_last_state_with_the_same_losses(tmp_path: Path) -> None:

@@ -188,6 +188,16 @@ def test_a_merged_model_is_only_written_as_apr(pocket_qwen3, shape, tmp_path):
     assert not (tmp_path / "merged.gguf").exists()
 
 
+def test_an_rslora_is_merged_and_compared_at_its_own_scale(pocket_qwen3, shape, tmp_path):
+    made = adapter(tmp_path / "adapter", shape)
+    config = json.loads((made / "adapter_config.json").read_text())
+    (made / "adapter_config.json").write_text(json.dumps(config | {"use_rslora": True}))
+    merged = merge(pocket_qwen3, made, tmp_path / "out.apr", output_dtype="F32")
+    with aprnb.open(pocket_qwen3) as before, aprnb.open(merged.path) as after:
+        # alpha / sqrt(r) · B·A = 4 / sqrt(2) · 2 · 0.1 · 0.1
+        np.testing.assert_allclose(after[QUERY], before[QUERY] + 0.08 / np.sqrt(2), rtol=0, atol=1e-6)
+
+
 def test_norms_of_a_merged_model_are_in_float32(pocket_qwen3, shape, tmp_path):
     merged = merge(pocket_qwen3, adapter(tmp_path / "adapter", shape), tmp_path / "out.apr", output_dtype="F16")
     with aprnb.open(merged.path) as checkpoint:
