@@ -13,6 +13,7 @@ from aprnb.architecture.evidence.configs import from_config, read_config, unknow
 from aprnb.architecture.evidence.evidence import Evidence, from_metadata, from_overrides, from_shapes
 from aprnb.architecture.evidence.field_values import MAX_BLOCKS
 from aprnb.architecture.evidence.gguf_keys import from_gguf
+from aprnb.architecture.evidence.gguf_unread import unread_keys
 from aprnb.architecture.families import Family, family_named
 from aprnb.architecture.identify import identify_family
 from aprnb.architecture.orientation import is_training_state, odd_layout, oriented, training_state
@@ -51,7 +52,8 @@ def resolve(
     gguf, factors = from_gguf(checkpoint, family, {name for source in given for name in source.says})
     typed, typed_warnings = from_metadata(checkpoint.metadata, family)
     settlement = Settlement(family, named_by, proven, [*given, *sidecar, *inner, gguf, typed])
-    settlement.warnings += [*warnings, *sidecar_warnings, *typed_warnings, *inner_warnings, *odd_layout(checkpoint)]
+    settlement.warnings += [*warnings, *sidecar_warnings, *typed_warnings, *inner_warnings]
+    settlement.warnings += [*odd_layout(checkpoint), *unread_keys(checkpoint, family)]
     settlement.settle_head(checkpoint)
     settlement.superseded += (*factors, *training_state(checkpoint))
     settlement.settle_all(rows)

@@ -24,7 +24,7 @@ from aprnb.formats.metadata import same
 
 MAX_FACTORS = 4096
 _LLAMA3_THETA = 500_000.0
-_PATTERN, _LINEAR = "attention.sliding_window_pattern", "rope.scale_linear"
+PATTERN, LINEAR = "attention.sliding_window_pattern", "rope.scale_linear"
 
 Say = Callable[[str, Any, str], None]
 """Called with a field, its value and what states it."""
@@ -46,6 +46,11 @@ class GgufKeys:
     def __getitem__(self, name: str) -> Any:
         """The value of a field, or of a key below the architecture's name."""
         return self._value(f"{self.architecture}.{FIELDS[name].gguf[0] if name in FIELDS else name}")
+
+    def names(self) -> list[str]:
+        """Every key below the architecture's name, without it."""
+        below = f"{self.architecture}."
+        return [key.removeprefix(below) for key in self._values if key.startswith(below)]
 
     def number(self, name: str) -> float | int | None:
         """A positive number; None for anything else."""
@@ -114,10 +119,10 @@ def _layer_pattern(keys: GgufKeys, say: Say) -> None:
     layers = keys["num_hidden_layers"]
     if not isinstance(layers, int) or not 0 < layers <= len(keys.checkpoint.tensors):
         return
-    stored = keys[_PATTERN]
+    stored = keys[PATTERN]
     if isinstance(stored, list) and len(stored) == layers and all(isinstance(one, bool) for one in stored):
         kinds = ["sliding_attention" if one else "full_attention" for one in stored]
-        say("layer_types", kinds, f"GGUF {keys.architecture}.{_PATTERN}")
+        say("layer_types", kinds, f"GGUF {keys.architecture}.{PATTERN}")
     elif keys.graph.full_attention_every:
         period = stored if isinstance(stored, int) and stored > 0 else keys.graph.full_attention_every
         kinds = partly_windowed(period, period - 1)(layers)
@@ -162,9 +167,9 @@ def _rope_scaling(keys: GgufKeys, say: Say) -> None:
             raise ArchitectureError(f"RoPE scaling {kind} without a factor", where=f"{below}{rope.FACTOR}")
         scaling |= {name: value for name, value in extras.items() if value is not None}
         say("rope_scaling", scaling, f"{below}rope.scaling")
-    elif keys.number(_LINEAR) not in (None, 1.0):
-        scaling = {"rope_type": "linear", "factor": keys.number(_LINEAR)}
-        say("rope_scaling", scaling, f"{below}{_LINEAR}")
+    elif keys.number(LINEAR) not in (None, 1.0):
+        scaling = {"rope_type": "linear", "factor": keys.number(LINEAR)}
+        say("rope_scaling", scaling, f"{below}{LINEAR}")
     elif kind == "none" or (kind is None and keys["rope_theta"] not in (None, _LLAMA3_THETA)):
         say("rope_scaling", None, f"{below}{rope.TYPE} {kind or 'absent'}")
     elif kind not in (None, "longrope"):

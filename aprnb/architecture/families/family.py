@@ -94,6 +94,8 @@ class GgufGraph:
     """Fields that it fixes without a key."""
     ignores: tuple[str, ...] = ()
     """Fields whose key it does not read."""
+    unsupported: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    """Keys that it reads and the class cannot express: the value without effect, and what another value means."""
     full_attention_every: int | None = None
     """The period of layers that attend to all positions, where no key states it."""
     unrotated_every: int | None = None

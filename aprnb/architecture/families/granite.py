@@ -13,5 +13,11 @@ GRANITE = Family(
     defaults=decoder.class_defaults(
         2048, embedding_multiplier=1.0, attention_multiplier=1.0, residual_multiplier=1.0, logits_scaling=1.0
     ),
-    gguf=GgufGraph("granite", permutes_rows=True, biases="optional", scales=("linear", "yarn", "llama3")),
+    gguf=GgufGraph(
+        "granite",
+        permutes_rows=True,
+        biases="optional",
+        scales=("linear", "yarn", "llama3"),
+        unsupported={"rope.scaling.finetuned": (True, "a Granite without rotation")},
+    ),
 )

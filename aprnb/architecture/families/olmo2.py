@@ -17,5 +17,9 @@ OLMO2 = Family(
     ),
     rules=(decoder.FULL_ATTENTION, decoder.NO_MLP_BIAS, decoder.NO_ROPE_SCALING, decoder.POSITIONS, decoder.SILU),
     defaults=decoder.class_defaults(2048, eps=1e-5),
-    gguf=GgufGraph("olmo2", head="own"),
+    gguf=GgufGraph(
+        "olmo2",
+        head="own",
+        unsupported={"attention.sliding_window": (0, "OLMo 3, most of whose layers attend to a window")},
+    ),
 )
