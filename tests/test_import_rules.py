@@ -116,7 +116,8 @@ WITHOUT_TORCH = (
     "planning.device", "planning.identity", "planning.make_plan", "planning.memory", "planning.model_size",
     "planning.plan", "planning.plan_document", "planning.recipe", "planning.recipe_file", "planning.recipe_reader",
     "planning.settle",
-    "data.examples", "data.labels", "data.packing", "data.row_sources", "data.rows", "training.events",
+    "data.examples", "data.forms", "data.labels", "data.messages", "data.packing",
+    "data.row_sources", "data.rows", "training.events",
 )  # fmt: skip
 
 PUBLIC_FUNCTIONS = {

@@ -99,7 +99,7 @@ def prepare(
     notes, tokenizer = (*notes, *choice.assumptions), (choice.source, choice.vocabulary_note)
     plan = make_plan(report, settled, options, examples, evaluated, schedule, facts, notes, warnings, tokenizer)
     writes = planned_files(report, checkpoint.tensors, settled, options, plan.parameters_trainable)
-    plan = replace(plan, writes=writes)
+    plan = replace(plan, writes=writes, rows_from=rows["data"].description)
     placement = placement_of(placement.device, settled)
     fingerprint = _data_fingerprint(rows, choice, (examples, evaluated))
     identity = Identity(
@@ -145,8 +145,8 @@ def _read(recipe: SettledRecipe, options: RunOptions) -> tuple[dict[str, RowSet]
 
 def _not_among(held_out: tuple[Row, ...], train: tuple[Row, ...]) -> tuple[Row, ...]:
     """The rows to evaluate on; raises DataError where one is also a training row."""
-    trained = {row.messages for row in train}
-    shared = [row.origin for row in held_out if row.messages in trained]
+    trained = {row.texts for row in train}
+    shared = [row.origin for row in held_out if row.texts in trained]
     if shared:
         raise DataError(
             f"{len(shared)} of {len(held_out)} evaluation rows are also training rows, first {shared[0]}",

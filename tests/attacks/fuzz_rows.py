@@ -19,7 +19,8 @@ from aprnb.tuning.data.rows import Row, RowSet, read_rows, split_rows
 ROOT = Path(__file__).parents[2]
 WORDS = (
     "instruction", "response", "input", "system", "messages", "role", "content", "user", "assistant", "tool_calls",
-    "prompt", "Instruction", " ", "\u3000", "\u2028",
+    "prompt", "completion", "output", "conversations", "from", "value", "human", "gpt", "weight", "train", "developer",
+    "Instruction", " ", "\u3000", "\u2028",
 )  # fmt: skip
 CONVERSATIONS: tuple[dict[str, Any], ...] = (
     {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
@@ -27,6 +28,9 @@ CONVERSATIONS: tuple[dict[str, Any], ...] = (
                   {"role": "assistant", "content": "🎉"}, {"role": "user", "content": ""},
                   {"role": "assistant", "content": "x", "name": "y"}], "id": 7},
     {"instruction": "a", "response": "b", "system": None, "input": "c", "source": [1, 2]},
+    {"instruction": "a", "output": "b", "input": ""},
+    {"prompt": "a", "completion": [{"role": "assistant", "content": [{"type": "text", "text": "b"}], "weight": 1}]},
+    {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "train": False}], "system": "s"},
 )  # fmt: skip
 
 
@@ -78,7 +82,7 @@ def hold_rows(found: RowSet, data: bytes) -> None:
         if turns != list(_turns(json.loads(line.removeprefix("\ufeff")))):
             raise WrongVerdict(f"{row.origin} is read as {turns}")
         for role, content in turns:
-            if role not in ("system", "user", "assistant") or type(content) is not str:
+            if role not in ("system", "developer", "user", "assistant") or type(content) is not str:
                 raise WrongVerdict(f"{row.origin} has {role!r} and {type(content).__name__}")
             content.encode("utf-8")
             if role == "assistant" and not content.strip():
@@ -88,23 +92,44 @@ def hold_rows(found: RowSet, data: bytes) -> None:
 
 
 def _turns(row: Any) -> Iterator[tuple[str, str]]:
-    """The conversation as the documentation of the two forms has it."""
-    if "messages" in row:
-        yield from ((turn["role"], turn["content"]) for turn in row["messages"])
+    """The conversation as the documentation of the forms has it."""
+    if row.get("messages") is not None:
+        yield from map(_turn, row["messages"])
         return
     if (row.get("system") or "").strip():
         yield "system", row["system"]
-    more = row.get("input") or ""
-    yield "user", f"{row['instruction']}\n\n{more}" if more.strip() else row["instruction"]
-    yield "assistant", row["response"]
+    if row.get("conversations") is not None:
+        yield from map(_turn, row["conversations"])
+        return
+    prompted = row.get("instruction") is None or (row.get("response") is None and row.get("output") is None)
+    names = (
+        ("prompt", "completion")
+        if prompted
+        else ("instruction", "output" if row.get("response") is None else "response")
+    )
+    for role, value in zip(("user", "assistant"), map(row.get, names), strict=True):
+        more = (row.get("input") or "") if role == "user" and not prompted else ""
+        yield from (
+            map(_turn, value) if isinstance(value, list) else [(role, f"{value}\n\n{more}" if more.strip() else value)]
+        )
+
+
+def _turn(turn: Any) -> tuple[str, str]:
+    if turn.get("role") is None and turn.get("from") is not None:
+        return {"human": "user", "gpt": "assistant"}.get(turn["from"], turn["from"]), _joined(turn["value"])
+    return turn["role"], _joined(turn["content"])
+
+
+def _joined(content: Any) -> Any:
+    return "".join(part["text"] for part in content) if isinstance(content, list) else content
 
 
 def hold_split(rows: tuple[Row, ...], share: float, train: tuple[Row, ...], held_out: tuple[Row, ...]) -> None:
     """Raises WrongVerdict where a row is lost or twice, a conversation on both sides, or a side empty without need."""
     if sorted(row.origin for row in (*train, *held_out)) != sorted(row.origin for row in rows):
         raise WrongVerdict("the two parts are not the whole")
-    if {row.messages for row in train} & {row.messages for row in held_out}:
+    if {row.texts for row in train} & {row.texts for row in held_out}:
         raise WrongVerdict("a conversation is trained on and held out")
-    different = len({row.messages for row in rows})
+    different = len({row.texts for row in rows})
     if not train or bool(held_out) != (share > 0 and different > 1):
         raise WrongVerdict(f"{len(train)} rows to train on and {len(held_out)} held out of {different} different ones")

@@ -18,7 +18,8 @@ from aprnb.errors import ChatTemplateError, DataError, FileMissing
 from aprnb.tokenizer.choose import build_tokenizer
 from aprnb.tuning.data.examples import Example, encode_rows
 from aprnb.tuning.data.labels import Turn, find_answers
-from aprnb.tuning.data.rows import Message, Row, read_rows, split_rows
+from aprnb.tuning.data.messages import Message
+from aprnb.tuning.data.rows import Row, read_rows, split_rows
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +107,10 @@ BAD_ROWS = {
     '{"messages": "hi"}': "messages is string, not a list",
     '{"messages": ["hi"]}': "message 1 is string, not an object",
     '{"messages": [{"role": "assistent", "content": "x"}]}': "role 'assistent' (did you mean assistant?)",
-    '{"messages": [{"role": "tool", "content": "x"}]}': "role 'tool', not one of system, user, assistant",
+    '{"messages": [{"role": "tool", "content": "x"}]}': "role 'tool', not one of system, developer, user, assistant",
     '{"messages": [{"role": "user"}]}': "content of message 1 is null, not text",
     '{"messages": [{"role": "assistant", "content": " "}]}': "message 1 is an empty answer",
-    '{"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]}': "calls tools",
+    '{"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]}': "message 1 has 'tool_calls'",
     '{"messages": [{"role": "user", "content": "x"}], "response": "b"}': "has both messages and response",
     "[" * 100_000: "nested too deeply",
 }

@@ -76,15 +76,15 @@ def encode_rows(rows: Sequence[Row], tokenizer: Any, max_seq_len: int, encode: E
 
     An answer is all that follows the template's opening for generation (with it what the template writes in front of
     the content, such as an empty thinking block) up to the end-of-turn token; a line break after that is not labelled.
-    Turns after the last answer have no label and are left out. Nothing is added: no BOS, no system text, no end token
-    that template and row do not have. Rows longer than `max_seq_len` are cut at the end.
+    Answers that are not trained have no label; turns after the last trained one are left out. Nothing is added: no
+    BOS, no system text, no end token that template and row do not have. Rows are cut at the end at `max_seq_len`.
 
     Raises ChatTemplateError without a usable template, DataError where a row cannot be rendered or labelled, no row
     keeps a label, or no end-of-turn token is labelled.
     """
     counts = _Counts()
     examples: list[Example] = []
-    remaining = iter(rows)
+    remaining = (row.for_template(str(tokenizer.chat_template)) for row in rows)
     while batch := list(islice(remaining, _ROWS_PER_BATCH)):
         examples += _encode_batch(batch, tokenizer, max_seq_len, counts, encode or _plainly(tokenizer))
     _require_usable(counts, len(examples), max_seq_len)
@@ -109,7 +109,7 @@ def _encode_batch(
     from aprnb.tokenizer.chat_template import render_all
 
     control = _control_pattern(tokenizer)
-    answered = [row for row in rows if any(message.role == "assistant" for message in row.messages)]
+    answered = [row for row in rows if _answer_positions(row)]
     counts.without_answer += len(rows) - len(answered)
     requests = [request for row in answered for request in _requests(row)]
     renderings = iter(render_all(tokenizer, requests))
@@ -124,7 +124,7 @@ def _encode_batch(
 
 
 def _answer_positions(row: Row) -> list[int]:
-    return [at for at, message in enumerate(row.messages) if message.role == "assistant"]
+    return [at for at, message in enumerate(row.messages) if message.role == "assistant" and message.trained]
 
 
 def _requests(row: Row) -> list[Request]:

@@ -11,14 +11,11 @@ from typing import Any
 from aprnb.errors import CheckpointError, DataError, FileMissing
 from aprnb.formats.json_files import MARK, decoded, with_line_feeds
 from aprnb.formats.source import read_bytes
+from aprnb.tuning.data.forms import ROW_FORMS
+from aprnb.tuning.data.messages import BadRow
 
 MAX_DATA_BYTES = 4 << 30
 """Rows are held in memory, at several times the size of their file."""
-ROW_FORMS = '{"instruction", "response", ["system"], ["input"]} or {"messages": [{"role", "content"}, …]}'
-
-
-class BadRow(Exception):
-    """Why a row cannot be used; `read_rows` adds which row it is."""
 
 
 def numbered_rows(source: Any, name: str | None) -> tuple[str, Iterator[tuple[str, Any]], bytes | None]:

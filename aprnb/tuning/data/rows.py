@@ -5,24 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aprnb.errors import DataError, closest
+from aprnb.errors import DataError
 from aprnb.printable import and_more, first_names
-from aprnb.tuning.data.row_sources import ROW_FORMS, BadRow, expanded, numbered_rows
-
-ROLES = ("system", "user", "assistant")
-_INSTRUCTION_KEYS = ("instruction", "response", "system", "input")
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn: `role` is system, user or assistant."""
-
-    role: str
-    content: str
+from aprnb.tuning.data.forms import ROW_FORMS, read_form
+from aprnb.tuning.data.messages import BadRow, Message
+from aprnb.tuning.data.row_sources import expanded, numbered_rows
 
 
 @dataclass(frozen=True)
@@ -32,8 +23,21 @@ class Row:
     messages: tuple[Message, ...]
     origin: str
 
+    @property
+    def texts(self) -> tuple[tuple[str, str], ...]:
+        """Roles and contents: conversations that differ only in what is trained have equal ones."""
+        return tuple((message.role, message.content) for message in self.messages)
+
+    def for_template(self, template: str) -> Row:
+        """The row with its developer turns as system turns where the template does not know the role."""
+        if "developer" in template or not any(message.role == "developer" for message in self.messages):
+            return self
+        turns = (replace(turn, role="system") if turn.role == "developer" else turn for turn in self.messages)
+        return replace(self, messages=tuple(turns))
+
     def to_json(self) -> list[dict[str, str]]:
-        return [{"role": message.role, "content": message.content} for message in self.messages]
+        """The conversation as a chat template takes it."""
+        return [{"role": role, "content": content} for role, content in self.texts]
 
 
 @dataclass(frozen=True)
@@ -44,38 +48,44 @@ class RowSet:
     warnings: tuple[str, ...]
     sha256: str
     path: Path | None = None
+    description: str = ""
+    """The forms of the rows and the name of their source."""
 
     def lines(self) -> Iterator[bytes]:
-        """The conversations as JSON Lines."""
+        """The conversations as JSON Lines, with what is not trained."""
         return (_canonical([row]) for row in self.rows)
 
 
 def read_rows(source: Any, origin_name: str | None = None) -> RowSet:
     """The conversations in `source`: a JSON Lines file, JSON Lines text (begins with `{`), a list, a DataFrame.
 
-    A row is `instruction` and `response` with optional `system` and `input`, or `messages`. `input` follows the
-    instruction after a blank line, in the same user turn. Other keys are ignored and listed in the warnings.
+    A row is of one of the forms in `forms`. Keys without a use are ignored and listed in the warnings; those that
+    change what a row means are errors.
 
     Raises FileMissing, and DataError with the first row that cannot be used, the reason, and how many more there are.
     """
     name, numbered, raw = numbered_rows(source, origin_name)
     rows: list[Row] = []
     ignored: dict[str, None] = {}
-    first_bad, bad = "", 0
+    forms: dict[str, None] = {}
+    first, bad = ("", ""), 0
     for origin, value in numbered:
         try:
             if isinstance(value, BadRow):
                 raise value
-            rows.append(Row(_conversation(value, ignored), origin))
+            form, messages = read_form(value, ignored)
+            rows.append(Row(messages, origin))
+            forms[form] = None
         except BadRow as reason:
-            first_bad, bad = first_bad or f"{origin}: {reason}", bad + 1
+            first, bad = first if bad else (f"{origin}: {reason}", reason.action), bad + 1
     if bad:
         more = f"; {and_more(bad - 1)} of {bad + len(rows):,} rows cannot be used" if bad > 1 else ""
-        raise DataError(first_bad + more, action=f"a row is {ROW_FORMS}")
+        raise DataError(first[0] + more, action=first[1] or f"a row is {ROW_FORMS}")
     if not rows:
         raise DataError(f"{name} contains no rows", action=f"a row is {ROW_FORMS}")
     digest = hashlib.sha256(raw or _canonical(rows)).hexdigest()
-    return RowSet(tuple(rows), _ignored_warning(name, ignored), digest, expanded(source) if raw else None)
+    path = expanded(source) if raw else None
+    return RowSet(tuple(rows), _ignored_warning(name, ignored), digest, path, f"{' and '.join(forms)}, from {name}")
 
 
 def split_rows(rows: Sequence[Row], val_split: float, seed: int) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
@@ -86,9 +96,9 @@ def split_rows(rows: Sequence[Row], val_split: float, seed: int) -> tuple[tuple[
     """
     if val_split <= 0:
         return tuple(rows), ()
-    groups: dict[tuple[Message, ...], list[int]] = {}
+    groups: dict[tuple[tuple[str, str], ...], list[int]] = {}
     for index, row in enumerate(rows):
-        groups.setdefault(row.messages, []).append(index)
+        groups.setdefault(row.texts, []).append(index)
     shuffled = sorted(groups.values(), key=lambda group: _rank(rows[group[0]], seed))
     wanted = max(1, round(val_split * len(rows)))
     held: set[int] = set()
@@ -105,85 +115,20 @@ def split_rows(rows: Sequence[Row], val_split: float, seed: int) -> tuple[tuple[
 
 
 def _rank(row: Row, seed: int) -> bytes:
-    return hashlib.sha256(str(seed).encode() + _canonical([row])).digest()
+    return hashlib.sha256(str(seed).encode() + _line(row.to_json())).digest()
 
 
 def _canonical(rows: Iterable[Row]) -> bytes:
-    lines = (json.dumps({"messages": row.to_json()}, ensure_ascii=False, separators=(",", ":")) for row in rows)
-    return "".join(f"{line}\n" for line in lines).encode("utf-8")
+    return b"".join(_line([_message(message) for message in row.messages]) for row in rows)
 
 
-def _conversation(value: Any, ignored: dict[str, None]) -> tuple[Message, ...]:
-    if not isinstance(value, Mapping):
-        wanted = "one object per line" if isinstance(value, list) else "an object"
-        raise BadRow(f"a JSON {_json_type(value)}, not {wanted}")
-    if "messages" in value:
-        both = [key for key in _INSTRUCTION_KEYS if value.get(key) is not None]
-        if both:
-            raise BadRow(f"has both messages and {both[0]}: use one of the two forms")
-        _note_keys(value, ("messages",), "", ignored)
-        return _from_messages(value["messages"], ignored)
-    _note_keys(value, _INSTRUCTION_KEYS, "", ignored)
-    return _from_instruction(value)
+def _message(message: Message) -> dict[str, Any]:
+    weight = {} if message.trained or message.role != "assistant" else {"weight": 0}
+    return {"role": message.role, "content": message.content, **weight}
 
 
-def _from_instruction(value: Mapping[str, Any]) -> tuple[Message, ...]:
-    for key in ("instruction", "response"):
-        if value.get(key) is None:
-            near = next((closest(str(each), [key]) and str(each) for each in value if closest(str(each), [key])), None)
-            raise BadRow(f"no {key}" + (f", but a key {near!r}" if near else ""))
-    instruction, response = _text(value["instruction"], "instruction"), _text(value["response"], "response")
-    if not instruction.strip() or not response.strip():
-        raise BadRow("empty instruction" if not instruction.strip() else "empty response")
-    extra = "" if value.get("input") is None else _text(value["input"], "input")
-    system = "" if value.get("system") is None else _text(value["system"], "system")
-    question = f"{instruction}\n\n{extra}" if extra.strip() else instruction
-    opening = (Message("system", system),) if system.strip() else ()
-    return (*opening, Message("user", question), Message("assistant", response))
-
-
-def _from_messages(value: Any, ignored: dict[str, None]) -> tuple[Message, ...]:
-    turns = value.tolist() if hasattr(value, "tolist") else value  # data frames contain arrays
-    if not isinstance(turns, (list, tuple)) or not turns:
-        raise BadRow("messages is empty" if turns in ([], ()) else f"messages is {_json_type(turns)}, not a list")
-    return tuple(_message(turn, at, ignored) for at, turn in enumerate(turns, 1))
-
-
-def _message(turn: Any, at: int, ignored: dict[str, None]) -> Message:
-    if not isinstance(turn, Mapping):
-        raise BadRow(f"message {at} is {_json_type(turn)}, not an object")
-    role = turn.get("role")
-    if role not in ROLES:
-        near = closest(role, ROLES) if isinstance(role, str) else ""
-        raise BadRow(f"message {at} has role {str(role)[:40]!r}{near}, not one of {', '.join(ROLES)}")
-    if turn.get("tool_calls"):
-        raise BadRow(f"message {at} calls tools, which is not supported")
-    content = _text(turn.get("content"), f"content of message {at}")
-    if role == "assistant" and not content.strip():
-        raise BadRow(f"message {at} is an empty answer")
-    _note_keys(turn, ("role", "content"), "messages.", ignored)
-    return Message(role, content)
-
-
-def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise BadRow(f"{what} is {_json_type(value)}, not text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise BadRow(f"{what} contains half a surrogate pair, which is not a character") from None
-    return value
-
-
-def _json_type(value: Any) -> str:
-    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
-
-
-def _note_keys(value: Mapping[Any, Any], known: Sequence[str], prefix: str, ignored: dict[str, None]) -> None:
-    for key, content in value.items():
-        if key not in known and content is not None:
-            ignored[f"{prefix}{key}"] = None
+def _line(messages: Sequence[Mapping[str, Any]]) -> bytes:
+    return json.dumps({"messages": messages}, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n"
 
 
 def _ignored_warning(name: str, ignored: Mapping[str, None]) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ class Plan(Displayed):
         warnings: about file, data and memory.
         tokenizer: where it comes from, and how it compares with the embedding.
         writes: path → bytes of what the run leaves, the tuned model first.
+        rows_from: the forms of the rows and the name of their source.
     """
 
     base: Path
@@ -70,6 +71,7 @@ class Plan(Displayed):
     warnings: tuple[str, ...]
     tokenizer: tuple[str, str] = ("", "")
     writes: Mapping[str, int] = field(default_factory=dict)
+    rows_from: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The document of `aprnb plan --json`."""
@@ -80,6 +82,7 @@ class Plan(Displayed):
             "parameters": {"total": self.parameters_total, "trainable": self.parameters_trainable},
             "data": {
                 "rows": self.rows,
+                "rows_from": self.rows_from,
                 "rows_without_labels": self.rows_without_labels,
                 "rows_truncated": self.rows_truncated,
                 "tokens": self.tokens,

@@ -156,8 +156,10 @@ def _data_rows(plan: StoredObject) -> Rows:
     data, tokenizer, length = plan.inner("data"), plan.inner("tokenizer"), plan.inner("recipe").integer("max_seq_len")
     without, cut = data.integer("rows_without_labels"), data.integer("rows_truncated")
     labelled, held_out = data.integer("labelled_tokens"), data.integer("held_out_labelled_tokens")
+    known = data.text("rows_from") if "rows_from" in data.values else ""  # plans of earlier versions do not have it
+    origin = f"{known}; " if known else ""
     return (
-        ("rows", data.integer("rows"), f"{without} without a label, {cut} cut at {length} tokens"),
+        ("rows", data.integer("rows"), f"{origin}{without} without a label, {cut} cut at {length} tokens"),
         ("tokenizer", tokenizer.text("source"), tokenizer.text("note")),
         ("tokens", data.integer("tokens"), f"{labelled:,} of them labelled (answers)"),
         ("held out", data.integer("held_out_rows"), f"{held_out:,} labelled tokens"),
