@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aprnb.architecture.buffers import is_buffer_name
 from aprnb.architecture.families import FAMILIES, Family, family_named, family_of_gguf
 from aprnb.architecture.names import families_with, unknown_tensors
 from aprnb.architecture.orientation import is_training_state
@@ -48,7 +49,7 @@ def identify_family(checkpoint: Checkpoint, given: tuple[Any, str] | None) -> tu
 
 def _require_own_tensors(checkpoint: Checkpoint, family: Family, where: str) -> None:
     """Raises where the tensors' names are those of other families, or of a kind of model that is not supported."""
-    names = [name for name in checkpoint.tensors if not is_training_state(name)]
+    names = [name for name in checkpoint.tensors if not (is_training_state(name) or is_buffer_name(name))]
     possible = families_with(names)
     unknown = unknown_tensors(names, family)
     kind = next((kind for name in unknown if (kind := describe_kind(name))), None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.architecture.architecture import Architecture
+from aprnb.architecture.buffers import buffer_notes, is_buffer_name, stored_buffers
 from aprnb.architecture.evidence.configs import from_config, read_config, unknown_keys
 from aprnb.architecture.evidence.evidence import Evidence, from_metadata, from_overrides, from_shapes
 from aprnb.architecture.evidence.field_values import MAX_BLOCKS
@@ -57,6 +58,9 @@ def resolve(
     settlement.settle_head(checkpoint)
     settlement.superseded += (*factors, *training_state(checkpoint))
     settlement.settle_all(rows)
+    buffers = stored_buffers(checkpoint, settlement.values)
+    settlement.superseded += buffers
+    settlement.warnings += buffer_notes(buffers)
     _bound_size(settlement.values, checkpoint.path)
     _require_consistent(settlement.values, checkpoint.path)
     return settlement.architecture(checkpoint.path)
@@ -145,7 +149,11 @@ def sidecar_config(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
 
 
 def _weights(checkpoint: Checkpoint) -> dict[str, TensorEntry]:
-    return {name: entry for name, entry in oriented(checkpoint).items() if not is_training_state(name)}
+    return {
+        name: entry
+        for name, entry in oriented(checkpoint).items()
+        if not (is_training_state(name) or is_buffer_name(name))
+    }
 
 
 def _sidecar_config(
