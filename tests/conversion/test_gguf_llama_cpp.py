@@ -147,3 +147,11 @@ def test_a_window_as_long_as_the_positions_changes_nothing_and_warns_of_nothing(
     model_of("phi3", CASES[-1][1], monkeypatch).save_pretrained(tmp_path / "hf")
     warnings = aprnb.convert(tmp_path / "hf", tmp_path / "x.gguf").warnings
     assert not any(text.startswith("llama.cpp ") for text in warnings)
+
+
+def test_yarn_with_an_attention_factor_of_its_own_is_written(tmp_path, monkeypatch):
+    """Whether llama.cpp computes it is compared above."""
+    more = {"rope_parameters": {**YARN, "attention_factor": 1.5}}
+    model_of("llama", more, monkeypatch).save_pretrained(tmp_path / "hf")
+    aprnb.convert(tmp_path / "hf", tmp_path / "x.gguf")
+    assert aprnb.open(tmp_path / "x.gguf").architecture.rope_scaling["attention_factor"] == pytest.approx(1.5)

@@ -6,66 +6,18 @@ key (layer patterns, the scale of gemma's queries) the file means what that grap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from typing import Any
-
-import numpy as np
 
 from aprnb.architecture.evidence import rope
 from aprnb.architecture.evidence.configs import from_config
 from aprnb.architecture.evidence.evidence import Evidence
+from aprnb.architecture.evidence.gguf_rope import say_factors, say_scaling
+from aprnb.architecture.evidence.gguf_values import PATTERN, GgufKeys, Say
 from aprnb.architecture.families import Family
 from aprnb.architecture.families.decoder import partly_windowed
-from aprnb.errors import ArchitectureError
 from aprnb.formats import Checkpoint
 from aprnb.formats.fields import FIELDS, ROTATED_SIZE, SLIDING_WINDOW, STANDARD
-from aprnb.formats.gguf.values import shortest
-from aprnb.formats.metadata import same
-
-MAX_FACTORS = 4096
-_LLAMA3_THETA = 500_000.0
-PATTERN, LINEAR = "attention.sliding_window_pattern", "rope.scale_linear"
-
-Say = Callable[[str, Any, str], None]
-"""Called with a field, its value and what states it."""
-
-
-class GgufKeys:
-    """One file's values, None for an absent one, and the family that it is of."""
-
-    def __init__(self, checkpoint: Checkpoint, family: Family) -> None:
-        values = checkpoint.metadata.get("gguf.kv")
-        self._values: Mapping[str, Any] = values if isinstance(values, Mapping) else {}
-        self.checkpoint, self.family, self.graph = checkpoint, family, family.gguf
-        self.architecture = str(self._value("general.architecture"))
-
-    def _value(self, key: str) -> Any:
-        entry = self._values.get(key)
-        return entry["v"] if isinstance(entry, Mapping) and "v" in entry else None
-
-    def __getitem__(self, name: str) -> Any:
-        """The value of a field, or of a key below the architecture's name."""
-        return self._value(f"{self.architecture}.{FIELDS[name].gguf[0] if name in FIELDS else name}")
-
-    def names(self) -> list[str]:
-        """Every key below the architecture's name, without it."""
-        below = f"{self.architecture}."
-        return [key.removeprefix(below) for key in self._values if key.startswith(below)]
-
-    def number(self, name: str) -> float | int | None:
-        """A positive number; None for anything else."""
-        value = self[name]
-        return value if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
-
-    def factors(self, tensor: str) -> np.ndarray:
-        """The values of a tensor of RoPE factors; raises for one with another dtype or too many elements."""
-        entry = self.checkpoint.tensors[tensor]
-        if not entry.dtype.is_float or entry.elements > MAX_FACTORS:
-            raise ArchitectureError(
-                f"{tensor} is {entry.dtype.name} {list(entry.shape)}", expected=f"at most {MAX_FACTORS:,} floats",
-                where=str(self.checkpoint.path),
-            )  # fmt: skip
-        return self.checkpoint[tensor].reshape(-1)
 
 
 def from_gguf(checkpoint: Checkpoint, family: Family, given: Collection[str] = ()) -> tuple[Evidence, tuple[str, ...]]:
@@ -87,9 +39,9 @@ def from_gguf(checkpoint: Checkpoint, family: Family, given: Collection[str] = (
     if checkpoint.format == "gguf":
         _say_keys(keys, say)
         if "rope_scaling" not in given:
-            _rope_scaling(keys, say)
+            say_scaling(keys, say)
     if factors and "rope_scaling" not in given:
-        _rope_factors(keys, say)
+        say_factors(keys, say)
     evidence = from_config(config, "gguf.kv", False, family)
     says = {name: (value, sources.get(name, where)) for name, (value, where) in evidence.says.items()}
     return Evidence(says), factors
@@ -151,70 +103,3 @@ def _partial_rotation(keys: GgufKeys, say: Say) -> None:
         head_dim = hidden // heads
     if rotated and head_dim:
         say("partial_rotary_factor", rotated / head_dim, f"GGUF {keys.architecture}.{ROTATED_SIZE}")
-
-
-def _rope_scaling(keys: GgufKeys, say: Say) -> None:
-    """Scaled rotation as keys state it; without keys there is none, except in Llama 3.1 without its factors."""
-    kind, original = keys[rope.TYPE], keys[rope.ORIGINAL]
-    below = f"GGUF {keys.architecture}."
-    if original is not None:
-        say("original_max_position_embeddings", original, f"{below}{rope.ORIGINAL}")
-    if kind in ("linear", "yarn"):
-        scaling: dict[str, Any] = {"rope_type": kind, "factor": keys.number(rope.FACTOR)}
-        yarn = {name: keys[key] for name, key in rope.YARN.items()}
-        extras = {"original_max_position_embeddings": original, **yarn} if kind == "yarn" else {}
-        if scaling["factor"] is None:
-            raise ArchitectureError(f"RoPE scaling {kind} without a factor", where=f"{below}{rope.FACTOR}")
-        scaling |= {name: value for name, value in extras.items() if value is not None}
-        say("rope_scaling", scaling, f"{below}rope.scaling")
-    elif keys.number(LINEAR) not in (None, 1.0):
-        scaling = {"rope_type": "linear", "factor": keys.number(LINEAR)}
-        say("rope_scaling", scaling, f"{below}{LINEAR}")
-    elif kind == "none" or (kind is None and keys["rope_theta"] not in (None, _LLAMA3_THETA)):
-        say("rope_scaling", None, f"{below}{rope.TYPE} {kind or 'absent'}")
-    elif kind not in (None, "longrope"):
-        raise ArchitectureError(
-            f"RoPE scaling {str(kind)[:40]!r} is not supported", expected="none, linear or yarn",
-            where=f"{below}{rope.TYPE}", action="give the model's own config with --config config.json",
-        )  # fmt: skip
-
-
-def _rope_factors(keys: GgufKeys, say: Say) -> None:
-    """Scaled rotation as tensors of one factor per frequency, which take precedence over the keys."""
-    if rope.FREQS in keys.checkpoint.tensors:
-        say("rope_scaling", _llama3(keys), f"{rope.FREQS} (llama3's factors)")
-    elif rope.LONG in keys.checkpoint.tensors and rope.SHORT in keys.checkpoint.tensors:
-        say("rope_scaling", _longrope(keys), f"{rope.LONG}, {rope.SHORT}")
-
-
-def _longrope(keys: GgufKeys) -> dict[str, Any]:
-    """Factors for short and long texts, and the attention factor where it differs from the usual formula."""
-    original = keys.number(rope.ORIGINAL)
-    scaling: dict[str, Any] = {"rope_type": "longrope"}
-    for name, tensor in (("long_factor", rope.LONG), ("short_factor", rope.SHORT)):
-        scaling[name] = [shortest(value) for value in keys.factors(tensor)]
-    if original is not None:
-        scaling["original_max_position_embeddings"] = original
-    stated, positions = keys.number(rope.ATTENTION_FACTOR), keys.number("max_position_embeddings")
-    usual = rope.longrope_attention_factor(positions, original) if positions and original and original > 1 else stated
-    if stated and usual and not same(stated, usual):
-        scaling["attention_factor"] = stated
-    return scaling
-
-
-def _llama3(keys: GgufKeys) -> dict[str, Any]:
-    """Llama 3.1's scaling, recovered from its factors, one per frequency; raises for other factors."""
-    factors = keys.factors(rope.FREQS)
-    scaling = {"rope_type": "llama3", "factor": float(factors.max(initial=1.0)), **rope.LLAMA3}
-    stated = keys.number("rope_theta") or keys.checkpoint.metadata.get("rope_theta")
-    theta = float(stated) if isinstance(stated, int | float) else 0.0
-    if (
-        theta <= 1
-        or factors.size == 0
-        or not np.allclose(factors, rope.llama3_factors(scaling, theta, 2 * len(factors)), rtol=1e-4)
-    ):
-        raise ArchitectureError(
-            f"{rope.FREQS} holds {len(factors)} factors that are not those of a published Llama 3",
-            where=str(keys.checkpoint.path), action="give the model's own config with --config config.json",
-        )  # fmt: skip
-    return scaling

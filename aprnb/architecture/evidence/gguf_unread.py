@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from aprnb.architecture.evidence import rope
-from aprnb.architecture.evidence.gguf_keys import LINEAR, PATTERN, GgufKeys
+from aprnb.architecture.evidence.gguf_values import LINEAR, PATTERN, GgufKeys
 from aprnb.architecture.families import Family
 from aprnb.errors import UnsupportedFamily
 from aprnb.formats import Checkpoint

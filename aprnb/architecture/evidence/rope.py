@@ -36,3 +36,8 @@ def longrope_attention_factor(positions: float, original: float) -> float:
     """The factor by which LongRoPE scales queries and keys (`transformers` ROPE_INIT_FUNCTIONS["longrope"])."""
     scale = positions / original
     return 1.0 if scale <= 1 else math.sqrt(1 + math.log(scale) / math.log(original))
+
+
+def yarn_attention_factor(factor: float) -> float:
+    """The factor by which YaRN scales queries and keys (`transformers` ROPE_INIT_FUNCTIONS["yarn"])."""
+    return 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0

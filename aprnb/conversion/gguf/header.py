@@ -1,4 +1,4 @@
-"""An architecture in the keys of GGUF, for llama.cpp; `architecture/evidence/gguf_keys.py` reads them back."""
+"""An architecture in the keys of GGUF, for llama.cpp; `architecture/evidence/gguf_*.py` read them back."""
 
 from __future__ import annotations
 
@@ -98,6 +98,9 @@ def _scaling_values(fields: Mapping[str, Any]) -> dict[str, GgufValue]:
         values[rope.ATTENTION_FACTOR] = GgufValue("float32", longrope_factor(fields))
     if kind == "yarn":
         values |= {key: GgufValue("float32", scaling[name]) for name, key in rope.YARN.items() if name in scaling}
+        if scaling.get("attention_factor"):  # GGUF has it as a multiple of the usual one
+            relative = scaling["attention_factor"] / rope.yarn_attention_factor(scaling["factor"])
+            values[rope.ATTENTION_FACTOR] = GgufValue("float32", relative)
     return values
 
 

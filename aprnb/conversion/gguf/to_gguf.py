@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.architecture import Architecture, ContractReport, resolve
+from aprnb.architecture.evidence import rope
 from aprnb.conversion.gguf.general import generation_values, identity_values
 from aprnb.conversion.gguf.header import architecture_values, differences, longrope_factor, rope_tensors
 from aprnb.conversion.gguf.tensors import PlannedTensor, Wanted, plan_tensors
@@ -164,6 +165,8 @@ def _comparable(fields: Mapping[str, Any]) -> dict[str, Any]:
         del scaling[key]
     if scaling.get("rope_type") == "longrope":
         scaling["attention_factor"] = longrope_factor(fields)
+    if scaling.get("rope_type") == "yarn" and not scaling.get("mscale"):
+        scaling["attention_factor"] = scaling.get("attention_factor") or rope.yarn_attention_factor(scaling["factor"])
     if scaling:
         found["rope_scaling"] = scaling
     if share := fields.get("partial_rotary_factor"):

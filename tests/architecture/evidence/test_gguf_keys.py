@@ -120,3 +120,46 @@ def test_the_formulas_are_those_of_transformers():
     plain = 1 / 5e5 ** (np.arange(0, 128, 2) / 128)
     np.testing.assert_allclose(plain / llama3_factors(scaling, 5e5, 128), scaled.numpy(), rtol=1e-5)
     assert longrope_attention_factor(131072, 4096) == pytest.approx(1.190238, abs=1e-6)  # √(1 + ln 32 / ln 4096)
+
+
+SCALED = {
+    "the older key": ({"rope.scale_linear": (FLOAT, 4.0)}, {"rope_type": "linear", "factor": 4.0}),
+    "a factor without a type": ({"rope.scaling.factor": (FLOAT, 4.0)}, {"rope_type": "linear", "factor": 4.0}),
+    "both keys": (
+        {"rope.scale_linear": (FLOAT, 4.0), "rope.scaling.factor": (FLOAT, 4.0)},
+        {"rope_type": "linear", "factor": 4.0}),
+    "no scaling, and the older key": (
+        {"rope.scaling.type": (STRING, "none"), "rope.scale_linear": (FLOAT, 4.0)}, None),
+    "yarn with an attention factor": (
+        {"rope.scaling.type": (STRING, "yarn"), "rope.scaling.factor": (FLOAT, 4.0),
+         "rope.scaling.attn_factor": (FLOAT, 1.5)},
+        {"rope_type": "yarn", "factor": 4.0, "attention_factor": pytest.approx(1.5 * 1.138629)}),  # 0.1 ln 4 + 1
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SCALED)
+def test_scaled_rotation_is_what_llama_cpp_reads(tmp_path, case):
+    keys, scaling = SCALED[case]
+    found = model(tmp_path / "x.gguf", {"rope.freq_base": (FLOAT, 1e6), **keys}).architecture.rope_scaling
+    assert found == scaling
+
+
+TWICE = {
+    "two factors": ({"rope.scale_linear": (FLOAT, 2.0), "rope.scaling.factor": (FLOAT, 4.0)}, False,
+                    "4.0 according to llama.rope.scaling.factor, 2.0 according to llama.rope.scale_linear"),
+    "an attention factor of its own": ({"rope.scaling.attn_factor": (FLOAT, 1.5)}, False,
+                                       "llama.rope.scaling.attn_factor is 1.5"),
+    "an attention factor of linear": (
+        {"rope.scaling.attn_factor": (FLOAT, 1.5), "rope.scaling.factor": (FLOAT, 4.0),
+         "rope.scaling.type": (STRING, "linear")}, False, "attn_factor is 1.5, RoPE scaling linear"),
+    "a factor and a tensor of them": ({"rope.scale_linear": (FLOAT, 2.0)}, True,
+                                      "scaled twice: by rope_freqs.weight and by a factor of 2.0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TWICE)
+def test_what_only_llama_cpp_scales_is_an_error_that_names_the_key(tmp_path, case):
+    keys, tensor, words = TWICE[case]
+    factors = llama3_factors({"factor": 8.0, **LLAMA3}, 5e5, 16) if tensor else None
+    with pytest.raises(aprnb.errors.ArchitectureError, match=words):
+        _ = model(tmp_path / "x.gguf", keys, factors).architecture
