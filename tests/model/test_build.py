@@ -13,6 +13,7 @@ from aprnb.formats.codecs import encode
 from aprnb.model.build import build_model, model_config
 from aprnb.model.device import place
 from aprnb_tests import families
+from aprnb_tests.rewrite import with_metadata
 
 FLOAT = {
     "pocket-qwen3": ("qwen3", "bfloat16"),
@@ -125,6 +126,14 @@ def test_the_attention_is_the_architectures(pocket_qwen3):
     report = aprnb.check(checkpoint)
     model = build_model(checkpoint, report, place("cpu", "float32"))
     assert model.config._attn_implementation == report.architecture.attention == "sdpa"
+
+
+def test_a_built_model_stops_at_the_end_tokens_of_its_checkpoint(pocket_qwen3, tmp_path):
+    """A run generates with the module that it built, not with one of `aprnb.load`."""
+    metadata = {**aprnb.open(pocket_qwen3).metadata, "tokenizer.eot_token_id": 258}
+    checkpoint = aprnb.open(with_metadata(pocket_qwen3, tmp_path / "x.apr", metadata))
+    model = build_model(checkpoint, aprnb.check(checkpoint), place("cpu", "float32"))
+    assert model.generation_config.eos_token_id == [258, 826]
 
 
 def test_a_classs_own_dropout_is_switched_off(tmp_path):
