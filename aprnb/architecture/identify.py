@@ -8,15 +8,15 @@ from typing import Any
 
 from aprnb.architecture.buffers import is_buffer_name
 from aprnb.architecture.families import FAMILIES, Family, family_named, family_of_gguf
-from aprnb.architecture.names import families_with, unknown_tensors
+from aprnb.architecture.names import families_with, unknown_tensors, wrapper_prefix
 from aprnb.architecture.orientation import is_training_state
 from aprnb.architecture.settlement import GIVE_CONFIG
-from aprnb.architecture.unsupported import describe_kind, reject_adapters
+from aprnb.architecture.unsupported import describe_kind, reject_adapters, reject_quantised
 from aprnb.errors import ArchitectureError, UnsupportedFamily
 from aprnb.formats import Checkpoint
 from aprnb.formats.fields import INTERLEAVED
 from aprnb.formats.gguf.provenance import own_name
-from aprnb.printable import short
+from aprnb.printable import short, shown_name
 
 _NOT_A_NAME = ("", "auto", "unknown")
 
@@ -27,6 +27,7 @@ def identify_family(checkpoint: Checkpoint, given: tuple[Any, str] | None) -> tu
     Raises UnsupportedFamily for an unknown family, ArchitectureError where the tensors are those of another one.
     """
     reject_adapters(checkpoint)
+    reject_quantised(checkpoint)
     claims = _claims(checkpoint.metadata)
     name, where = given or (claims[0] if claims else ("", ""))
     if not name:
@@ -52,6 +53,13 @@ def _require_own_tensors(checkpoint: Checkpoint, family: Family, where: str) -> 
     names = [name for name in checkpoint.tensors if not (is_training_state(name) or is_buffer_name(name))]
     possible = families_with(names)
     unknown = unknown_tensors(names, family)
+    if unknown and (prefix := wrapper_prefix(names, family)):
+        raise ArchitectureError(
+            f"names of tensors have the prefix {shown_name(prefix)}, as {shown_name(unknown[0])} has",
+            expected=f"the names of a {family.model_type} model",
+            where=str(checkpoint.path),
+            action="save the model inside the wrapper (`_orig_mod`, `module`), or rename the tensors without the prefix",
+        )
     kind = next((kind for name in unknown if (kind := describe_kind(name))), None)
     if kind:
         raise _rejection(f"tensor {unknown[0]} belongs to another kind of model{kind}", checkpoint.path)

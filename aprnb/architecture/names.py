@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
+from os.path import commonprefix
 
 from aprnb.architecture.families import FAMILIES, Family
 
@@ -12,6 +13,9 @@ _NUMBER = "(0|[1-9][0-9]{0,5})"
 """ASCII digits without leading zeros: a layer has one name, so that the tables and GGUF's names find the same one."""
 _LONGEST = 512
 """Characters of a name that may be one of a table; longer ones are not searched."""
+_WRAPPERS = ("_orig_mod.", "module.", "language_model.")
+"""What `torch.compile`, data parallelism and models with a vision tower put into names, not always in front."""
+_PREFIXES = 4
 _LAYER = re.compile(rf"(?:^|\.)(?:layers|blk|h)\.{_NUMBER}\.")
 _EXPERT = re.compile(rf"(?<=\.experts\.){_NUMBER}(?=\.)")
 
@@ -81,3 +85,16 @@ def unknown_tensors(names: Iterable[str], family: Family) -> list[str]:
     """The first tensor of each pattern that the family's table does not contain."""
     table = _table(family.model_type)
     return list({pattern_of(name): name for name in reversed(list(names)) if pattern_of(name) not in table}.values())
+
+
+def wrapper_prefix(names: Sequence[str], family: Family) -> str | None:
+    """The prefix without which the family's table contains every one of these names; None where there is none."""
+    table = _table(family.model_type)
+    common = commonprefix(names).split(".")[:-1]
+    prefixes = [".".join(common[: count + 1]) + "." for count in range(min(len(common), _PREFIXES))]
+    known = (prefix for prefix in (*_WRAPPERS, *prefixes) if all(_without(name, prefix) in table for name in names))
+    return next(known, None)
+
+
+def _without(name: str, prefix: str) -> str:
+    return pattern_of(name.replace(prefix, "", 1))

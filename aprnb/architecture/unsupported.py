@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from aprnb.errors import UnsupportedFamily
-from aprnb.formats import Checkpoint
+from collections.abc import Mapping
+from typing import Any
+
+from aprnb.errors import ArchitectureError, UnsupportedFamily
+from aprnb.formats import Checkpoint, TensorEntry
+from aprnb.printable import shown_name
 
 _KINDS: dict[str, str] = {
     "qwen3_5": "a hybrid of linear and full attention",
@@ -56,6 +60,12 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     ("kv_a_proj_with_mqa", "a model with latent attention"),
     ("mlp.shared_expert", "a mixture of experts with a shared expert"),
 )
+_QUANTISED = {
+    ".absmax": "bitsandbytes", ".quant_map": "bitsandbytes", ".SCB": "bitsandbytes", ".weight_scale_inv": "fp8",
+    ".weight_packed": "compressed-tensors", ".weight_scale": "compressed-tensors", ".qweight": "gptq or awq",
+    ".scales": "mlx", ".W_q": "hqq", ".weight._data": "quanto",
+}  # fmt: skip
+"""Ends of the names that a method of quantisation gives its tensors."""
 _CLASSES = {"forsequenceclassification": "a classifier, not a language model", "formaskedlm": "an encoder"}
 
 
@@ -82,3 +92,42 @@ def reject_adapters(checkpoint: Checkpoint) -> None:
         where=str(checkpoint.path),
         action="merge it into its base first",
     )
+
+
+def reject_quantised(checkpoint: Checkpoint) -> None:
+    """Raises for a folder whose weights are quantised, which only the package that did it can decode.
+
+    A config that states a method while all weights are plain floats is of a model that was dequantised.
+    """
+    if checkpoint.format not in ("huggingface", "safetensors"):
+        return
+    marked = next((name for name in checkpoint.tensors if name.endswith(tuple(_QUANTISED))), None)
+    stated, key = _stated_quantisation(checkpoint.metadata.get("hf_config"))
+    integers = (name for name, entry in checkpoint.tensors.items() if _is_integer_weight(name, entry))
+    tensor = marked or (next(integers, None) if stated else None)
+    if tensor is None:
+        return
+    method = stated or next(by for end, by in _QUANTISED.items() if tensor.endswith(end))
+    load = "load it with transformers, call `model.dequantize()` and save it, or " if method == "bitsandbytes" else ""
+    raise ArchitectureError(
+        f"the folder's weights are quantised by {method} ({f'config.json: {key}; ' if key else ''}"
+        f"tensor {shown_name(tensor)})",
+        expected="plain weights",
+        where=str(checkpoint.path),
+        action=f"{load}open the original model, from before it was quantised",
+    )
+
+
+def _is_integer_weight(name: str, entry: TensorEntry) -> bool:
+    return name.endswith("_proj.weight") and not (entry.dtype.is_float or entry.dtype.is_quantized)
+
+
+def _stated_quantisation(config: Any) -> tuple[str | None, str | None]:
+    """The method that a config states and the key that does; MLX writes no method."""
+    if not isinstance(config, Mapping):
+        return None, None
+    stated = config.get("quantization_config")
+    if isinstance(stated, Mapping) and isinstance(stated.get("quant_method"), str):
+        return shown_name(stated["quant_method"]), "quantization_config"
+    mlx = isinstance(config.get("quantization"), Mapping)
+    return ("mlx", "quantization") if mlx else (None, None)
