@@ -76,7 +76,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
                place="FOLDER ..."),
     ),
     "what to train on": (
-        Option("data", "source", None, "training rows: JSON Lines file, list, DataFrame or text", short="-d"),
+        Option("data", "source", None, "training rows: a file, folder or pattern, list, DataFrame or text", short="-d"),
         Option("eval_data", "source", None, "rows to evaluate on; replaces --val-split"),
         Option("val_split", "number", None, "fraction of the rows to hold out (default 0.1)", "FRACTION", 0, 0.9),
         Option("task", "text", "instruct", "what to train for; only instruct is supported", "TASK"),

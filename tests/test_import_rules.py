@@ -104,7 +104,7 @@ INSIDE_FUNCTIONS = {
     "conversion": HEAVY | {"gguf"},
     "notebook": JUPYTER | DRAWING | HEAVY,
     "model": {"psutil"},
-    "tuning": {"pandas", "psutil", "tomli_w", "mlflow", "trackio", "wandb"},
+    "tuning": {"pandas", "pyarrow", "zstandard", "psutil", "tomli_w", "mlflow", "trackio", "wandb"},
 }
 # Files that exist for one library; the rest of their room imports them inside functions.
 AT_MODULE_LEVEL_OF_FILE = {
@@ -116,8 +116,8 @@ WITHOUT_TORCH = (
     "planning.device", "planning.identity", "planning.make_plan", "planning.memory", "planning.model_size",
     "planning.plan", "planning.plan_document", "planning.recipe", "planning.recipe_file", "planning.recipe_reader",
     "planning.settle",
-    "data.examples", "data.forms", "data.labels", "data.messages", "data.packing",
-    "data.row_sources", "data.rows", "training.events",
+    "data.examples", "data.forms", "data.json_rows", "data.labels", "data.messages", "data.packing", "data.row_files",
+    "data.row_sources", "data.rows", "data.tables", "training.events",
 )  # fmt: skip
 
 PUBLIC_FUNCTIONS = {

@@ -18,7 +18,7 @@ from aprnb.tuning.starting import is_done, saved_state, start
 from aprnb.tuning.training.events import Listener, Notice, Planned
 
 Rows = str | os.PathLike[str] | Iterable[Any]
-"""A path, JSON Lines as text, a list of rows, or a DataFrame."""
+"""A path, JSON Lines as text, a list of rows, a DataFrame, or a Dataset."""
 
 
 def plan(
@@ -149,8 +149,9 @@ def finetune(
 
     Args:
         model: an `.apr`, GGUF or safetensors file, or a Hugging Face folder.
-        data: training rows: path of a JSON Lines file, JSON Lines as text, a list of dicts, or a DataFrame. A row has
-            `instruction` and `response`, optionally `system` and `input`; or `messages`.
+        data: training rows: path of a JSON Lines, JSON, CSV, TSV or Parquet file, of a folder or pattern of such files,
+            JSON Lines as text, a list of dicts, a DataFrame or a Dataset. A row has `instruction` and `response` (or
+            `output`), optionally `system` and `input`; or `messages`, `conversations`, or `prompt` and `completion`.
         eval_data: rows to evaluate on, in place of `val_split`.
         val_split: part of the rows held out for evaluation, 0 to 0.9; 0.1 unless given.
         task: "instruct", the only one.

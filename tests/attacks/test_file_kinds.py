@@ -20,7 +20,7 @@ from aprnb.errors import AprnbError
 from aprnb.formats.json_files import read_object
 from aprnb.tokenizer.choose_template import choose_template, find_template
 from aprnb.tokenizer.tokenizer_files import find_tokenizer_files, sidecar_object
-from aprnb.tuning.data import row_sources
+from aprnb.tuning.data import row_files
 from aprnb.tuning.data.rows import read_rows
 from aprnb.tuning.planning.identity import Identity
 from aprnb.tuning.planning.recipe_file import read_recipe_file
@@ -130,7 +130,7 @@ def outcome(read: Read, path: Path) -> str:
 @pytest.mark.parametrize("name", [*SIDECARS, *NAMED])
 def test_a_file_of_another_kind_is_an_aprnb_error_or_treated_as_missing(tmp_path, monkeypatch, name, form):
     # Files of the kernel state no size and are read up to the limit; that of rows, 4 GiB, takes seconds.
-    monkeypatch.setattr(row_sources, "MAX_DATA_BYTES", 64 << 20)
+    monkeypatch.setattr(row_files, "MAX_DATA_BYTES", 64 << 20)
     folder = tmp_path / "model"
     folder.mkdir()
     form(folder / name)

@@ -151,7 +151,7 @@ def test_a_file_without_readable_rows_says_why(content, reason, tmp_path):
 def test_a_missing_file_and_a_folder_are_different_errors(tmp_path):
     with pytest.raises(FileMissing):
         read_rows(tmp_path / "no.jsonl")
-    with pytest.raises(DataError, match="is a directory"):
+    with pytest.raises(DataError, match="holds no file with rows"):
         read_rows(tmp_path)
 
 

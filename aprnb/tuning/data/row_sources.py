@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from aprnb.errors import CheckpointError, DataError, FileMissing
-from aprnb.formats.json_files import MARK, decoded, with_line_feeds
-from aprnb.formats.source import read_bytes
-from aprnb.tuning.data.forms import ROW_FORMS
-from aprnb.tuning.data.messages import BadRow
-
-MAX_DATA_BYTES = 4 << 30
-"""Rows are held in memory, at several times the size of their file."""
+from aprnb.errors import DataError, FileMissing
+from aprnb.formats.json_files import MARK, with_line_feeds
+from aprnb.tuning.data.json_rows import json_lines
+from aprnb.tuning.data.row_files import file_rows
 
 
 def numbered_rows(source: Any, name: str | None) -> tuple[str, Iterator[tuple[str, Any]], bytes | None]:
-    """The name of the source, its rows with their origin, and the bytes of a file."""
+    """The name of the source, its rows with their origin, and the bytes where it is a plain JSON Lines file."""
     if isinstance(source, str) and is_rows(source):
         name = name or "cell"
-        return name, _lines(with_line_feeds(source), name), None
+        return name, json_lines(with_line_feeds(source), name), None
     if isinstance(source, (str, PathLike)):
         path = expanded(source)
-        name = name or path.name
-        text, raw = _file_text(path)
-        return name, _lines(text, name), raw
+        name = name or path.name or str(path)
+        return name, *file_rows(path, name)
     name = name or "data"
     return name, ((f"{name} row {at}", value) for at, value in enumerate(_objects(source), 1)), None
 
@@ -47,50 +41,6 @@ def expanded(source: str | PathLike[str]) -> Path:
         raise FileMissing(f"{source}: the home folder does not exist", action="check --data") from None
 
 
-def _file_text(path: Path) -> tuple[str, bytes]:
-    try:
-        raw = read_bytes(path, MAX_DATA_BYTES)
-    except FileMissing as error:
-        raise FileMissing(error.found, action="check --data") from None
-    except CheckpointError as error:
-        raise DataError(error.found, expected="a JSON Lines file") from None
-    if not raw.strip():
-        raise DataError(f"{path} is empty", expected="a JSON Lines file", action=f"a row is {ROW_FORMS}")
-    try:
-        return decoded(raw, path), raw
-    except CheckpointError as error:
-        raise DataError(error.found, expected=error.expected, where=error.where, action=error.action) from None
-
-
-def _lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    # str.splitlines would also cut at U+2028 and the like, which JSON allows inside strings
-    for number, line in enumerate(text.split("\n"), 1):
-        if (row := line.removeprefix(MARK)).strip():  # files with a mark may have been joined
-            yield f"{name} line {number}", _parsed(row)
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line, object_pairs_hook=_without_repeats)
-    except BadRow as problem:
-        return problem
-    except json.JSONDecodeError as problem:
-        return BadRow(f"not JSON ({problem.msg} at character {problem.colno})")
-    except RecursionError:
-        return BadRow("nested too deeply")
-    except ValueError as problem:
-        return BadRow(f"not JSON ({problem})")
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]  # None, so false
-        raise BadRow(f"the key {twice[:60]!r} appears twice in one object")
-    return found
-
-
 def _objects(source: Any) -> Iterable[Any]:
     """Rows of a data frame (pandas or polars, recognised by what it can do) or of any other iterable."""
     if hasattr(source, "columns") and hasattr(source, "to_dicts"):
@@ -98,9 +48,11 @@ def _objects(source: Any) -> Iterable[Any]:
     if hasattr(source, "columns") and hasattr(source, "to_dict"):
         return list(map(_without_missing, source.to_dict("records")))
     if isinstance(source, (Mapping, bytes)) or not isinstance(source, Iterable):
+        splits = [repr(key) for key in source] if type(source).__name__.endswith("DatasetDict") else []  # of datasets
         raise DataError(
             f"data is of type {type(source).__name__}",
-            expected="a path, a list of rows, a DataFrame, or JSON Lines text",
+            expected="a path, a list of rows, a DataFrame, a Dataset, or JSON Lines text",
+            action=f"give one of its splits: data[{splits[0]}]" if splits else None,
         )
     return source
 

@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows in their order; `sha256` is that of the file's bytes, elsewhere that of `lines()`."""
+    """Rows in their order; `sha256` is that of a JSON Lines file's bytes, elsewhere that of `lines()`."""
 
     rows: tuple[Row, ...]
     warnings: tuple[str, ...]
@@ -57,7 +57,7 @@ class RowSet:
 
 
 def read_rows(source: Any, origin_name: str | None = None) -> RowSet:
-    """The conversations in `source`: a JSON Lines file, JSON Lines text (begins with `{`), a list, a DataFrame.
+    """The conversations in `source`: a path, JSON Lines text (begins with `{`), a list, a DataFrame.
 
     A row is of one of the forms in `forms`. Keys without a use are ignored and listed in the warnings; those that
     change what a row means are errors.

@@ -1,0 +1,166 @@
+"""The files that rows come from: by content and name, packed, in folders and by pattern; bounded, links checked."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import zstandard
+
+from aprnb.errors import DataError, FileMissing, UsageProblem
+from aprnb.tuning.data import row_files
+from aprnb.tuning.data.rows import read_rows
+
+ROWS = [{"instruction": 'Spell, "fish".\nNow', "response": "f i s h"}, {"instruction": "Ä?", "response": "b" * 200_000}]
+LINES = "".join(f"{json.dumps(row)}\n" for row in ROWS)
+TEXTS = [(("user", row["instruction"]), ("assistant", row["response"])) for row in ROWS]
+
+
+def table(separator: str) -> bytes:
+    text: str = pd.DataFrame(ROWS).to_csv(index=False, sep=separator)
+    return text.encode()
+
+
+def parquet(folder: Path) -> bytes:
+    pytest.importorskip("pyarrow")
+    pd.DataFrame(ROWS).to_parquet(folder / "x")
+    return (folder / "x").read_bytes()
+
+
+FILES = {
+    "array.json": lambda _: json.dumps(ROWS).encode(),
+    "pretty.json": lambda _: json.dumps(ROWS, indent=2).encode(),
+    "rows.csv": lambda _: table(","),
+    "semicolons.csv": lambda _: table(";"),
+    "rows.tsv": lambda _: table("\t"),
+    "rows.jsonl.gz": lambda _: gzip.compress(LINES.encode()),
+    "members.jsonl.gz": lambda _: b"".join(gzip.compress(f"{line}\n".encode()) for line in LINES.splitlines()),
+    "rows.csv.gz": lambda _: gzip.compress(table(",")),
+    "rows.jsonl.zst": lambda _: zstandard.compress(LINES.encode()),
+    "rows.parquet": parquet,
+    "no-ending": parquet,
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_gives_the_rows_that_json_lines_give(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(FILES[name](tmp_path))
+    found = read_rows(path)
+    assert [row.texts for row in found.rows] == TEXTS
+    assert found.description == f"instruction/response, from {name}"
+    # its identity is that of the conversations, which the run's folder stores; the file itself is not needed again
+    assert found.path is None
+    assert found.sha256 == read_rows(b"".join(found.lines()).decode()).sha256
+
+
+def test_empty_cells_are_absent_and_origins_are_lines(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text('instruction,input,output\n"a\nb",,c\n\nd,e,f\n')
+    found = read_rows(path)
+    assert [row.texts[0][1] for row in found.rows] == ["a\nb", "d\n\ne"]
+    assert [row.origin for row in found.rows] == ["rows.csv line 2", "rows.csv line 5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("x.csv", b"instruction,response\na,b,c\n", "x.csv line 2: 3 cells, but the header has 2 columns"),
+        ("x.csv", b"instruction,instruction\na,b\n", "has two columns 'instruction'"),
+        ("x.csv", b'instruction,response\na,"b\n', "x.csv is not CSV: unexpected end of data"),
+        ("x.csv", b"q,a\nb,c\n", "x.csv line 2: the row is of no known form; its keys are 'q', 'a'"),
+        ("x.json", b'[{"instruction": "a"},\n oops]', "begins as a JSON array and is not JSON .* line 2, character 2"),
+        ("x.json", b"[1]", "x.json row 1: a JSON number, not an object"),
+        ("x.json", b"[]", "x.json contains no rows"),
+        ("x.xlsx", b"PK\x03\x04rest", "is a ZIP archive or an Excel file"),
+        ("x.jsonl.gz", gzip.compress(LINES.encode())[:-9], "is a damaged gzip file"),
+        ("x.jsonl.gz", b"\x1f\x8bnot", "is a damaged gzip file"),
+        ("x.jsonl.zst", zstandard.compress(LINES.encode())[:5] + b"x" * 9, "is a damaged Zstandard file"),
+        ("x.parquet", b"PAR1 and not more", "cannot be read as a Parquet file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_what_it_is(tmp_path, name, content, reason):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=reason):
+        read_rows(path)
+
+
+@pytest.mark.parametrize("name", ["x.jsonl.gz", "x.jsonl.zst"])
+def test_a_packed_file_unpacks_to_a_bounded_size(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(row_files, "MAX_DATA_BYTES", 1 << 20)
+    pack = gzip.compress if name.endswith("gz") else zstandard.compress
+    (tmp_path / name).write_bytes(pack(b" " * (2 << 20)))
+    with pytest.raises(DataError, match="unpacks to more than 1,048,576 bytes"):
+        read_rows(tmp_path / name)
+
+
+def test_parquet_names_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageProblem, match=r"x\.parquet needs pyarrow, which is not installed\n→ pip install pyarrow"):
+        read_rows(tmp_path / "x.parquet")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two files with rows, a hidden one, a file of another kind and a folder."""
+    home = tmp_path / "rows"
+    (home / "sub").mkdir(parents=True)
+    for name in ("b.jsonl", ".hidden.jsonl", "sub/c.jsonl"):
+        (home / name).write_text(f'{{"instruction": "{name}", "response": "x"}}')
+    (home / "a.csv").write_text("instruction,output\na.csv,x\n")
+    (home / "README.md").write_text("not rows")
+    return home
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [("", ["a.csv", "b.jsonl"]), ("*.jsonl", ["b.jsonl"]), ("**/*.jsonl", ["b.jsonl", "sub/c.jsonl"])],
+)
+def test_a_folder_or_pattern_gives_its_files_by_name_without_hidden_ones(folder, pattern, names):
+    found = read_rows(f"{folder}/{pattern}")
+    assert [row.texts[0][1] for row in found.rows] == names
+    assert found.rows[0].origin == f"{names[0]} line {2 if names[0] == 'a.csv' else 1}"
+
+
+@pytest.mark.parametrize("pattern", ["", "*.jsonl", "*/c.jsonl"])
+def test_links_that_lead_out_of_a_folder_are_not_followed(folder, pattern):
+    (folder.parent / "c.jsonl").write_text(LINES)
+    (folder / "z.jsonl").symlink_to(folder.parent / "c.jsonl")
+    (folder / "linked").symlink_to(folder.parent)
+    with pytest.raises(DataError, match=r"is a link to|through a link"):
+        read_rows(f"{folder}/{pattern}")
+
+
+def test_a_pattern_without_files_is_a_missing_file(folder):
+    with pytest.raises(FileMissing, match=r"no file is named .*\*\.tsv"):
+        read_rows(folder / "*.tsv")
+
+
+def test_a_saved_dataset_is_read_without_datasets_and_within_its_folder(folder):
+    arrow = pytest.importorskip("pyarrow")
+    content = arrow.Table.from_pylist(ROWS)
+    with arrow.OSFile(str(folder / "data.arrow"), "wb") as file, arrow.ipc.new_stream(file, content.schema) as stream:
+        stream.write_table(content)
+    (folder / "dataset_info.json").write_text("{}")
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    assert [row.texts for row in read_rows(folder).rows] == TEXTS
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "../data.arrow"}]}')
+    with pytest.raises(DataError, match="a plain file name"):
+        read_rows(folder)
+    (folder / "dataset_dict.json").write_text("{}")
+    with pytest.raises(DataError, match="is a saved DatasetDict of sub; expected one split"):
+        read_rows(folder)
+
+
+def test_the_objects_of_datasets_are_read_and_a_dict_of_splits_names_them():
+    datasets = pytest.importorskip("datasets")
+    found = datasets.Dataset.from_list(ROWS)
+    assert [row.texts for row in read_rows(found).rows] == TEXTS
+    with pytest.raises(DataError, match=r"DatasetDict(.|\n)*data\['train'\]"):
+        read_rows(datasets.DatasetDict({"train": found}))
