@@ -19,6 +19,12 @@ MERGE_WITH_PEFT = (
     "merge it with PEFT: `PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)`, "
     "then convert the folder"
 )
+MERGE_UNTIED = (
+    "untie the base first, or both change: `m = AutoModelForCausalLM.from_pretrained(base); "
+    "m.lm_head.weight = torch.nn.Parameter(m.get_input_embeddings().weight.detach().clone()); "
+    "m.config.tie_word_embeddings = False`, then "
+    "`PeftModel.from_pretrained(m, adapter).merge_and_unload().save_pretrained(folder)`, and convert the folder"
+)
 _PLAIN = "an adapter without them"
 
 DESCRIBING = frozenset(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from aprnb.adapters.changes import Added, Both, Change, LowRank, Normalised, Replaced, ReplacedRows
-from aprnb.adapters.config import MERGE_WITH_PEFT
+from aprnb.adapters.config import MERGE_UNTIED, MERGE_WITH_PEFT
 from aprnb.adapters.files import AdapterFiles
 from aprnb.adapters.names import RENAME, Key, is_renamed
 from aprnb.adapters.pairs import low_rank_changes
@@ -78,13 +78,10 @@ class _Fit:
             self._require_allowed(key, tensor)
             if values.shape != tensor.shape:
                 raise self._misfit(
-                    f"has {name} as {list(values.shape)}", str(list(tensor.shape)), self._resized(tensor)
+                    f"has {name} as {list(values.shape)}", str(list(tensor.shape)), _resized(tensor, len(values))
                 )
             found[tensor.name] = Replaced(values.reshape(-1))
         return found
-
-    def _resized(self, tensor: ExpectedTensor) -> str:
-        return MERGE_WITH_PEFT if tensor.rule.role in ("embedding", "head") else OTHER_BASE
 
     def _require_allowed(self, key: Key, tensor: ExpectedTensor) -> None:
         """PEFT saves embeddings of its own accord; the config names the others."""
@@ -103,7 +100,8 @@ class _Fit:
         module = self._embedding.removesuffix(".weight")
         embedding = self._adapter.tensors.get(Key(module, "weight"))
         if embedding is None or embedding.shape != values.shape or bool((embedding != values).any()):
-            raise self._misfit(f"changes {_HEAD}", "a head equal to the embedding, to which this base ties it")
+            action = MERGE_UNTIED if Key("lm_head", "A") in self._adapter.tensors else MERGE_WITH_PEFT
+            raise self._misfit(f"changes {_HEAD}", "a head equal to the embedding, to which this base ties it", action)
 
     def _require_saved(self, found: Mapping[str, Change]) -> None:
         """Every module that the config says was saved is in the file."""
@@ -178,7 +176,9 @@ class _Fit:
         if not self._tied or self._embedding not in found:
             return
         if self._embedding in pairs:
-            raise self._misfit(f"changes {self._embedding} by LoRA", "a base whose head is not tied to it")
+            raise self._misfit(
+                f"changes {self._embedding} by LoRA", "a base whose head is not tied to it", MERGE_UNTIED
+            )
         whole = isinstance(found[self._embedding], Replaced)
         equal = Key("lm_head", "weight") in self._adapter.tensors
         if whole and not equal and not self._adapter.config.is_set("ensure_weight_tying"):
@@ -193,6 +193,16 @@ class _Fit:
 
     def _misfit(self, found: str, expected: str, action: str | None = MERGE_WITH_PEFT) -> Exception:
         return self._adapter.misfit(found, expected, action)
+
+
+def _resized(tensor: ExpectedTensor, rows: int) -> str:
+    if tensor.rule.role not in ("embedding", "head"):
+        return OTHER_BASE
+    return (
+        f"give the base as many rows first: `m = AutoModelForCausalLM.from_pretrained(base); "
+        f"m.resize_token_embeddings({rows})`, then `PeftModel.from_pretrained(m, adapter).merge_and_unload()"
+        ".save_pretrained(folder)`, and convert the folder"
+    )
 
 
 def _is_part_of(name: str, listed: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from aprnb.adapters.changes import LowRank
-from aprnb.adapters.config import MERGE_WITH_PEFT
+from aprnb.adapters.config import MERGE_UNTIED, MERGE_WITH_PEFT
 from aprnb.adapters.files import AdapterFiles
 from aprnb.adapters.names import RENAME, Key, Part, is_renamed
 from aprnb.architecture import ExpectedTensor
@@ -44,6 +44,7 @@ def _changes(
     tensor = weights.get(name)
     if tensor is None or (tensor.rule.role not in (("embedding",) if embedding else _LINEAR)):
         action = RENAME if tensor is None and is_renamed(name, weights) else _OTHER_BASE
+        action = MERGE_UNTIED if tensor is None and name == "lm_head.weight" else action  # it is the embedding
         raise adapter.misfit(f"changes {name}", "layers of the base that take LoRA matrices", action)
     return {tensor.name: (module, _one(adapter, tensor, module, a, b))}
 

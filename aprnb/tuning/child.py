@@ -64,13 +64,13 @@ def _request(base: Any, given: Mapping[str, Any], background: bool) -> str:
 def _follow(child: _Child, listener: Listener, *, until_planned: bool) -> Run | None:
     """Tells the child's events until it ends, or has planned; returns its run, None where it did not come so far."""
     run: Run | None = None
-    folder = ""
+    planned: Planned | None = None
     for record in child.records():
-        if run is None and folder:  # the folder is written between the plan and what follows it
-            run = open_run(folder)
+        if run is None and planned:
+            run = _begun(planned)
         if record["event"] == "planned":
-            folder = str(record["run"])
-            listener(Planned(SavedPlan(record["plan"]), Path(folder)))
+            planned = Planned(SavedPlan(record["plan"]), Path(str(record["run"])))
+            listener(planned)
         elif record["event"] == "result" and run is None:
             run = open_run(record["run"])
         elif (event := from_record(record)) is not None:
@@ -78,6 +78,14 @@ def _follow(child: _Child, listener: Listener, *, until_planned: bool) -> Run | 
         if until_planned and run is not None:
             break
     return run
+
+
+def _begun(planned: Planned) -> Run | None:
+    """The run, once its folder has this plan and not that of an earlier run."""
+    if planned.run is None or not places_of(planned.run).plan.exists():
+        return None
+    run = open_run(planned.run)
+    return run if run.plan.to_json() == planned.plan.to_json() else None
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,44 @@ REJECTED: dict[str, tuple[str, int, dict[str, Any], str]] = {
     "a tied embedding alone": ("qwen2", TIED, {"target_modules": Q, "modules_to_save": ["embed_tokens"]}, "alone"),
     "LoRA of a tied head": ("qwen2", TIED, {"target_modules": ["lm_head"]}, "changes lm_head.weight"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "target"),
+    [
+        ("qwen2", TIED, "embed_tokens"),
+        ("qwen2", TIED, "lm_head"),
+        ("gpt2", UNTIED, "wte"),
+        ("qwen2", UNTIED, "resized"),
+    ],
+)
+def test_the_advised_code_gives_the_logits_of_base_and_adapter(bases, tmp_path, family, size, target):
+    """PEFT's own merge of a tied embedding changes the head as well, without a word."""
+    base, made = bases(family, size), tmp_path / "a"
+    model = loaded(base)
+    if target == "resized":
+        model.resize_token_embeddings(model.config.vocab_size + 7)
+        options = {"target_modules": Q, "modules_to_save": ["embed_tokens", "lm_head"]}
+    else:
+        options = {"target_modules": [target]}
+    torch.manual_seed(1)
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **options))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data + torch.randn_like(parameter) * 0.05
+    model.save_pretrained(made)
+    with pytest.raises(aprnb.errors.UsageProblem) as caught:
+        aprnb.merge(base, made, tmp_path / "m.apr")
+    names = {"base": base, "adapter": made, "folder": tmp_path / "untied", "torch": torch, "PeftModel": PeftModel}
+    names["AutoModelForCausalLM"] = AutoModelForCausalLM
+    for code in re.findall("`(.+?)`", caught.value.action):
+        exec(code, names)
+    aprnb.convert(tmp_path / "untied", tmp_path / "m.apr")
+    aprnb.convert(tmp_path / "m.apr", tmp_path / "again")
+    ours = loaded(tmp_path / "again")
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        assert torch.allclose(ours(input_ids=ids).logits, model.eval()(input_ids=ids).logits, atol=2e-4)
 
 
 @pytest.mark.parametrize("name", REJECTED)

@@ -103,8 +103,9 @@ def test_the_plan_is_the_first_event_and_comes_before_any_weight_is_read(pocket_
     monkeypatch.chdir(tmp_path)
 
     def stop(event):
-        assert isinstance(event, Planned)
-        raise InterruptedError(event.plan.total_steps)
+        assert isinstance(event, Planned | Phase)
+        if isinstance(event, Planned):
+            raise InterruptedError(event.plan.total_steps)
 
     with pytest.raises(InterruptedError, match=str(plan(pocket_qwen3, data=cow).total_steps)):
         finetune(pocket_qwen3, data=cow, listener=stop)
