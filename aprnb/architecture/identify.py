@@ -18,6 +18,7 @@ from aprnb.formats.fields import INTERLEAVED
 from aprnb.formats.gguf.provenance import own_name
 from aprnb.printable import short, shown_name
 
+_WITH_WEIGHTS = "give the file that contains the weights"
 _NOT_A_NAME = ("", "auto", "unknown")
 
 
@@ -28,6 +29,8 @@ def identify_family(checkpoint: Checkpoint, given: tuple[Any, str] | None) -> tu
     """
     reject_adapters(checkpoint)
     reject_quantised(checkpoint)
+    if not checkpoint.tensors and "tokenizer.vocabulary" in checkpoint.metadata:
+        raise _rejection(f"{checkpoint.path.name} contains a vocabulary and no tensors", checkpoint.path, _WITH_WEIGHTS)
     claims = _claims(checkpoint.metadata)
     name, where = given or (claims[0] if claims else ("", ""))
     if not name:

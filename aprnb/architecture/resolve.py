@@ -51,7 +51,7 @@ def resolve(
     )
     inner, inner_warnings = _inner_configs(checkpoint, family)
     gguf, factors = from_gguf(checkpoint, family, {name for source in given for name in source.says})
-    typed, typed_warnings = from_metadata(checkpoint.metadata, family)
+    typed, typed_warnings = from_metadata(checkpoint, family)
     settlement = Settlement(family, named_by, proven, [*given, *sidecar, *inner, gguf, typed])
     settlement.warnings += [*warnings, *sidecar_warnings, *typed_warnings, *inner_warnings]
     settlement.warnings += [*odd_layout(checkpoint), *unread_keys(checkpoint, family)]

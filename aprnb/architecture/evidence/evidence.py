@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aprnb.architecture.evidence.field_values import checked, known_fields
+from aprnb.architecture.evidence.gguf_values import GgufKeys
 from aprnb.architecture.families import Family
 from aprnb.architecture.names import canonical_pattern, layer_of
 from aprnb.errors import UsageProblem, closest
-from aprnb.formats import TensorEntry
+from aprnb.formats import Checkpoint, TensorEntry
 from aprnb.formats.fields import TYPED
 from aprnb.formats.metadata import lookup
 
@@ -54,13 +55,17 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def from_metadata(metadata: Mapping[str, Any], family: Family) -> tuple[Evidence, list[str]]:
-    """The typed metadata, and a warning where it is ignored because its writer is known to guess."""
-    says = {}
+def from_metadata(checkpoint: Checkpoint, family: Family) -> tuple[Evidence, list[str]]:
+    """The typed metadata, and a warning where it is ignored because its writer is known to guess.
+
+    Those of a GGUF file are its own keys, by which messages name them.
+    """
+    metadata, says = checkpoint.metadata, {}
+    keys = GgufKeys(checkpoint, family) if checkpoint.format == "gguf" else None
     for key, row in TYPED.items():
         hit = lookup(metadata, key)
         if hit and row.name in family.fields:
-            where = f"metadata {hit[0]}"
+            where = keys.source_of(row) if keys else f"metadata {hit[0]}"
             says[row.name] = (checked(row.name, hit[1], where), where)
     distrust = _why_guessed(metadata)
     if not distrust:

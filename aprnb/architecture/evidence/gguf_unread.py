@@ -33,6 +33,7 @@ def unread_keys(checkpoint: Checkpoint, family: Family) -> list[str]:
     if checkpoint.format != "gguf":
         return []
     keys, graph, unsupported = GgufKeys(checkpoint, family), family.gguf, {**_ENCODER, **family.gguf.unsupported}
+    keys.require_equal_layers()
     for key, (neutral, meaning) in unsupported.items():
         if keys[key] not in (None, neutral):
             raise UnsupportedFamily(

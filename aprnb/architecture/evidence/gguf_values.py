@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from aprnb.architecture.families import Family
-from aprnb.errors import ArchitectureError
+from aprnb.errors import ArchitectureError, UnsupportedFamily
 from aprnb.formats import Checkpoint
-from aprnb.formats.fields import FIELDS
+from aprnb.formats.fields import FIELDS, LAYER_NORM_EPSILON, Field
+from aprnb.printable import short
 
 MAX_FACTORS = 4096
 PATTERN, LINEAR = "attention.sliding_window_pattern", "rope.scale_linear"
@@ -45,6 +46,28 @@ class GgufKeys:
         """A positive number; None for anything else."""
         value = self[name]
         return value if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
+
+    def source_of(self, field: Field) -> str:
+        """What states a field of the typed metadata: its key, or what stands for an absent one."""
+        below, key = f"GGUF {self.architecture}.", field.gguf[0]
+        if field.name == "vocab_size" and self[key] is None:
+            return "shape of token_embd.weight"
+        if field.name == "num_key_value_heads" and self[key] is None:
+            return f"{below}{FIELDS['num_attention_heads'].gguf[0]} ({key} is absent)"
+        if field.name == "rms_norm_eps" and self[key] is None:
+            return f"{below}{LAYER_NORM_EPSILON}"
+        return f"{below}{key}"
+
+    def require_equal_layers(self) -> None:
+        """Raises UnsupportedFamily for heads that differ between layers."""
+        for name in ("num_attention_heads", "num_key_value_heads"):
+            value = self[name]
+            if isinstance(value, list) and any(one != value[0] for one in value):
+                raise UnsupportedFamily(
+                    f"GGUF {self.architecture}.{FIELDS[name].gguf[0]} differs between layers: {short(value)}",
+                    expected="the same number in each layer", where=str(self.checkpoint.path),
+                    action="inspection still shows its tensors",
+                )  # fmt: skip
 
     def factors(self, tensor: str) -> np.ndarray:
         """The values of a tensor of RoPE factors; raises for one with another dtype or too many elements."""

@@ -101,7 +101,7 @@ def _dimensions(slug: str, values: Values, tensors: Mapping[str, TensorEntry]) -
     embedding = tensors.get("token_embd.weight")
     if found["vocab_size"] is None and embedding is not None and len(embedding.shape) == 2:
         found["vocab_size"] = embedding.shape[0]
-    if found["num_kv_heads"] is None:
+    if f"{slug}.attention.head_count_kv" not in values:
         found["num_kv_heads"] = found["num_heads"]
     if found["rope_theta"] is not None:
         found["rope_type"] = SPLIT_HALVES

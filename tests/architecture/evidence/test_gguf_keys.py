@@ -11,7 +11,7 @@ import aprnb
 from aprnb.architecture.evidence.rope import LLAMA3, llama3_factors, longrope_attention_factor
 from aprnb.formats import TensorSource, write_apr
 from aprnb.formats.dtypes import F32
-from aprnb_tests.gguf_bytes import ARRAY, BOOL, STRING, U32, info, pair, whole
+from aprnb_tests.gguf_bytes import ARRAY, BOOL, I32, STRING, U32, info, pair, whole
 from aprnb_tests.gguf_bytes import F32 as FLOAT
 
 LLAMA = {
@@ -79,10 +79,17 @@ NONSENSE = {
     "a scaling without its factor": ({"rope.scaling.type": (STRING, "linear")}, "linear without a factor"),
     "a factor in words": (
         {"rope.scaling.type": (STRING, "yarn"), "rope.scaling.factor": (STRING, "two")}, "yarn without a factor"),
-    "a negative base": ({"rope.freq_base": (FLOAT, -1.0)}, "rope_theta is -1.0"),
-    "a size in words": ({"embedding_length": (STRING, "eight")}, "hidden_size is 'eight'"),
-    "a truth value as a size": ({"block_count": (BOOL, 1)}, "num_layers is True"),
-    "no heads": ({"attention.head_count": (U32, 0)}, "num_heads is 0"),
+    "a negative base": ({"rope.freq_base": (FLOAT, -1.0)}, "GGUF llama.rope.freq_base is -1.0"),
+    "a size in words": ({"embedding_length": (STRING, "eight")}, "GGUF llama.embedding_length is 'eight'"),
+    "a truth value as a size": ({"block_count": (BOOL, 1)}, "GGUF llama.block_count is True"),
+    "no heads": ({"attention.head_count": (U32, 0)}, "GGUF llama.attention.head_count is 0"),
+    "positions below zero": ({"context_length": (I32, -1)}, "GGUF llama.context_length is -1"),
+    "heads that differ": (
+        {"attention.head_count_kv": (ARRAY, (U32, [2, 2, 1]))},
+        r"GGUF llama.attention.head_count_kv differs between layers: \[2, 2, 1\]"),
+    "no heads for keys": (
+        {"attention.head_count_kv": None},
+        r"1 according to .*, 2 according to GGUF llama.attention.head_count \(attention.head_count_kv is absent\)"),
     "layers that differ": ({"feed_forward_length": (ARRAY, (U32, [16, 8]))}, ""),
 }  # fmt: skip
 
@@ -163,3 +170,10 @@ def test_what_only_llama_cpp_scales_is_an_error_that_names_the_key(tmp_path, cas
     factors = llama3_factors({"factor": 8.0, **LLAMA3}, 5e5, 16) if tensor else None
     with pytest.raises(aprnb.errors.ArchitectureError, match=words):
         _ = model(tmp_path / "x.gguf", keys, factors).architecture
+
+
+def test_a_vocabulary_without_tensors_is_named_as_such(tmp_path):
+    words = pair("tokenizer.ggml.tokens", ARRAY, (STRING, ["a", "b"]))
+    (tmp_path / "v.gguf").write_bytes(whole([pair("general.architecture", STRING, "llama"), words]))
+    with pytest.raises(aprnb.errors.UnsupportedFamily, match="v.gguf contains a vocabulary and no tensors"):
+        aprnb.check(tmp_path / "v.gguf")
