@@ -61,7 +61,7 @@ def _require_own_tensors(checkpoint: Checkpoint, family: Family, where: str) -> 
             f"names of tensors have the prefix {shown_name(prefix)}, as {shown_name(unknown[0])} has",
             expected=f"the names of a {family.model_type} model",
             where=str(checkpoint.path),
-            action="save the model inside the wrapper (`_orig_mod`, `module`), or rename the tensors without the prefix",
+            action="save the model inside the wrapper (`_orig_mod`, `module`), or rename the tensors without it",
         )
     kind = next((kind for name in unknown if (kind := describe_kind(name))), None)
     if kind:

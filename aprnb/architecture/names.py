@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
-from os.path import commonprefix
 
 from aprnb.architecture.families import FAMILIES, Family
 
@@ -90,8 +89,8 @@ def unknown_tensors(names: Iterable[str], family: Family) -> list[str]:
 def wrapper_prefix(names: Sequence[str], family: Family) -> str | None:
     """The prefix without which the family's table contains every one of these names; None where there is none."""
     table = _table(family.model_type)
-    common = commonprefix(names).split(".")[:-1]
-    prefixes = [".".join(common[: count + 1]) + "." for count in range(min(len(common), _PREFIXES))]
+    first = names[0].split(".")[:-1]
+    prefixes = [".".join(first[: count + 1]) + "." for count in range(min(len(first), _PREFIXES))]
     known = (prefix for prefix in (*_WRAPPERS, *prefixes) if all(_without(name, prefix) in table for name in names))
     return next(known, None)
 
