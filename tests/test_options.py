@@ -130,7 +130,7 @@ def test_a_recipe_takes_every_spelling_and_stores_the_same_as_before() -> None:
 def test_a_recipe_that_says_plan_is_false_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: dict[str, Any] = {}
     monkeypatch.setattr("aprnb.tuning.finetune.finetune", lambda model, **options: taken.update(options, model=model))
-    view: Any = SimpleNamespace(training=lambda work: work(None), starts_processes=False)
+    view: Any = SimpleNamespace(training=lambda work, _kind: work(None), starts_processes=False)
     COMMANDS["finetune"].run({"checkpoint": "x.apr", "plan": False, "rank": 8}, view)
     assert taken == {"model": "x.apr", "rank": 8, "listener": None}
 
