@@ -153,7 +153,26 @@ def test_settings_that_do_not_sample_are_not_written_as_sampling(plain, tmp_path
     source = with_files(plain, **{"generation_config.json": {"temperature": 0.7, "eos_token_id": 826}})
     path, warnings = converted(source, tmp_path / "x.gguf")
     assert not any(key.startswith("general.sampling") for key in gguf_values(path))
-    assert "GGUF has no key for temperature of generation_config.json" in warnings
+    assert "temperature of generation_config.json not written: without do_sample true it has no effect" in warnings
+
+
+@pytest.mark.parametrize(
+    ("generation", "expected"),
+    [
+        ({"do_sample": True, "temperature": "0.7"},
+         ["temperature of generation_config.json is '0.7', not a number from 0 on; it is not written"]),
+        ({"do_sample": True, "temperature": 0.0}, []),
+        ({"do_sample": True, "temperature": None}, []),
+        ({"eos_token_id": [5, 100000]},
+         ["eos_token_id of generation_config.json names 100000: no token has this id"]),
+        ({"eos_token_id": "5"}, ["eos_token_id of generation_config.json names '5': no token has this id"]),
+        ({"output_attentions": False, "output_hidden_states": False, "use_cache": True}, []),
+        ({"use_cache": False}, ["GGUF has no key for use_cache of generation_config.json"]),
+    ],
+)  # fmt: skip
+def test_settings_that_a_gguf_cannot_have_say_why(generation, expected, plain, tmp_path):
+    _, warnings = converted(with_files(plain, **{"generation_config.json": generation}), tmp_path / "x.gguf")
+    assert [each for each in warnings if "generation_config" in each] == expected
 
 
 def test_end_tokens_beyond_gguf_keys_are_named(plain, tmp_path):

@@ -18,6 +18,7 @@ from aprnb.formats.huggingface.folder_files import (
 )
 from aprnb.formats.huggingface.front_matter import read_front_matter
 from aprnb.formats.huggingface.model_card import CARD, FILE, general_of_card
+from aprnb.printable import first_names, short
 
 Values = dict[str, GgufValue]
 
@@ -29,6 +30,8 @@ _OF_TOKENIZER = {
     "eos_token", "extra_special_tokens", "pad_token", "unk_token",
 }  # fmt: skip
 """Settings that the vocabulary, its token types, and keys for tokens and templates express."""
+_DEFAULTS: Mapping[str, Any] = {"output_attentions": False, "output_hidden_states": False, "use_cache": True}
+"""Settings that `save_pretrained` writes into every generation config; with these values they say nothing."""
 _ABOUT_THE_WRITER = ("_from_model_config", "_commit_hash", "name_or_path", "backend", "is_local", "local_files_only")
 
 
@@ -65,11 +68,14 @@ def generation_values(
     stated = metadata.get(GENERATION)
     generation = stated if isinstance(stated, Mapping) else {}
     others, unlike = _other_ids(generation, values)
-    found, notes = found | others, [*notes, *unlike]
     sampling = gguf_sampling(generation)
+    found, notes = (
+        found | others,
+        [*notes, *unlike, *_not_written(generation, sampling), *_no_tokens(generation, values)],
+    )
     found |= {f"{PREFIX}{key}": gguf_value(key, value) for key, value in sampling.items()}
     lost = {
-        GENERATION: [key for key in generation if key not in _OF_GENERATION or _has_no_effect(key, sampling)],
+        GENERATION: [key for key, value in generation.items() if not _is_expressed(key, value)],
         TOKENIZER_CONFIG: _others(metadata, TOKENIZER_CONFIG, _OF_TOKENIZER),
         SPECIAL_TOKENS: _others(metadata, SPECIAL_TOKENS, _OF_TOKENIZER),
     }
@@ -80,8 +86,36 @@ def generation_values(
     return found | templates, (*notes, *renamed, *_lost_of_card(metadata))
 
 
-def _has_no_effect(key: str, sampling: Mapping[str, Any]) -> bool:
-    return key in SAMPLING and SAMPLING[key] not in sampling
+def _is_expressed(key: str, value: Any) -> bool:
+    return key in _OF_GENERATION or (key in _DEFAULTS and value is _DEFAULTS[key])
+
+
+def _not_written(generation: Mapping[str, Any], sampling: Mapping[str, Any]) -> list[str]:
+    """Why settings that GGUF has keys for are not written."""
+    file = KEPT_FILES[GENERATION]
+    # null is a setting that is not set
+    left = {
+        key: generation[key]
+        for key, name in SAMPLING.items()
+        if generation.get(key) is not None and name not in sampling
+    }
+    if left and generation.get("do_sample") is not True:
+        return [f"{', '.join(left)} of {file} not written: without do_sample true it has no effect"]
+    return [
+        f"{key} of {file} is {short(value)}, not a number from 0 on; it is not written" for key, value in left.items()
+    ]
+
+
+def _no_tokens(generation: Mapping[str, Any], values: Mapping[str, GgufValue]) -> list[str]:
+    """A warning for end tokens of the generation config that are not ids of the vocabulary."""
+    tokens, stated = values.get("tokenizer.ggml.tokens"), generation.get("eos_token_id")
+    if tokens is None or stated is None:
+        return []
+    each = stated if isinstance(stated, list) else [stated]
+    bad = [short(number) for number in each if type(number) is not int or not 0 <= number < len(tokens.value)]
+    return (
+        [f"eos_token_id of {KEPT_FILES[GENERATION]} names {first_names(bad, 5)}: no token has this id"] if bad else []
+    )
 
 
 def _others(metadata: Mapping[str, Any], key: str, expressed: set[str]) -> list[str]:

@@ -77,7 +77,7 @@ def write_modelfile(
             named = ", ".join(sorted(set(lacking), key=lacking.index))
             notes.append(f"the Modelfile's TEMPLATE is without {named} of the chat template: it has only messages")
         lines += _stops(_end_texts(tokenizer, ends, turns), notes)
-    lines += _parameters(generation)
+    lines += [*_stops(_stop_strings(generation), notes), *_parameters(generation)]
     lines.append(f"PARAMETER num_ctx {min(architecture.max_position_embeddings, MOST_CONTEXT)}")
     write_text(path.with_name(MODELFILE), "\n".join(lines) + "\n", force=force)
     return tuple(notes)
@@ -120,6 +120,12 @@ def _stops(texts: Iterable[str], notes: list[str]) -> Iterator[str]:
             notes.append(f"the Modelfile has no stop {short(text)}: it cannot be quoted there")
         else:
             yield f'PARAMETER stop "{text}"'
+
+
+def _stop_strings(generation: Mapping[str, Any]) -> list[str]:
+    stated = generation.get("stop_strings")
+    each = stated if isinstance(stated, list) else [stated]
+    return list(dict.fromkeys(text for text in each if isinstance(text, str) and text))
 
 
 def _generation(metadata: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -196,6 +196,12 @@ def test_the_modelfile_of_a_gguf_file_has_the_settings_that_the_file_was_made_wi
     assert "PARAMETER temperature 0.7\nPARAMETER top_k 20\nPARAMETER min_p 0.05\n" in first
 
 
+@pytest.mark.parametrize(("stated", "stops"), [("###", ["###"]), (["###", "User:", 3, "###"], ["###", "User:"])])
+def test_stop_strings_of_the_generation_config_are_stops(stated, stops, pocket_qwen3, tmp_path):
+    found = written(pocket_qwen3, tmp_path, {"stop_strings": stated})
+    assert found["PARAMETER stop"][-len(stops) :] == stops
+
+
 def test_greedy_decoding_is_a_temperature_of_0(pocket_qwen3, tmp_path):
     found = written(pocket_qwen3, tmp_path, {"do_sample": False, "temperature": 0.7, "top_k": 20})
     assert found["PARAMETER temperature"] == ["0"]
