@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from typing import Any
 
@@ -155,3 +156,29 @@ def test_yarn_with_an_attention_factor_of_its_own_is_written(tmp_path, monkeypat
     model_of("llama", more, monkeypatch).save_pretrained(tmp_path / "hf")
     aprnb.convert(tmp_path / "hf", tmp_path / "x.gguf")
     assert aprnb.open(tmp_path / "x.gguf").architecture.rope_scaling["attention_factor"] == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("family", ["mistral", "starcoder2"])
+def test_a_window_that_llama_cpp_ignores_is_written_without_it_on_request(family, tmp_path, monkeypatch):
+    model_of(family, {"sliding_window": 5}, monkeypatch).save_pretrained(tmp_path / "hf")
+    with pytest.raises(aprnb.errors.OutputError) as caught:
+        aprnb.convert(tmp_path / "hf", tmp_path / "x.gguf")
+    assert "give --set sliding_window=null" in str(caught.value)
+    aprnb.convert(tmp_path / "hf", tmp_path / "x.gguf", overrides={"sliding_window": None})
+    assert aprnb.open(tmp_path / "x.gguf").architecture.sliding_window is None
+
+
+def test_the_old_name_of_longrope_is_read(tmp_path, monkeypatch):
+    model_of("phi3", {}, monkeypatch).save_pretrained(tmp_path / "hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    config["rope_scaling"] = {"type": "su", **{key: rope[key] for key in ("long_factor", "short_factor")}}
+    config |= {key: rope[key] for key in ("rope_theta", "partial_rotary_factor")}
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+    aprnb.convert(tmp_path / "hf", tmp_path / "x.apr")
+    aprnb.convert(tmp_path / "x.apr", tmp_path / "back")
+    aprnb.convert(tmp_path / "hf", tmp_path / "x.gguf")
+    written = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert (written.get("rope_parameters") or written["rope_scaling"])["rope_type"] == "longrope"
+    assert "su" not in json.dumps(written.get("rope_scaling", {}))
+    assert aprnb.open(tmp_path / "x.gguf").architecture.rope_scaling["rope_type"] == "longrope"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.architecture.evidence.evidence import Evidence
-from aprnb.architecture.evidence.field_values import WITHOUT_EFFECT, checked, known_fields
+from aprnb.architecture.evidence.field_values import WITHOUT_EFFECT, checked, known_fields, renamed
 from aprnb.architecture.families import Family
 from aprnb.errors import ArchitectureError, CheckpointError, FileMissing, UnsupportedFamily, UsageProblem
 from aprnb.formats.fields import FIELDS
@@ -136,11 +136,14 @@ def _by_kind(rope: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     else:
         kinds = {"full": rope}
     for values in kinds.values():
-        first, second = values.get("type"), values.get("rope_type")
+        first, second = (renamed(values.get(key)) for key in ("type", "rope_type"))
         if first is not None and second is not None:
             _require_one("the RoPE type", first, "type", second, "rope_type", "rope_scaling")
     return {
-        kind: {"rope_type": values.get("type", "default"), **{k: v for k, v in values.items() if k != "type"}}
+        kind: {
+            **{key: value for key, value in values.items() if key != "type"},
+            "rope_type": renamed(values.get("rope_type", values.get("type", "default"))),
+        }
         for kind, values in kinds.items() if values
     }  # fmt: skip
 

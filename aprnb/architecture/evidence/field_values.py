@@ -94,7 +94,12 @@ def scaling(rope: Any) -> dict[str, Any] | None:
         numbers = value if isinstance(value, list) else [value]
         if key.endswith("factor") and not all(type(one) in (int, float) for one in numbers) and value is not None:
             raise ArchitectureError(f"rope_scaling {key} is {short(value)}", expected="a number, or a list of them")
-    kind = kept.get("rope_type", rope.get("type", "default"))
+    kind = renamed(kept.get("rope_type", rope.get("type", "default")))
     if not isinstance(kind, str) or not kind:
         raise ArchitectureError(f"rope_scaling rope_type is {short(kind)}", expected="the name of a scaling type")
     return None if kind == "default" else {**kept, "rope_type": kind}
+
+
+def renamed(kind: Any) -> Any:
+    """A type of RoPE scaling under its present name: the first Phi-3 configs call longrope `su`."""
+    return "longrope" if kind == "su" else kind

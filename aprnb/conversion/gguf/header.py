@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,14 @@ def differences(architecture: Architecture) -> tuple[str, ...]:
             f"run it with a context of at most {original:,} tokens (-c {original}) for texts that fit into that"
         )
     return tuple(found)
+
+
+def without_window(lost: Sequence[str]) -> str | None:
+    """What to do where only the window is lost: llama.cpp has models that ignore theirs, such as Mistral 7B v0.1."""
+    if not {"sliding_window"} <= set(lost) <= {"sliding_window", "layer_types"}:
+        return None
+    settings = " ".join(f"--set {name}=null" for name in lost)
+    return f"give {settings} to write it all the same: llama.cpp then attends to all positions, also beyond the window"
 
 
 def _scaling_values(fields: Mapping[str, Any]) -> dict[str, GgufValue]:

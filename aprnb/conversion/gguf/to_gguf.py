@@ -15,7 +15,7 @@ from typing import Any
 from aprnb.architecture import Architecture, ContractReport, resolve
 from aprnb.architecture.evidence import rope
 from aprnb.conversion.gguf.general import generation_values, identity_values
-from aprnb.conversion.gguf.header import architecture_values, differences, longrope_factor, rope_tensors
+from aprnb.conversion.gguf.header import architecture_values, differences, longrope_factor, rope_tensors, without_window
 from aprnb.conversion.gguf.tensors import PlannedTensor, Wanted, plan_tensors
 from aprnb.conversion.gguf.types import FILE_TYPES
 from aprnb.conversion.gguf.types import MIXES as MIXES_BY_NAME
@@ -144,13 +144,10 @@ def _require_expressed(architecture: Architecture, plans: list[PlannedTensor]) -
     read = _comparable(found.fields())
     if architecture.family.gguf.slug == found.family.gguf.slug:  # a Mistral model is a llama in GGUF
         read["model_type"] = architecture.model_type
-    lost = [
-        f"{name} {meant[name]} (read back as {read.get(name)})"
-        for name in meant
-        if not same(read.get(name), meant[name])
-    ]
+    lost = [name for name in meant if not same(read.get(name), meant[name])]
     if lost:
-        raise OutputError(f"GGUF cannot express this {architecture.model_type}: {'; '.join(lost)}")
+        values = "; ".join(f"{name} {meant[name]} (read back as {read.get(name)})" for name in lost)
+        raise OutputError(f"GGUF cannot express this {architecture.model_type}: {values}", action=without_window(lost))
 
 
 def _comparable(fields: Mapping[str, Any]) -> dict[str, Any]:
