@@ -1,9 +1,9 @@
 """A run in a process of its own, which the notebook starts: the kernel keeps its memory and survives it (no torch).
 
-The child is a fresh `python -m aprnb`, never a fork, so that it works on every system and after CUDA was used. It gets
-one request, a line of JSON on standard input, and answers with the records of events on standard output: `planned`,
-then those of `events.jsonl`, at the end `result` or `error`. A later line `stop` asks it to save and stop, a second one
-to stop at once. Where standard input ends, because the kernel died, it saves and stops; in the background it goes on.
+The child is a fresh `python -m aprnb`, never a fork, for CUDA's sake. It gets one request, a line of JSON on standard
+input, and answers with records of events on standard output: `planned`, then those of `events.jsonl`, at the end
+`result` or `error`. A later line `stop` asks it to save and stop, a second one to stop at once. Where standard input
+ends, because the kernel died, it saves and stops; in the background it goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from aprnb.tuning.results.run import Run, open_run
 from aprnb.tuning.training.events import STOPPING, Event, Listener, Notice, Phase, Planned, from_record, to_record
 
 _COMMAND = (sys.executable, "-m", "aprnb", "execute-request")
-_MOST_SAID = 4000
 
 
 def finetune_in_child(base: Any, given: Mapping[str, Any], listener: Listener, *, background: bool = False) -> Run:
@@ -57,14 +56,12 @@ def _request(base: Any, given: Mapping[str, Any], background: bool) -> str:
     for name in ("data", "eval_data"):
         if name in found and not isinstance(found[name], str | os.PathLike):
             found[name] = b"".join(read_rows(found[name]).lines()).decode("utf-8", "surrogatepass")
-    request = {"base": base, "given": found, "background": background, "time": time.time()}
-    return json.dumps(request, default=str)
+    return json.dumps({"base": base, "given": found, "background": background, "time": time.time()}, default=str)
 
 
 def _follow(child: _Child, listener: Listener, *, until_planned: bool) -> Run | None:
     """Tells the child's events until it ends, or has planned; returns its run, None where it did not come so far."""
-    run: Run | None = None
-    planned: Planned | None = None
+    run, planned = None, None
     for record in child.records():
         if run is None and planned:
             run = _begun(planned)
@@ -147,7 +144,7 @@ class _Child:
         if self._answer.get("event") == "error":
             raise error_from_json(self._answer["error"])
         if code < 0 or not self._answer:
-            self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - _MOST_SAID))
+            self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - 4_000))
             raise _killed(code, self._said.read(), run)
 
     def _tell(self, line: str) -> None:

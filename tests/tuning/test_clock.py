@@ -30,6 +30,19 @@ def test_the_first_step_stays_out_of_the_forecast(now: SimpleNamespace) -> None:
     assert clock.elapsed_s == 36.0
 
 
+def test_the_evaluations_to_come_are_in_the_forecast(now: SimpleNamespace) -> None:
+    clock = Clock(4, evaluations=(2, 4))
+    with clock.evaluation():
+        now.s += 5.0
+    found = []
+    for step in (1, 2, 3):
+        clock.start_step()
+        now.s += 1.0
+        found.append(clock.end_step(step, 1)[1])
+    # After step 2 its own evaluation is still to come.
+    assert found == [None, 2 * 1.0 + 2 * 5.0, 1 * 1.0 + 1 * 5.0]
+
+
 def test_a_resumed_run_begins_with_the_seconds_before_it(now: SimpleNamespace) -> None:
     clock = Clock(10, elapsed_s=50.0)
     now.s += 1

@@ -74,8 +74,8 @@ def train(
     torch.manual_seed(recipe.seed)
     interrupt = interrupt or Interrupt()
     saver = Saver(save, saving or read_save_rule(None, len(schedule.steps)), interrupt)
-    run = Training(model, examples, schedule, recipe, device, identity, interrupt, saver)
-    evaluations = evaluation_steps(run.total_steps, eval_every) if held_out else frozenset()
+    evaluations = evaluation_steps(len(schedule.steps), eval_every) if held_out else frozenset()
+    run = Training(model, examples, schedule, recipe, device, identity, interrupt, saver, evaluations)
     yield from keeping_state(run, _events(run, held_out, evaluations, state, is_fresh))
 
 
@@ -115,6 +115,7 @@ class Training:
         identity: Identity,
         interrupt: Interrupt,
         saver: Saver,
+        evaluations: frozenset[int],
     ) -> None:
         disable_cpu_repacking(model)
         set_checkpointing(model, recipe.gradient_checkpointing)
@@ -124,7 +125,8 @@ class Training:
         self._interrupt, self.saver = interrupt, saver
         self._optimizer = build_optimizer(model, recipe, device)
         self._batches = Batches(model, device, recipe.micro_batch_tokens, getattr(torch, recipe.dtype))
-        self._clock = Clock(self.total_steps)
+        self._clock = Clock(self.total_steps, evaluations=evaluations)
+        self._evaluations = evaluations
         self._random: Mapping[str, Tensor] = capture_random(device)
         self.between_steps = False
 
@@ -142,7 +144,8 @@ class Training:
                 gates.check_adapter_is_neutral(self.model, *self._probe())
         self.model.train()
         probe, micro_batches = (held_out, None) if held_out else (self._examples, first)
-        loss = yield from self._batches.evaluate(probe, micro_batches, CHECKING_BASE.name)
+        with self._clock.evaluation() if held_out else nullcontext():
+            loss = yield from self._batches.evaluate(probe, micro_batches, CHECKING_BASE.name)
         vocab_size, prompts = self.model.get_input_embeddings().weight.shape[0], loss
         if not gates.beats_guessing(loss, vocab_size):
             prompts = yield from self._batches.evaluate(prompts_of(probe), micro_batches, CHECKING_BASE.name)
@@ -166,7 +169,7 @@ class Training:
             restore(state, self.model, self._optimizer, self.device)
         self.step, self._random = state.step, state.random
         self.saver.resume(state)
-        self._clock = Clock(self.total_steps, state.elapsed_s)
+        self._clock = Clock(self.total_steps, state.elapsed_s, self._evaluations)
         yield Notice("info", f"resuming after step {state.step} of {self.total_steps}")
         if is_longer(state.identity, self._identity, state.step):
             yield Notice("info", f"the finished run is trained on: the rates are those of {self.total_steps} steps")
@@ -219,7 +222,8 @@ class Training:
 
     def evaluate(self, held_out: Examples) -> Generator[Event, None, EvalEvent]:
         """Returns the EvalEvent of the weights as they are now."""
-        loss = yield from self._batches.evaluate(held_out)
+        with self._clock.evaluation():
+            loss = yield from self._batches.evaluate(held_out)
         gates.check_evaluation(self.step, loss)
         self.saver.evaluated(self.step, loss)
         return EvalEvent(self.step, loss)
