@@ -114,5 +114,14 @@ def test_an_end_token_behind_every_text_is_kept(sources):
 
 
 def test_more_tokens_than_rows_are_rejected(pocket_qwen3):
-    with pytest.raises(aprnb.AprnbError, match="highest id is 826; expected ids below 800"):
+    with pytest.raises(aprnb.AprnbError, match="highest id is 826; expected ids below 800") as caught:
         tokenizer_values(aprnb.open(pocket_qwen3).metadata, "qwen3", 800)
+    assert "<|im_end|>" not in caught.value.action  # the first five of 27
+    assert "and 22 more" in caught.value.action
+    assert "resize_token_embeddings(827)" in caught.value.action
+
+
+def test_two_tokens_with_one_id_are_named():
+    vocabulary = {"a": 0, "b": 1, "ab": 1}
+    with pytest.raises(aprnb.AprnbError, match=r"tokenizer.json gives the id 1 to 'b' and 'ab'"):
+        tokenizer_metadata({"model": {"type": "BPE", "vocab": vocabulary, "merges": []}}, {}, "tokenizer.json")

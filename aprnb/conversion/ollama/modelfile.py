@@ -63,7 +63,9 @@ def write_modelfile(
     source = _file(path.name) if adapter is None else _file(_relative(checkpoint.path, path.parent))
     lines = [f"FROM {source}", *([f"ADAPTER {_file(path.name)}"] if adapter is not None else [])]
     try:
-        tokenizer: Any = choose_tokenizer(checkpoint, architecture, None).checkpoint_tokenizer
+        choice = choose_tokenizer(checkpoint, architecture, None)
+        tokenizer: Any = choice.checkpoint_tokenizer
+        notes += [note for note in choice.assumptions if note.startswith("chat template:")]
     except TokenizerError as error:
         tokenizer, reason = None, error.found
         notes.append(f"the Modelfile has no TEMPLATE and no stop tokens: {reason}")

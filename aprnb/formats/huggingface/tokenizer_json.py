@@ -55,6 +55,7 @@ def tokenizer_metadata(parsed: Mapping[str, Any], config: Mapping[str, Any], whe
     stated = config.get("vocab_size")
     rows = stated if type(stated) is int and 0 < stated <= MAX_TOKENS else 0
     vocabulary = list(map(filler, range(max(rows, max(ids.values(), default=-1) + 1))))
+    _require_own_ids(model["vocab"], where)
     for text, number in ids.items():
         vocabulary[number] = text
     merges = model.get("merges") or []
@@ -71,6 +72,18 @@ def tokenizer_metadata(parsed: Mapping[str, Any], config: Mapping[str, Any], whe
         "tokenizer.model_type": "BPE",
         REST: rest,
     }
+
+
+def _require_own_ids(vocabulary: Mapping[str, int], where: str) -> None:
+    """Raises CheckpointError where two of the model's tokens have one id."""
+    if len(set(vocabulary.values())) == len(vocabulary):
+        return
+    taken: dict[int, str] = {}
+    for text, number in vocabulary.items():
+        if taken.setdefault(number, text) != text:
+            both = f"{shown_name(taken[number])!r} and {shown_name(text)!r}"
+            found = f"{where} gives the id {number:,} to {both}"
+            raise CheckpointError(found, expected="one token for each id", action="give one of them another id")
 
 
 def _keep_pairs(rest: dict[str, Any], merges: list[Any]) -> None:

@@ -11,6 +11,7 @@ from aprnb.errors import TokenizerError
 from aprnb.formats.gguf.metadata import HF_TOKENIZER, TOKENIZER_SETTINGS, apr_metadata
 from aprnb.formats.gguf.values import MAX_TEXT_BYTES, GgufValue
 from aprnb.formats.huggingface.tokenizer_json import REST
+from aprnb.printable import first_names, shown_name
 from aprnb.tokenizer.embedded_tokenizer import embedded_tokenizer
 from aprnb.tokenizer.facts import TokenizerFacts, has_tokenizer, read_facts
 from aprnb.tokenizer.gguf.losses import compare, losses, same_program
@@ -47,7 +48,12 @@ def tokenizer_values(metadata: Mapping[str, Any], model_type: str, vocab_size: i
     facts = read_facts(metadata)
     highest = max(facts.tokens, default=-1)
     if highest >= vocab_size:
-        raise TokenizerError(f"the tokenizer's highest id is {highest:,}", expected=f"ids below {vocab_size:,}")
+        beyond = [shown_name(facts.tokens[number]) for number in facts.tokens if number >= vocab_size]
+        raise TokenizerError(
+            f"the tokenizer's highest id is {highest:,}", expected=f"ids below {vocab_size:,}, the embedding's rows",
+            action=f"remove {first_names(beyond, 5)} from the tokenizer, or save the model after "
+            f"`model.resize_token_embeddings({highest + 1})`",
+        )  # fmt: skip
     whole, _ = embedded_tokenizer(metadata)
     if whole is None:
         splitting = stated_splitting(metadata, facts, model_type)

@@ -302,3 +302,8 @@ def test_what_a_template_takes_and_ollamas_does_not_is_a_warning(pocket_qwen3, t
     found = [each for each in warnings if "the Modelfile's TEMPLATE is without" in each]
     assert len(found) == len(expected)
     assert all(f"without {names} of the chat template" in each for names, each in zip(expected, found, strict=True))
+
+
+def test_a_template_by_the_rule_of_the_family_is_told(pocket_qwen3: Path, tmp_path: Path) -> None:
+    written = aprnb.convert(pocket_qwen3, tmp_path / "x.gguf", modelfile=True)
+    assert any("chat template: chatml, by the rule of the qwen3 family" in warning for warning in written.warnings)
