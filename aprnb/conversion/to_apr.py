@@ -14,6 +14,8 @@ from aprnb.errors import UsageProblem
 from aprnb.formats import Checkpoint
 from aprnb.formats.contents import Progress
 from aprnb.formats.dtypes import APR_Q8, CODES, DType
+from aprnb.tokenizer.description import describe_tokenizer
+from aprnb.tokenizer.facts import has_tokenizer
 
 
 def prepare(checkpoint: Checkpoint, report: ContractReport, dtype: str | None) -> Prepared:
@@ -40,7 +42,15 @@ def prepare(checkpoint: Checkpoint, report: ContractReport, dtype: str | None) -
 
     rounded = rounding_notes(sizes) if wanted is None else ()
     again = quantised_again(sum(tensor.again for tensor in tensors), len(tensors))
-    return Prepared(sizes, (*_notes(tensors, wanted), *rounded, *again), write)
+    return Prepared(sizes, (*_notes(tensors, wanted), *rounded, *again, *_tokenizer_notes(checkpoint, report)), write)
+
+
+def _tokenizer_notes(checkpoint: Checkpoint, report: ContractReport) -> tuple[str, ...]:
+    """What keeps the file's own tokenizer from being used, such as a pre-tokenizer that is not known."""
+    if not has_tokenizer(checkpoint.metadata):
+        return ()
+    problem = describe_tokenizer(checkpoint.metadata, report.architecture.model_type)["problem"]
+    return (f"the tokenizer is kept as it is, and cannot be used here: {problem}",) if problem else ()
 
 
 def _size(report: ContractReport, tensor: ModelTensor) -> TensorSize:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import aprnb
+from aprnb_tests.apr_bytes import with_metadata
 
 TIED = {"tied_embeddings"}  # true, although it has a trained head
 ROTATION = {"rope_type"}  # 0 (interleaved) for split halves
@@ -180,3 +181,12 @@ def test_set_fields_are_written_in_place_of_the_sources_config(fixtures_folder, 
         assert {key: kept[key] for key in ("bos_token_id", "eos_token_id") if key in stated} == {
             key: stated[key] for key in ("bos_token_id", "eos_token_id") if key in stated
         }
+
+
+def test_a_tokenizer_that_cannot_be_used_here_is_told(pocket_qwen3, tmp_path):
+    metadata = {**aprnb.open(pocket_qwen3).metadata, "tokenizer.pre_type": "mystery"}
+    (tmp_path / "odd.apr").write_bytes(with_metadata(pocket_qwen3.read_bytes(), metadata))
+    written = aprnb.convert(tmp_path / "odd.apr", tmp_path / "x.apr")
+    told = "the tokenizer is kept as it is, and cannot be used here: pre-tokenizer 'mystery'"
+    assert any(told in warning for warning in written.warnings)
+    assert aprnb.open(tmp_path / "x.apr").metadata["tokenizer.pre_type"] == "mystery"
