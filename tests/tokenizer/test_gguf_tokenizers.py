@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 import aprnb
 from aprnb.formats.gguf.metadata import apr_metadata
-from aprnb.formats.huggingface.tokenizer_json import special_ids, tokenizer_metadata
+from aprnb.formats.huggingface.tokenizer_json import missing_tokens, special_ids, tokenizer_metadata
 from aprnb.tokenizer.choose import build_tokenizer
 from aprnb.tokenizer.gguf.values import tokenizer_values
 
@@ -125,3 +125,28 @@ def test_two_tokens_with_one_id_are_named():
     vocabulary = {"a": 0, "b": 1, "ab": 1}
     with pytest.raises(aprnb.AprnbError, match=r"tokenizer.json gives the id 1 to 'b' and 'ab'"):
         tokenizer_metadata({"model": {"type": "BPE", "vocab": vocabulary, "merges": []}}, {}, "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"added_tokens_decoder": {"9": {"content": "<extra>"}}},
+            "tokenizer.json lacks <extra>, which transformers adds",
+        ),
+        ({"additional_special_tokens": ["<x>", {"content": "<y>"}, "b"]}, "lacks <x>, <y>, which"),
+        ({"extra_special_tokens": {"image": "<image>"}}, "lacks <image>, which"),
+        ({"added_tokens_decoder": {"1": {"content": "b"}}, "additional_special_tokens": [3]}, None),
+    ],
+)
+def test_tokens_that_tokenizer_json_lacks_are_told(settings, told):
+    found = missing_tokens({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}}}, settings)
+    assert found == [] if told is None else told in found[0]
+
+
+def test_dropout_of_merges_is_listed_as_lost(sources):
+    document = json.loads((sources / "qwen2" / "tokenizer.json").read_text("utf-8"))
+    document["model"]["dropout"] = 0.1
+    source = Tokenizer.from_str(json.dumps(document))
+    warnings = tokenizer_values(metadata_of(source, eos_token="<|im_end|>"), "qwen2", 1024).warnings
+    assert any("dropout 0.1" in warning for warning in warnings)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aprnb.errors import CheckpointError
-from aprnb.printable import shown_name
+from aprnb.printable import first_names, shown_name
 
 MAX_TOKENS = 1 << 20
 HOLE = "<unk>"
@@ -143,6 +143,26 @@ def other_flags(parsed: Mapping[str, Any], settings: Mapping[str, Any]) -> list[
                 "the latter counts, as in transformers 5"
             )
     return warnings
+
+
+def missing_tokens(parsed: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """A warning for tokens that tokenizer_config.json or special_tokens_map.json names and tokenizer.json lacks."""
+    model, decoder = parsed.get("model"), settings.get("added_tokens_decoder")
+    vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
+    known = {*(vocabulary if isinstance(vocabulary, Mapping) else ()), *_added(parsed)}
+    stated = [*decoder.values()] if isinstance(decoder, Mapping) else []
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        more = settings.get(key)
+        stated += more if isinstance(more, list) else [*more.values()] if isinstance(more, Mapping) else []
+    texts = (token.get("content") if isinstance(token, Mapping) else token for token in stated)
+    missing = list(dict.fromkeys(text for text in texts if isinstance(text, str) and text not in known))
+    if not missing or not isinstance(vocabulary, Mapping):
+        return []
+    named = first_names([shown_name(text) for text in missing], 5)
+    return [
+        f"tokenizer.json lacks {named}, which transformers adds from the other files: they are not kept; "
+        "save the folder's tokenizer again with save_pretrained"
+    ]
 
 
 def _added_around(step: Any) -> tuple[list[Any], list[Any]]:

@@ -66,7 +66,9 @@ def compare(whole: Mapping[str, Any], source: Tokenizer, again: Tokenizer) -> Co
 
 def losses(whole: Mapping[str, Any], source: Tokenizer, compared: Compared, splitting: Splitting) -> list[str]:
     """What llama.cpp, which reads GGUF's keys alone, does not do as the source does."""
-    named = [*_normalizers(whole), *_marks(splitting), *_flags(whole), *_cut_strings(source)]
+    dropout = whole["model"].get("dropout")
+    named = [f"leaves out no merges at random, as the tokenizer does (dropout {dropout})"] if dropout else []
+    named += [*_normalizers(whole), *_marks(splitting), *_flags(whole), *_cut_strings(source)]
     named += _spaces(whole) if compared.other_ids and splitting.add_space and splitting.pre is None else []
     if splitting.pre is not None and not compared.other_ids and not _same_cuts(whole, splitting):
         named.append(f"splits text as {splitting.pre}, not by the tokenizer's own pattern: equal on the texts tried")
