@@ -508,6 +508,7 @@ ELSEWHERE = {
     "the output of a run is None until it has finished, and with --adapter-only: see run.status": (
         "formats/test_folder.py"
     ),
+    "--set {}=null": "conversion/test_gguf_llama_cpp.py",
     "use the base that it was trained on, or add --other-base": "attacks/test_changed_base.py",
     "the state of step {} is saved: continue with the same command and --resume": "tuning/test_run.py",
     "no state was saved: start again with --force": "tuning/test_run.py",

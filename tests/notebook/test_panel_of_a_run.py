@@ -59,7 +59,7 @@ def test_the_whole_output_of_ten_thousand_steps_is_small(
     kinds = [kind for data in left.values() for kind, content in data.items() if content]
     assert "image/png" in kinds
     html = "".join(data.get("text/html", "") for data in left.values())
-    for words in ("Run finished", "Steps: 10,000 rows", "The whole plan" if not is_live else ">Plan<"):
+    for words in ("Run finished", "Steps: 10,000 rows", "The whole plan" if not is_live else ">Plan, with warnings<"):
         assert words in html
     assert "<script" not in html
     assert "<svg" not in html

@@ -11,7 +11,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 import aprnb
 from aprnb.formats.gguf.metadata import apr_metadata
-from aprnb.formats.huggingface.tokenizer_json import missing_tokens, special_ids, tokenizer_metadata
+from aprnb.formats.huggingface.tokenizer_json import special_ids, tokenizer_metadata
+from aprnb.formats.huggingface.tokenizer_warnings import missing_tokens
 from aprnb.tokenizer.choose import build_tokenizer
 from aprnb.tokenizer.gguf.values import tokenizer_values
 

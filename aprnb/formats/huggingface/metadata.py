@@ -25,7 +25,8 @@ from aprnb.formats.huggingface.folder_files import (
 )
 from aprnb.formats.huggingface.model_card import CARD, read_card
 from aprnb.formats.huggingface.slow_tokenizer import read_slow_tokenizer
-from aprnb.formats.huggingface.tokenizer_json import missing_tokens, other_flags, special_ids, tokenizer_metadata
+from aprnb.formats.huggingface.tokenizer_json import special_ids, tokenizer_metadata
+from aprnb.formats.huggingface.tokenizer_warnings import missing_tokens, other_flags
 from aprnb.formats.json_files import MAX_TOKENIZER_VALUES, read_object
 from aprnb.formats.json_memory import MAX_VALUES
 from aprnb.formats.sidecar_files import find_sidecar

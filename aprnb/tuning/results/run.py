@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from aprnb.model.answer import Generation
+    from aprnb.phases import OnPhase
     from aprnb.tuning.results.merged import Merged
 
 Status = Literal["running", "finished", "interrupted", "failed", "killed"]
@@ -142,6 +143,7 @@ class Run(Displayed):
         repetition_penalty: float | None = None,
         seed: int | None = None,
         on_text: Callable[[str], object] | None = None,
+        on_phase: OnPhase | None = None,
     ) -> Generation:
         """Answer `prompt` with the tuned model; arguments and errors are those of `aprnb.generate`.
 
@@ -161,7 +163,7 @@ class Run(Displayed):
         return generate(
             self._model, self._tokenizer, prompt, raw=raw, system=system, max_new_tokens=max_new_tokens, stop=stop,
             temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty,
-            seed=seed, on_text=on_text,
+            seed=seed, on_text=on_text, on_phase=on_phase,
         )  # fmt: skip
 
     def merge(
@@ -174,6 +176,7 @@ class Run(Displayed):
         overrides: Mapping[str, Any] | None = None,
         chat_template: str | None = None,
         other_base: bool = False,
+        on_phase: OnPhase | None = None,
     ) -> Merged:
         """Merge the run's adapter into its base again, to another file or in another dtype.
 
@@ -189,16 +192,12 @@ class Run(Displayed):
 
         asked = read_request(self.where.run)
         return merge(
-            self.base,
-            self.adapter,
-            output,
-            output_dtype=output_dtype,
-            force=force,
+            self.base, self.adapter, output, output_dtype=output_dtype, force=force,
             config=asked.get("config") if config is None else config,
             overrides=asked.get("overrides") if overrides is None else overrides,
             chat_template=asked.get("chat_template") if chat_template is None else chat_template,
-            other_base=other_base,
-        )
+            other_base=other_base, on_phase=on_phase,
+        )  # fmt: skip
 
     def plot(self) -> Figure:
         """Loss and held-out loss by step, as a matplotlib figure."""
