@@ -142,13 +142,17 @@ print(json.dumps([losses(False), losses(True)]))
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space as Linux has them")
 def test_a_process_with_little_memory_trains_the_same_numbers(tmp_path: Path, pocket_qwen3: Path) -> None:
     words = [sys.executable, "-c", LIMITED, str(pocket_qwen3), str(tmp_path / "x.apr")]
-    # glibc would keep the memory of step 1 for step 2
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    (expected, none), (found, notices) = json.loads(done.stdout.splitlines()[-1])
-    assert (bool(none), bool(notices)) == (False, True)
-    assert found == pytest.approx(expected, rel=1e-5)
+    # glibc would keep the memory of step 1 for step 2, and reserve addresses for the arenas of other threads
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_ARENA_MAX": "1"}
+    told: list[bool] = []
+    while not any(told) and len(told) < 5:  # where step 1 left holes in the heap, step 2 may fit into the limit
+        done = subprocess.run(words, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        (expected, none), (found, notices) = json.loads(done.stdout.splitlines()[-1])
+        assert found == pytest.approx(expected, rel=1e-5)
+        assert not none
+        told.append(bool(notices))
+    assert any(told)
 
 
 def test_one_row_that_does_not_fit_is_an_error_that_names_the_saved_state(tmp_path: Path) -> None:
