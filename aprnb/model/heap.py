@@ -41,6 +41,13 @@ class Heap:
             self._since = 0
 
 
+def trim_heap() -> None:
+    """Returns the gaps of the process's heap to the system."""
+    trim = _function("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
 def _function(name: str) -> Any:
     """A function of the C library, or None where it has none of that name."""
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import os
 
 import torch
+
+from aprnb.model.heap import trim_heap
 
 
 def free_bytes(device: torch.device) -> int:
@@ -25,10 +25,3 @@ def release_freed(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
     trim_heap()
-
-
-def trim_heap() -> None:
-    """Returns the gaps of the process's heap to the system, where it has glibc."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)

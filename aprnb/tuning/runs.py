@@ -71,9 +71,12 @@ class Runs(Displayed):
         title = f"{len(self.runs)} run" + "s" * (len(self.runs) != 1)
         if not self.runs:
             return Document(title, None, (Paragraph("no run here; a run is a folder NAME.run"), *self._problems()))
-        names = _names(self.runs)
+        names, results = _names(self.runs), [_results(run) for run in self.runs]
         best = self.best if len(self.runs) > 1 else None
-        rows = tuple(_row(name, run, is_best=run is best) for name, run in zip(names, self.runs, strict=True))
+        rows = tuple(
+            _row(name, run, result, is_best=run is best)
+            for name, run, result in zip(names, self.runs, results, strict=True)
+        )
         blocks: list[Block] = [Table("Runs", _COLUMNS, rows)]
         if best:
             blocks.insert(
@@ -88,7 +91,7 @@ class Runs(Displayed):
             words = "losses by step: " + first_names([name for name, *_ in drawn], MOST_CURVES)
             blocks.append(Picture(figure_png(loss_curves(drawn)), words))
         if 1 < len(self.runs) <= _MOST_COMPARED:
-            compared = _differences(names, self.runs)
+            compared = _differences(names, self.runs, results)
             blocks += compared if self.named else [Details("What differs", tuple(compared))]
         return Document(title, None, (*blocks, *self._problems()))
 
@@ -125,8 +128,8 @@ def open_runs(*folders: str | os.PathLike[str]) -> Runs:
     runs, unreadable = [], []
     for path in paths:
         try:
-            run = open_run(path)
-            run.document()
+            run = open_run(path)  # checks the plan
+            _ = run.history
         except AprnbError as error:
             unreadable.append(f"{path}: {error.found}")
         else:
@@ -175,8 +178,8 @@ def _size(run: Run) -> int:
     return total
 
 
-def _row(name: str, run: Run, *, is_best: bool) -> tuple[Cell, ...]:
-    recipe, result = _recipe(run), _results(run)
+def _row(name: str, run: Run, result: Mapping[str, Any], *, is_best: bool) -> tuple[Cell, ...]:
+    recipe = _recipe(run)
     loss = None if result["held-out loss"] is None else f"{result['held-out loss']:.4f}" + " ★" * is_best
     return (
         name, result["status"], run.base.name or None, _text(recipe.get("method")), _number(recipe.get("rank")),
@@ -185,9 +188,9 @@ def _row(name: str, run: Run, *, is_best: bool) -> tuple[Cell, ...]:
     )  # fmt: skip
 
 
-def _differences(names: list[str], runs: tuple[Run, ...]) -> list[Block]:
+def _differences(names: list[str], runs: tuple[Run, ...], results: list[dict[str, Any]]) -> list[Block]:
     """Options with different values, above the results."""
-    recipes, results = [_recipe(run) for run in runs], [_results(run) for run in runs]
+    recipes = [_recipe(run) for run in runs]
     options = [name for name in {**recipes[0], **recipes[-1]} if len({repr(one.get(name)) for one in recipes}) > 1]
     columns = (Column(""), *(Column(name, "right") for name in names))
     rows = [(name, *(_text(recipe.get(name)) for recipe in recipes)) for name in options]

@@ -99,7 +99,7 @@ READERS = {"tensorboard": read_tensorboard, "mlflow": read_mlflow, "trackio": re
 def test_a_tracker_has_the_numbers_of_the_run(tracker: str, run: Any, tmp_path: Path) -> None:
     pytest.importorskip(tracker)
     done = run(track=tracker)
-    assert done.history.warnings == [] or "tracker" not in str(done.history.warnings)
+    assert "takes no more numbers" not in " ".join(done.history.warnings)
     found = READERS[tracker](tmp_path)
     for row in done.history.steps:
         for name in ("loss", "learning_rate", "grad_norm"):
