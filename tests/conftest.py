@@ -19,6 +19,8 @@ from aprnb_tests.llama_cpp import LlamaCpp
 ROOT = Path(__file__).parent.parent
 if platform.machine() in ("x86_64", "AMD64"):
     os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")  # one with bf16 instructions would train in other numbers
+if not os.environ.get("APRNB_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # most tests compare with numbers of a CPU and name no device
 if sys.platform == "win32":
     # Terminals, signals, links, pipes and memory limits of POSIX systems, or programs that Windows does not have.
     collect_ignore_glob = [

@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from aprnb.tuning.planning.plan_document import read_plan
 from aprnb.tuning.planning.recipe import OPTIONS, Recipe, RunOptions
 from aprnb.tuning.preparation import Preparation
 from aprnb.tuning.results.history import read_history
-from aprnb.tuning.results.manifest import MANIFEST
+from aprnb.tuning.results.manifest import MANIFEST, installed_version
 from aprnb.tuning.results.places import (
     RUN_FILES,
     RUN_LIST,
@@ -128,7 +127,7 @@ def begin(where: Places, preparation: Preparation, state: RunState | None) -> No
 def about(preparation: Preparation, state: RunState | None) -> dict[str, Any]:
     """What the log says of a process that begins."""
     return {
-        "aprnb": version("aprnb"),
+        "aprnb": installed_version("aprnb"),
         "machine": socket.gethostname(),
         "base": str(preparation.checkpoint.path.absolute()),
         "rows_sha256": {name: rows.sha256 for name, rows in preparation.rows.items()},

@@ -11,7 +11,7 @@ from aprnb.formats.dtypes import BY_NAME
 from aprnb.model import gpu_decode
 from aprnb.model.device import Placement
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
 HALVES = {"Q4_K": (0, 2), "Q6_K": (208,), "Q8_0": (0,), "AprQ4": (0,)}
 """Where each block holds its f16 numbers; the other bytes may be any."""
 

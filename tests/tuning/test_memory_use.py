@@ -50,6 +50,14 @@ def test_a_system_without_a_reset_gives_the_peak_of_the_process_and_says_so(
     assert peak_bytes(CPU) >= 0.9 * process_bytes()
 
 
+def test_what_torch_keeps_of_earlier_work_on_a_gpu_is_no_part_of_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: calls.append(name))
+    assert begin_peak(torch.device("cuda:0"))
+    assert calls == ["empty_cache", "reset_peak_memory_stats"]  # the peak begins at what is reserved then
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's mark")
 def test_a_run_reports_the_peak_of_its_whole_duration(
     pocket_qwen3: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

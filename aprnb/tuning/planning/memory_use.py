@@ -26,6 +26,7 @@ def begin_peak(device: torch.device) -> bool:
     if device.type == "cuda":
         import torch
 
+        torch.cuda.empty_cache()  # what torch keeps of earlier work is no part of the run
         torch.cuda.reset_peak_memory_stats(device)
         return True
     with suppress(OSError):

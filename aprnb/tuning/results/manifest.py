@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from aprnb.formats.atomic import write_json
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 _PACKAGES = ("aprnb", "torch", "transformers", "peft", "bitsandbytes", "tokenizers", "numpy")
+
+
+def installed_version(package: str) -> str | None:
+    """The version that the package's metadata state; None for a checkout that is on the path and not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _base_sha256(checkpoint: Checkpoint) -> str:
@@ -42,6 +50,6 @@ def write_manifest(preparation: Preparation, where: Places, used: Mapping[str, A
         "assumptions": list(preparation.plan.assumptions),
         "result": dict(result),
         "files": {path.relative_to(where.output.parent).as_posix(): file_sha256(path) for path in files},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: installed_version(name) for name in _PACKAGES}},
     }
     write_json(where.run / MANIFEST, document, force=True)

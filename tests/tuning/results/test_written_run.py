@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib import metadata
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,22 @@ def test_as_many_states_are_kept_as_asked_for(folder: Path) -> None:
 def test_a_runs_output_has_the_dtype_that_was_asked_for(folder: Path) -> None:
     with aprnb.open(folder / "out.apr") as written:
         assert {entry.dtype.name for entry in written.tensors.values()} == {"F32"}
+
+
+def test_a_checkout_that_is_not_installed_trains_and_writes_its_manifest(
+    pocket_qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name == "aprnb":
+            raise PackageNotFoundError(name)
+        return metadata.version(name)
+
+    monkeypatch.setattr("aprnb.tuning.results.manifest.version", version)
+    run = aprnb.finetune(
+        pocket_qwen3, data=ROWS, output=str(tmp_path / "out.apr"), method="lora", rank=2, max_steps=1, batch_size=2,
+        val_split=0, device="cpu", dtype="float32", adapter_only=True,
+    )  # fmt: skip
+    assert run.status == "finished"
+    versions = json.loads((tmp_path / "out.run" / "manifest.json").read_text())["versions"]
+    assert versions["aprnb"] is None
+    assert versions["torch"] == metadata.version("torch")
