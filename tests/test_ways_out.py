@@ -514,6 +514,8 @@ ELSEWHERE = {
     "no state was saved: start again with --force": "tuning/test_run.py",
     "every step is done and saved: run it again with --resume, or also --adapter-only": "tuning/test_out_of_memory.py",
     "every step is done and saved: run it again with --resume when more memory is free": "tuning/test_out_of_memory.py",
+    "every step is done and saved: free some space, then run it again with --resume": "tuning/test_disk.py",
+    "free some space, then run it again with --resume auto": "tuning/test_disk.py",
     "use it with its base in llama.cpp: `llama-cli -m BASE.gguf --lora {}`": "conversion/test_adapter_to_gguf.py",
 }
 """Advice whose way out another file's tests take: after a run that was stopped, on another base, in llama.cpp."""

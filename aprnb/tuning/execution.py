@@ -32,7 +32,7 @@ from aprnb.tuning.results.run import Run
 from aprnb.tuning.starting import about, begin, differences
 from aprnb.tuning.tracking import Tracked, tracked
 from aprnb.tuning.training.events import Event, Finished, Listener, Notice, Phase, Saved
-from aprnb.tuning.training.failure import memory_for, memory_for_results
+from aprnb.tuning.training.failure import memory_for, room_for_results
 from aprnb.tuning.training.interrupt import Interrupt
 from aprnb.tuning.training.loop import train
 from aprnb.tuning.training.lora import attach, prepare_full, start_from
@@ -68,6 +68,7 @@ def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Li
         raise
     finally:
         log.close()
+    log.require_whole()
 
 
 def _tracked(run: Run, preparation: Preparation, state: RunState | None, note: Listener) -> dict[str, Any]:
@@ -100,9 +101,10 @@ def _executed(run: Run, preparation: Preparation, state: RunState | None, note: 
                 saved_step = event.step if isinstance(event, Saved) else saved_step
                 note(event)
         run.hold(module.eval(), preparation.choice.tokenizer)
-        if not (isinstance(event, Finished) and event.status == "finished"):
+        # At the last step too: where the disk is full, a run that is asked to stop ends without its state.
+        if not (isinstance(event, Finished) and event.status == "finished" and event.step == saved_step):
             return {"status": "interrupted"}
-        with memory_for_results(preparation.recipe):
+        with room_for_results(preparation.recipe):
             return write_results(run, preparation, module, content, note)
     except KeyboardInterrupt:
         kept = f"the state of step {saved_step} is saved: continue with the same command and --resume"

@@ -284,6 +284,18 @@ def test_a_log_that_another_run_began_is_read_from_its_start(folder: Path) -> No
     assert run.history.evaluations == []
 
 
+def test_a_longer_log_in_the_same_place_on_the_disk_is_read_from_its_start(folder: Path) -> None:
+    run = with_events(folder, START, STEP, STEP | {"step": 2}, {"event": "saved", "step": 2, "path": "x"})
+    assert len(run.history.steps) == 2
+    with (folder / "events.jsonl").open("r+") as file:  # the inode stays, as where a file system gives it out again
+        later = START | {"time": START["time"] + 60}
+        file.write("".join(f"{json.dumps(line)}\n" for line in (later, *(STEP | {"step": n} for n in (1, 2, 3, 4, 5)))))
+        file.truncate()
+    assert [row["step"] for row in run.history.steps] == [1, 2, 3, 4, 5]
+    assert run.history.start == later
+    assert run.history.saved is None, "of the run before"
+
+
 # Files that are none
 
 

@@ -17,7 +17,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from aprnb.errors import CheckpointError, FileMissing, OutputExists
+from aprnb.errors import CheckpointError, FileMissing, NoSpace, OutputExists
 from aprnb.formats.atomic import failed_to_write
 from aprnb.formats.sidecar_files import safe_path
 from aprnb.formats.source import open_regular
@@ -25,7 +25,7 @@ from aprnb.tuning.training.events import Event, Planned, to_record
 
 SCHEMA = 1
 _MOST_LINE_BYTES = 1 << 20
-_PART_BYTES = 4 << 20
+_PART_BYTES, _HEAD_BYTES = 4 << 20, 256
 _MOST_BYTES = 1 << 30
 """More than a million steps write."""
 _LINE_FEED, _NAME = b"\n", b'"event"'
@@ -68,6 +68,14 @@ class EventLog:
             self._flush()
         os.close(self._descriptor)
 
+    def require_whole(self) -> None:
+        """Raises NoSpace where lines were left for which the disk had no space until the end."""
+        if self._waiting:
+            raise NoSpace(
+                f"no space left to write {self._path}: its last {self._waiting.count(_LINE_FEED)} lines are missing",
+                action="free some space, then run it again with --resume auto",
+            )
+
     def _write(self, record: Mapping[str, Any]) -> None:
         self._waiting += json.dumps(record, default=str).encode() + _LINE_FEED
         try:
@@ -85,7 +93,7 @@ class EventReader:
     """Reads the records of a file that may still grow; `new()` yields those since the last call."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._offset, self._file = path, 0, 0
+        self.path, self._offset, self._file, self._head = path, 0, 0, b""
 
     def new(self) -> Iterator[dict[str, Any]]:
         """The records of the complete lines that came since the last call; none where the file does not exist yet.
@@ -98,18 +106,23 @@ class EventReader:
         except FileMissing:
             return
         with file:
-            self._begin(os.fstat(file.fileno()))
+            self._begin(file)
             for line in self._lines(file):
                 record = _record(line)
                 if record is not None:
                     yield record
 
-    def _begin(self, found: os.stat_result) -> None:
-        """Starts again where the file is another, or shorter than was read; raises CheckpointError where it is huge."""
+    def _begin(self, file: FileIO) -> None:
+        """Starts again where the file is another, or shorter than was read; raises CheckpointError where it is huge.
+
+        The first line, with its process and time, also tells files apart: a new one often gets the inode of the former.
+        """
+        found, head = os.fstat(file.fileno()), file.read(_HEAD_BYTES)
         if found.st_size > _MOST_BYTES:
             raise CheckpointError(f"{self.path} takes {found.st_size:,} bytes", expected=f"at most {_MOST_BYTES:,}")
-        if found.st_ino != self._file or found.st_size < self._offset:
-            self._file, self._offset = found.st_ino, 0
+        if found.st_ino != self._file or found.st_size < self._offset or not head.startswith(self._head):
+            self._offset = 0
+        self._file, self._head = found.st_ino, head
 
     def _lines(self, file: FileIO) -> Iterator[bytes]:
         """The complete lines from the offset on, which moves before they are yielded; a part without any is skipped."""

@@ -63,6 +63,8 @@ class History:
         self.start, self.end, self.trained = record, None, None
         self.warnings.clear()
         after = record.get("resumed_from")
+        if not isinstance(after, int):
+            self.last_step, self.saved, self.wrote_model, self.peak_memory_bytes = None, None, False, 0
         _drop_from(after + 1 if isinstance(after, int) else 0, self.steps, self.evaluations)
 
     def _add(self, event: Event) -> None:

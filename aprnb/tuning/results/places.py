@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aprnb.errors import FileMissing, OutputError, OutputExists, UsageProblem
-from aprnb.formats.atomic import empty_folder, leftovers, require_place_of_folder, write_json
-from aprnb.formats.targets import require_name, require_replaceable, require_writable
+from aprnb.formats.atomic import empty_folder, leftovers, require_place_of_file, require_place_of_folder, write_json
+from aprnb.formats.targets import require_name
 from aprnb.tuning.results.lock import is_locked, locked
 from aprnb.tuning.results.owned_files import listed_files, own_adapter_files
 from aprnb.tuning.training.saving import state_document
@@ -97,16 +97,19 @@ def places_of(run: Path) -> Places:
 
 
 def require_free(where: Places, *, writes_model: bool, writes_adapter: bool, force: bool, resume: bool) -> None:
-    """Raises where an output exists and may not be replaced, or a run to resume does not exist; call before work."""
+    """Raises where an output exists and may not be replaced, its folder cannot be written, or no run is to be resumed.
+
+    Call before work.
+    """
     for path in (where.output, where.run):
         require_name(path)
     if writes_model:
         if resume and where.output.exists() and not force:
             action = "add --force to overwrite it; with --resume the saved state of the run is kept"
             raise OutputExists(f"{where.output} exists, from an earlier run", action=action)
-        require_writable(where.output, force)
+        require_place_of_file(where.output, force)
     if writes_adapter:
-        require_replaceable(where.adapter, force or resume, own_adapter_files(where.adapter))
+        require_place_of_folder(where.adapter, force or resume, own_adapter_files(where.adapter))
     if where.run.is_symlink():
         raise OutputExists(f"{where.run} is a link and is not replaced", action="choose another --output")
     if resume:

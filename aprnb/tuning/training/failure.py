@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from aprnb.errors import OutOfMemory, OutputError, TrainingError, out_of_memory_in
+from aprnb.errors import NoSpace, OutOfMemory, OutputError, TrainingError, out_of_memory_in
 from aprnb.model.memory import release_freed
 from aprnb.tuning.planning.recipe import SettledRecipe
 from aprnb.tuning.training.events import Event
@@ -52,8 +52,8 @@ def memory_for(phase: str) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def memory_for_results(recipe: SettledRecipe) -> Iterator[None]:
-    """Around what follows the last step: a lack of memory loses none of the training."""
+def room_for_results(recipe: SettledRecipe) -> Iterator[None]:
+    """Around what follows the last step: a lack of memory or of space on the disk loses none of the training."""
     action = "every step is done and saved: run it again with --resume when more memory is free"
     if recipe.trains_adapter:
         action = "every step is done and saved: run it again with --resume, or also --adapter-only"
@@ -62,3 +62,6 @@ def memory_for_results(recipe: SettledRecipe) -> Iterator[None]:
             yield
     except OutOfMemory as error:
         raise OutOfMemory(error.found, action=action) from None
+    except NoSpace as error:
+        action = "every step is done and saved: free some space, then run it again with --resume"
+        raise NoSpace(error.found, action=action) from error
