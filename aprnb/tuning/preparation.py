@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aprnb.architecture import ContractReport, check_contract, parameter_count, resolve
 from aprnb.errors import DataError, UsageProblem
@@ -168,9 +168,10 @@ def _schedule(examples: Examples, recipe: SettledRecipe) -> Schedule:
 
 
 def _data_fingerprint(rows: Mapping[str, RowSet], choice: TokenizerChoice, encoded: tuple[Examples | None, ...]) -> str:
-    """Over the rows, the chat template and the tokens that the tokenizer made of them."""
-    parts: list[Any] = [one.sha256 for one in rows.values()] + [choice.checkpoint_tokenizer.chat_template]
-    digest = hashlib.sha256("\n".join(map(str, parts)).encode("utf-8", "surrogatepass"))
+    """Of the rows, the chat template and the tokens that the tokenizer made of them: `Identity.data`."""
+    texts = ["\n".join(one.sha256 for one in rows.values()), str(choice.checkpoint_tokenizer.chat_template)]
+    digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")) for text in texts]
+    tokens = hashlib.sha256()
     for example in (example for examples in encoded if examples for example in examples.examples):
-        digest.update(example.input_ids.tobytes() + example.labels_mask.tobytes())
-    return digest.hexdigest()
+        tokens.update(example.input_ids.tobytes() + example.labels_mask.tobytes())
+    return ":".join(digest.hexdigest() for digest in (*digests, tokens))

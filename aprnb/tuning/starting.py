@@ -109,7 +109,7 @@ def saved_state(where: Places, preparation: Preparation) -> RunState:
     # AdamW keeps three float32 for each trained parameter; random numbers and headers take less than the slack.
     most_bytes = 16 * preparation.plan.parameters_trainable + _STATE_SLACK_BYTES
     state = load_state(where.states, preparation.identity, most_bytes)
-    remove_older(where.states, preparation.options.keep, state.best)  # a killed process may have left one too many
+    remove_older(where.states, preparation.options.keep, state)  # a killed process may have left one too many
     return state
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from registry import way
@@ -449,10 +450,10 @@ def finished(pocket_qwen3: Path, repository: Path, tmp_path_factory: pytest.Temp
     return home
 
 
-def finetune(home: Path, **options: Any) -> Any:
+def finetune(home: Path, base: str = "pocket.apr", **options: Any) -> Any:
     rows = Path(__file__).parents[2] / COW
     settled = {"data": rows, "output": str(home / "out.apr"), "max_steps": 1, "rank": 1, "method": "lora"}
-    return aprnb.finetune(home / "pocket.apr", **{**settled, **options})
+    return aprnb.finetune(home / base, **{**settled, **options})
 
 
 @pytest.fixture
@@ -473,6 +474,25 @@ def test_a_base_with_a_zeroed_tensor_is_not_resumed(stopped: Path) -> None:
     found = resumed(stopped)
     assert "the base checkpoint changed since the state was saved: 1 of" in found
     assert f"tensors differ, first {MIDDLE}" in found
+
+
+def signs_turned(data: bytes) -> bytes:
+    """Of every second number of 16 bits: finite, and as large as before."""
+    numbers = np.frombuffer(data, "<u2").copy()
+    numbers[::2] ^= 0x8000
+    return numbers.tobytes()
+
+
+@pytest.mark.parametrize("name", ["pocket.gguf", "pocket"])
+def test_a_base_of_another_format_with_turned_signs_is_not_resumed(
+    pocket_qwen3: Path, tmp_path: Path, name: str
+) -> None:
+    aprnb.convert(pocket_qwen3, tmp_path / name)
+    finetune(tmp_path, name, adapter_only=True)
+    tensor = middle_of(tmp_path / name)
+    change(tmp_path / name, tensor, signs_turned)
+    with pytest.raises(UsageProblem, match=rf"the base checkpoint changed since .*: 1 of \d+ tensors.* {tensor}"):
+        finetune(tmp_path, name, adapter_only=True, resume=True, epochs=2, max_steps=2)
 
 
 def test_a_base_that_states_other_settings_is_not_resumed(stopped: Path) -> None:
@@ -517,7 +537,17 @@ def test_a_changed_tokenizer_is_not_resumed(stopped: Path) -> None:
     vocabulary[one], vocabulary[other] = "?", "."
     changed = {**metadata, "tokenizer.vocabulary": vocabulary}
     base.write_bytes(apr_bytes.with_metadata(base.read_bytes(), changed))
-    assert "the training rows changed since the state was saved" in resumed(stopped)
+    assert "the tokenizer changed since the state was saved" in resumed(stopped)
+
+
+@way("a chat template that changed between stop and --resume")
+def test_a_changed_template_is_not_resumed(pocket: Path, tmp_path: Path) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}")
+    options = {"chat_template": str(template), "adapter_only": True}
+    finetune(tmp_path, **options)
+    template.write_text("{# the same text #}" + template.read_text())
+    assert "the chat template changed since the state was saved" in resumed(tmp_path, **options)
 
 
 @way("a base that changes while it is trained")

@@ -89,6 +89,14 @@ def test_an_interrupted_cell_fails_after_its_state_is_saved(shell: Any, here: Pa
     assert shell.user_ns["run"].history.saved.step == len(shell.user_ns["run"].metrics)
 
 
+def test_with_keep_going_an_interrupted_cell_does_not_fail(shell: Any, here: Path) -> None:
+    presser = threading.Thread(target=lambda: wait_for_steps(here / "tuned.run", 2).stop())
+    presser.start()
+    run = ran(shell, "--in-kernel --keep-going")
+    presser.join()
+    assert (run.status, run.history.saved.step) == ("interrupted", len(run.metrics))
+
+
 def test_in_the_kernel_the_model_stays_in_memory_and_in_its_own_process_it_is_loaded(shell: Any, here: Path) -> None:
     own = ran(shell, "--max-steps 2")
     assert own._model is None

@@ -14,6 +14,7 @@ from aprnb.errors import UsageProblem
 class Identity:
     """The recipe's numbers, hashes of data and base, and the number of optimizer steps in all.
 
+    `data` is three hashes with colons between: of the rows, of the chat template, of the tokens and labels.
     An empty `base` is compared later: the content is known only after loading.
     """
 
@@ -23,6 +24,7 @@ class Identity:
     total_steps: int
 
 
+_DATA = ("the training rows", "the chat template", "the tokenizer")
 _LENGTH = frozenset(("epochs", "max_steps"))
 
 
@@ -45,9 +47,15 @@ def check_identity(saved: Identity, present: Identity, step: int, where: str) ->
             before, now = (recipe.get(name, "no such option") for recipe in (saved.recipe, wanted))
             found = f"--{name.replace('_', '-')} is {now}; the saved run has {before}"
             raise UsageProblem(found, where=where, action="resume with the recipe of the saved run, or start a new one")
-    for name in ("data", "base"):
-        if getattr(present, name) and getattr(saved, name) != getattr(present, name):
-            what = {"data": "the training rows", "base": "the base checkpoint"}[name]
-            raise UsageProblem(
-                f"{what} changed since the state was saved", where=where, action="start a new run (without --resume)"
-            )
+    what = _changed(saved, present)
+    if what:
+        raise UsageProblem(
+            f"{what} changed since the state was saved", where=where, action="start a new run (without --resume)"
+        )
+
+
+def _changed(saved: Identity, present: Identity) -> str | None:
+    if saved.data != present.data:
+        parts = zip(_DATA, saved.data.split(":"), present.data.split(":"), strict=False)
+        return next((name for name, before, now in parts if before != now), _DATA[0])
+    return "the base checkpoint" if present.base and saved.base != present.base else None

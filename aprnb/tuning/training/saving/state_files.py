@@ -71,7 +71,7 @@ def save_state(folder: Path, state: RunState, keep: int = KEPT) -> Path:
             "tensors_sha256": file_sha256(written / TENSORS),
         }
         (written / DOCUMENT).write_text(json.dumps(document) + "\n", "utf-8")
-    remove_older(folder, keep, state.best)
+    remove_older(folder, keep, state)
     return target
 
 
@@ -89,9 +89,10 @@ def load_state(folder: Path, identity: Identity, most_bytes: int = MAX_TENSOR_BY
             passed_over.append(error)
         else:
             return dataclasses.replace(found, passed_over=tuple(error.found for error in passed_over))
-    [newest, *_] = passed_over
+    [newest, *older] = passed_over
+    every = newest.found + (f"; so {'are' if older[1:] else 'is'} the {len(older)} before it" if older else "")
     action = "start the run again with --force, without --resume"
-    raise CheckpointError(newest.found, expected=newest.expected, where=newest.where, action=action)
+    raise CheckpointError(every, expected=newest.expected, where=newest.where, action=action)
 
 
 def _load(folder: Path, step: int, identity: Identity, most_bytes: int) -> RunState:
@@ -163,11 +164,14 @@ def _own_folders(folder: Path) -> dict[int, Path]:
     return {int(found[1]): path for found, path in named if found and path.is_dir() and not path.is_symlink()}
 
 
-def remove_older(folder: Path, keep: int, best: tuple[int, float] | None) -> None:
-    """Removes all but the newest `keep` states and the best one; a folder that contains anything else remains."""
+def remove_older(folder: Path, keep: int, state: RunState) -> None:
+    """Removes what is older than the last `keep` states up to `state`, but for the best one.
+
+    A newer one was passed over as damaged, so it does not count. A folder that contains anything else remains.
+    """
     folders = _own_folders(folder)
-    kept = {*sorted(folders)[-keep:], *([best[0]] if best else [])}
-    for step in folders.keys() - kept:
+    steps = [step for step in sorted(folders) if step <= state.step]
+    for step in {*steps[:-keep]} - {state.best[0] if state.best else None}:
         try:
             remove_folder(folders[step], FILES)
         except OutputExists:
