@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import aprnb
-from aprnb.errors import CheckpointError, UsageProblem
+from aprnb.errors import CheckpointError, NoSpace, UsageProblem
 from aprnb.formats import atomic
+from aprnb.tuning import starting
 from aprnb.tuning.training.events import Notice, StepEvent
 
 ROWS = [{"instruction": f"Spell {word}.", "response": " ".join(word)} for word in ("fish", "cow", "hen", "goat")]
@@ -164,6 +165,24 @@ def test_a_folder_that_was_only_begun_is_started_again(again: Any, tmp_path: Pat
     (tmp_path / "x.run").mkdir()
     for name in left:
         (tmp_path / "x.run" / name).write_text("{}")
+    assert again(max_steps=1, adapter_only=True)[0].status == "finished"
+
+
+def test_a_run_that_found_no_space_for_its_plan_is_started_again(
+    again: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json = starting.write_json
+
+    def full_at_the_plan(path: Path, document: Any, force: bool) -> None:
+        if path.name == "plan.json":
+            raise NoSpace(f"no space left to write {path}")
+        write_json(path, document, force)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(starting, "write_json", full_at_the_plan)
+        with pytest.raises(NoSpace, match=r"plan\.json"):
+            again(max_steps=1, adapter_only=True)
+    assert (tmp_path / "x.run" / "recipe.toml").exists()
     assert again(max_steps=1, adapter_only=True)[0].status == "finished"
 
 

@@ -143,7 +143,7 @@ def claimed(where: Places, *, may_exist: bool) -> Iterator[None]:
                 write_json(where.run / RUN_LIST, {"files": list(RUN_FILES)}, force=True)
             yield
     finally:
-        if is_new and not where.plan.exists():
+        if is_new and where.run.is_dir() and {path.name for path in where.run.iterdir()} <= {RUN_LIST, LOCK}:
             for name in (RUN_LIST, LOCK):
                 (where.run / name).unlink(missing_ok=True)
             with suppress(OSError):
