@@ -80,11 +80,14 @@ def _compared(checkpoint: Checkpoint, head: str, embedding: str) -> Head:
     if flag is False:
         return Head(head, False, "metadata tied_embeddings")
     one, other = checkpoint.tensors[head], checkpoint.tensors[embedding]
+    rounded: tuple[str, ...] = ()
     if one.dtype != other.dtype:
         both_floats = one.dtype.name in _ROUNDING and other.dtype.name in _ROUNDING
         if not both_floats or one.shape != other.shape:  # a quantised copy differs by its rounding
             return Head(head, None, f"derived from {head}: another dtype than the embedding", default=False)
         likeness = "equal" if _are_rounded_equal(checkpoint, head, embedding) else "different"
+        types = f"{head} is {one.dtype.name}, {embedding} {other.dtype.name}"
+        rounded = (f"{types}: equal but for rounding; in a tied model the embedding's values are used for both",)
     else:
         likeness = _likeness(checkpoint, head, embedding)
     if likeness == "different":
@@ -92,10 +95,10 @@ def _compared(checkpoint: Checkpoint, head: str, embedding: str) -> Head:
         source = f"derived from {head}, which differs from {embedding}"
         return Head(head, False, source, warnings=wrong, own=True)
     if flag is True:
-        return Head(head, True, f"metadata tied_embeddings, and {head} equals {embedding}")
+        return Head(head, True, f"metadata tied_embeddings, and {head} equals {embedding}", warnings=rounded)
     if likeness == "zero":
         return Head(head, None, f"derived from {head}, which is all zero", default=False)
-    return Head(head, None, f"derived from {head}, which equals {embedding}")
+    return Head(head, None, f"derived from {head}, which equals {embedding}", warnings=rounded)
 
 
 def _likeness(checkpoint: Checkpoint, first: str, second: str) -> Literal["different", "equal", "zero"]:
