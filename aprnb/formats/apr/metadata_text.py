@@ -99,12 +99,16 @@ def _require_writable(metadata: Mapping[str, Any]) -> None:
             )
 
 
+_NESTED = (float, Mapping, list, tuple)
+"""What `json` writes otherwise than the format's writers, or may contain."""
+
+
 def _json(value: Any, single: bool = False) -> str:
     if isinstance(value, float):
         return _float_text(value, single)
     if isinstance(value, Mapping):
         return f"{{{','.join(f'{_json(str(key))}:{_json(item)}' for key, item in value.items())}}}"
-    if isinstance(value, list | tuple) and any(isinstance(item, float | Mapping | list | tuple) for item in value):
+    if isinstance(value, list | tuple) and any(issubclass(kind, _NESTED) for kind in set(map(type, value))):
         return f"[{','.join(map(_json, value))}]"
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
