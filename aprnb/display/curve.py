@@ -29,13 +29,19 @@ def training_curve(steps: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[s
     _draw_losses(loss_axes, steps, evals)
     _draw_rate(rate_axes, steps)
     for axes in (loss_axes, rate_axes):
-        axes.set_facecolor("none")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(INK)
-        axes.tick_params(colors=INK)
-        axes.yaxis.label.set_color(INK)
-        axes.grid(color=INK, alpha=0.2)
+        on_any_page(axes)
     return figure
+
+
+def on_any_page(axes: Axes) -> None:
+    """Axes without a background, in a grey that is legible on a light and on a dark page."""
+    axes.set_facecolor("none")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.tick_params(colors=INK)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    axes.grid(color=INK, alpha=0.2)
 
 
 def figure_png(figure: Figure) -> bytes:

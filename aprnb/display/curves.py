@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle, product
 from typing import TYPE_CHECKING, Any
 
+from aprnb.display.curve import INK, on_any_page
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Rows = Sequence[Mapping[str, Any]]
 MOST_CURVES = 16
-# The palette of Okabe and Ito, without its yellow: distinguishable with colour blindness, and on white.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+# After the palette of Okabe and Ito, distinguishable with colour blindness: darker or lighter where a colour would have
+# less contrast than 3 : 1 on white or on the dark theme's #111.
+_COLOURS = ("#0072b2", "#d55e00", "#009066", "#bd68a6", "#3d92c9", "#b57f00", INK)
 _STYLES = ("-", "--", ":")
 
 
@@ -25,7 +28,7 @@ def loss_curves(runs: Sequence[tuple[str, Rows, Rows]]) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7.2, 3.6), dpi=100, facecolor="white")
+    figure = Figure(figsize=(7.2, 3.6), dpi=100, facecolor="none")
     axes = figure.subplots()
     figure.subplots_adjust(left=0.09, right=0.66, top=0.97, bottom=0.13)
     looks = cycle(product(_STYLES, _COLOURS))
@@ -41,10 +44,9 @@ def loss_curves(runs: Sequence[tuple[str, Rows, Rows]]) -> Figure:
     axes.set_xlabel("step")
     axes.set_ylabel("held-out loss" if any(evaluations for _, _, evaluations in runs) else "loss")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
+    on_any_page(axes)
     if runs:
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, labelcolor=INK)
     return figure
 
 
