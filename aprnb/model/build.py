@@ -52,10 +52,21 @@ def build_model(
     heap = Heap()
     count = Counted(on_phase, phase or ("quantising" if placement.quantize else "loading"), len(report.weights))
     weights = {name: _LazyWeight(checkpoint, report, name, placement, heap, count) for name in report.weights}
-    options: dict[str, Any] = {"quantization_config": _quantization(placement)} if placement.quantize else {}
-    kernels = quick_4bit() if placement.quantize == "nf4" else nullcontext()
     action = _MORE_MEMORY if placement.quantize else _IN_4_BITS
-    with out_of_memory_in(f"while {checkpoint.path} was loaded", action), _reported_errors(), kernels:
+    with out_of_memory_in(f"while {checkpoint.path} was loaded", action), _reported_errors():
+        model, info = module_of(architecture, weights, placement)
+    _require_all_loaded(info, model, report)
+    disable_cpu_repacking(model)
+    model.generation_config.eos_token_id = sorted(checkpoint_end_ids(checkpoint, architecture.vocab_size)) or None
+    return model.eval()
+
+
+def module_of(
+    architecture: Architecture, weights: Mapping[str, Any], placement: Placement
+) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """The module of `weights` (name → tensor, or an object that gives one when indexed), and the loader's report."""
+    options: dict[str, Any] = {"quantization_config": _quantization(placement)} if placement.quantize else {}
+    with quick_4bit() if placement.quantize == "nf4" else nullcontext():
         loaded: Any = model_class(architecture).from_pretrained(
             None,
             config=model_config(architecture),
@@ -67,10 +78,7 @@ def build_model(
             **options,
         )
     model, info = loaded
-    _require_all_loaded(info, model, report)
-    disable_cpu_repacking(model)
-    model.generation_config.eos_token_id = sorted(checkpoint_end_ids(checkpoint, architecture.vocab_size)) or None
-    return model.eval()
+    return model, info
 
 
 @contextmanager

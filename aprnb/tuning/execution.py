@@ -172,6 +172,7 @@ def _events(
         identity=identity,
         is_fresh=not preparation.options.start_adapter,
         eval_every=preparation.options.eval_every,
+        forecast=preparation.plan.forecast,
         state=state,
         interrupt=interrupt,
         saving=read_save_rule(preparation.options.save_every, preparation.plan.total_steps),

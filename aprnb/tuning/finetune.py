@@ -11,7 +11,7 @@ import torch
 from aprnb.phases import OnPhase, Phase, silent
 from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.recipe_reader import read_options
-from aprnb.tuning.preparation import prepare, require_named
+from aprnb.tuning.preparation import Preparation, prepare, require_named
 from aprnb.tuning.results.places import claimed
 from aprnb.tuning.results.run import Run
 from aprnb.tuning.starting import is_done, saved_state, start
@@ -93,7 +93,7 @@ def plan(
     given = {**locals(), "plan": True}
     base, on_phase = given.pop("model"), given.pop("on_phase") or silent
     recipe, options = read_options(given)
-    return prepare(require_named(base, options.model_size), recipe, options, on_phase).plan
+    return _timed(prepare(require_named(base, options.model_size), recipe, options, on_phase), on_phase).plan
 
 
 def finetune(
@@ -220,16 +220,22 @@ def finetune(
     base = require_named(base, options.model_size)
     where, recipe, options = start(base, recipe, options)
     with claimed(where, may_exist=bool(options.resume or options.force)):
-        preparation = prepare(base, recipe, options, tell)
+        preparation = _timed(prepare(base, recipe, options, tell), tell)
         tell(Planned(preparation.plan, where.run))
         state = saved_state(where, preparation) if options.resume else None
         run = Run(where, preparation.plan)
         if state and is_done(run, preparation, state):
             tell(Notice("info", f"the run is finished after step {state.step}; more --epochs train it on"))
             return run
-        # Only now: a plan needs none of the modelling code, whose import takes longer than the plan.
-        tell(Phase("importing the training code"))
         from aprnb.tuning.execution import execute
 
         execute(run, preparation, state, tell)
     return run
+
+
+def _timed(preparation: Preparation, on_phase: OnPhase) -> Preparation:
+    """The preparation with the seconds of its plan; what is measured needs the training code."""
+    on_phase(Phase("importing the training code"))
+    from aprnb.tuning.timing.estimate import with_seconds
+
+    return with_seconds(preparation, on_phase)

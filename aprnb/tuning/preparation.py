@@ -27,7 +27,7 @@ from aprnb.tuning.planning.model_size import check_model_size, size_without_file
 from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.recipe import Recipe, RunOptions, SettledRecipe
 from aprnb.tuning.planning.settle import settle
-from aprnb.tuning.planning.start_adapter import recipe_of_adapter
+from aprnb.tuning.start_adapter import recipe_of_adapter
 from aprnb.tuning.written_files import planned_files
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from aprnb.tuning.planning.seconds import Forecast
 from aprnb.tuning.training import clock as clock_module
 from aprnb.tuning.training.clock import Clock
 
@@ -31,8 +32,8 @@ def test_the_first_step_stays_out_of_the_forecast(now: SimpleNamespace) -> None:
 
 
 def test_the_evaluations_to_come_are_in_the_forecast(now: SimpleNamespace) -> None:
-    clock = Clock(4, evaluations=(2, 4))
-    with clock.evaluation():
+    clock = Clock(4, forecast=Forecast(evaluated=frozenset({2, 4})))
+    with clock.evaluations.timed():
         now.s += 5.0
     found = []
     for step in (1, 2, 3):
@@ -41,6 +42,23 @@ def test_the_evaluations_to_come_are_in_the_forecast(now: SimpleNamespace) -> No
         found.append(clock.end_step(step, 1)[1])
     # After step 2 its own evaluation is still to come.
     assert found == [None, 2 * 1.0 + 2 * 5.0, 1 * 1.0 + 1 * 5.0]
+
+
+def test_the_plan_says_what_was_not_timed_yet(now: SimpleNamespace) -> None:
+    expected = Forecast(
+        step=3.0, evaluation=7.0, save=0.5, results=20.0, evaluated=frozenset({4}), saved=frozenset({2, 4})
+    )
+    clock = Clock(4, forecast=expected)
+    found = []
+    for step in (1, 2, 3):
+        clock.start_step()
+        now.s += 1.0
+        found.append(clock.end_step(step, 1)[1])
+        if step == 2:
+            with clock.saves.timed():
+                now.s += 2.0
+    # Steps are timed from the second on, saves from the first on; evaluations and results never were.
+    assert found == [3 * 3.0 + 7.0 + 2 * 0.5 + 20.0, 2 * 1.0 + 7.0 + 2 * 0.5 + 20.0, 1 * 1.0 + 7.0 + 1 * 2.0 + 20.0]
 
 
 def test_a_resumed_run_begins_with_the_seconds_before_it(now: SimpleNamespace) -> None:

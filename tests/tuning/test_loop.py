@@ -11,8 +11,8 @@ import torch
 
 from aprnb.errors import TrainingError, UsageProblem
 from aprnb.tuning.planning.recipe import SettledRecipe
+from aprnb.tuning.planning.saving import evaluation_steps
 from aprnb.tuning.training.events import EvalEvent, Finished, StepEvent, mean_tokens_per_s, to_metrics_row
-from aprnb.tuning.training.loop import evaluation_steps
 from aprnb.tuning.training.lora import prepare_full
 from aprnb.tuning.training.optimizer import decay_groups, learning_rate
 from aprnb_tests.tiny import losses, schedule_of, tiny_examples, tiny_model, tiny_nf4_model, tiny_run

@@ -19,6 +19,7 @@ from aprnb.tuning.planning.device import DeviceFacts
 from aprnb.tuning.planning.memory import MemoryPlan, nf4_bytes, nf4_parameters
 from aprnb.tuning.planning.plan_document import plan_document
 from aprnb.tuning.planning.recipe import RunOptions, SettledRecipe, recipe_document
+from aprnb.tuning.planning.seconds import Forecast, SecondsPlan
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Plan(Displayed):
         tokenizer: where it comes from, and how it compares with the embedding.
         writes: path → bytes of what the run leaves, the tuned model first.
         rows_from: the forms of the rows and the name of their source.
+        seconds: from here to the last file, by phase; None where it was not measured.
+        forecast: what they are made of, for the time left of the run.
     """
 
     base: Path
@@ -72,6 +75,8 @@ class Plan(Displayed):
     tokenizer: tuple[str, str] = ("", "")
     writes: Mapping[str, int] = field(default_factory=dict)
     rows_from: str = ""
+    seconds: SecondsPlan | None = None
+    forecast: Forecast | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The document of `aprnb plan --json`."""
@@ -97,6 +102,7 @@ class Plan(Displayed):
             "memory_available_bytes": self.facts.available_bytes,
             "nf4": self._nf4(),
             "writes": dict(self.writes),
+            "seconds": self.seconds.to_json() if self.seconds else {},
             "device": self.facts.device,
             "device_name": self.facts.name,
             "dtype": self.facts.dtype,

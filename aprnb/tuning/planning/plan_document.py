@@ -12,7 +12,7 @@ from aprnb.display.bundle import Displayed
 from aprnb.display.document import Block, Cell, Column, Details, Document, Fields, Messages, Table
 from aprnb.formats.json_files import read_object
 from aprnb.tuning.planning.stored_object import StoredObject
-from aprnb.units import bytes_text, count_text
+from aprnb.units import bytes_text, count_text, duration_text
 
 MAX_PLAN_BYTES = 16 << 20
 _TERMS = {
@@ -71,7 +71,7 @@ def plan_document(stored: Mapping[str, Any], where: str = "the plan") -> Documen
     terms = tuple((name, bytes_text(memory.integer(name)), note) for name, note in _TERMS.items())
     recipe = tuple((name, str(value), "") for name, value in plan.inner("recipe").values.items())
     blocks: list[Block] = [
-        Fields((*_model_rows(plan), *_training_rows(plan), *_data_rows(plan), *_file_rows(plan))),
+        Fields((*_model_rows(plan), *_training_rows(plan), *_data_rows(plan), *_time_rows(plan), *_file_rows(plan))),
         Table("Memory at the peak of the run", (Column("term"), Column("size", "right"), Column("what")), terms),
         Details("Architecture", (Fields(_architecture_rows(plan)),)),
         Details("Recipe", (Fields(recipe),)),
@@ -85,12 +85,29 @@ def plan_document(stored: Mapping[str, Any], where: str = "the plan") -> Documen
 
 
 def _summary(plan: StoredObject) -> str:
-    """How much memory of how much, and what is written: `4.60 of 21.30 GiB · writes 1.17 GiB tuned.apr`."""
+    """How long, how much memory of how much, what is written: `≈ 6 min · 4.6 of 21 GiB · writes 1.2 GiB x.apr`."""
     needed, of = plan.inner("memory_bytes").integer("total"), plan.integer("memory_available_bytes")
-    parts = [f"{bytes_text(needed)} of {bytes_text(of)}"]
+    seconds = _seconds(plan)
+    parts = [] if seconds is None else [f"≈ {duration_text(seconds.number('total'))}"]
+    parts.append(f"{bytes_text(needed)} of {bytes_text(of)}")
     writes = plan.inner("writes")
     parts += [f"writes {bytes_text(writes.integer(path))} {Path(path).name}" for path in list(writes.values)[:1]]
     return " · ".join(parts)
+
+
+def _seconds(plan: StoredObject) -> StoredObject | None:
+    """Seconds by phase; plans of earlier versions have none."""
+    return plan.inner("seconds") if plan.values.get("seconds") else None
+
+
+def _time_rows(plan: StoredObject) -> Rows:
+    """The total, and its phases."""
+    seconds = _seconds(plan)
+    if seconds is None:
+        return ()
+    phases = {name: seconds.number(name) for name in seconds.values if name != "total"}
+    parts = ", ".join(f"{name} {duration_text(each)}" for name, each in phases.items() if each)
+    return (("time", f"≈ {duration_text(seconds.number('total'))}", parts),)
 
 
 def _architecture_rows(plan: StoredObject) -> Rows:

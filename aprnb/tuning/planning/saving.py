@@ -1,4 +1,4 @@
-"""When a run saves its state: every so many steps, or every so many minutes (no torch)."""
+"""When a run evaluates, and when it saves its state: every so many steps, or every so many minutes (no torch)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from aprnb.errors import UsageProblem
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|s|sec|min|h)?")
 _SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
 _SAVES, _MINUTES = 10, 10
+_EVALUATIONS = 10
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,9 @@ def read_save_rule(written: str | None, total_steps: int) -> SaveRule:
     if found is None or number <= 0 or (unit not in _SECONDS and not number.is_integer()):
         raise UsageProblem(f"--save-every {written!r}", expected="steps or a time, such as 50, 30s, 10min or 2h")
     return SaveRule(None, number * _SECONDS[unit]) if unit in _SECONDS else SaveRule(int(number), None)
+
+
+def evaluation_steps(total_steps: int, every: int | None) -> frozenset[int]:
+    """The steps after which held-out rows are evaluated: each `every`-th (about ten in all), and the last."""
+    stride = every or max(1, math.ceil(total_steps / _EVALUATIONS))
+    return frozenset((*range(stride, total_steps + 1, stride), total_steps))

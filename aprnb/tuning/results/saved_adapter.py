@@ -11,8 +11,8 @@ from aprnb.adapters.files import CONFIG_NAME, RECORD_NAME, WEIGHTS_NAME, read_ad
 from aprnb.adapters.pairs import pairs_of
 from aprnb.formats.atomic import atomic_folder
 from aprnb.printable import visible
-from aprnb.tuning.planning.start_adapter import require_plain
 from aprnb.tuning.results.owned_files import ADAPTER_FILES, own_adapter_files
+from aprnb.tuning.start_adapter import require_plain
 from aprnb.tuning.tensor_files import write_tensors
 from aprnb.tuning.training.lora import adapted_layers, fill, import_peft, wrapped_by_peft
 

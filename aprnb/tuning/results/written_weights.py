@@ -27,7 +27,7 @@ _DIGITS = {"F32": (24, 2.0**-150), "BF16": (8, 2.0**-134), "F16": (11, 2.0**-25)
 in the last digit (IEEE 754, section 4.3.1)."""
 _EXPONENT = 0x7FF << 52
 """The bits of a float64 that hold its exponent."""
-_CACHED_ELEMENTS = 1 << 16
+CACHED_ELEMENTS = 1 << 16
 _ARITHMETIC = 1e-4
 """Of an adapter's largest change: two float32 sums of up to some thousand products in different orders."""
 
@@ -91,14 +91,20 @@ def _require(
     """
     dtype = dtype_in(merged, written, name)
     found = torch.from_numpy(read_weight(merged, written, name)).reshape(-1)
-    parts = (one.reshape(-1).split(_CACHED_ELEMENTS) for one in (base, change, found))
+    parts = (one.reshape(-1).split(CACHED_ELEMENTS) for one in (base, change, found))
     for before, added, after in zip(*parts, strict=True):
-        wanted = before.double() + added
-        error = (after - wanted).abs_()
-        excess = error - (_half_unit(wanted, dtype) + _ARITHMETIC * (effect or 0.0))
-        if not excess.max().item() <= 0:
-            raise _other_weight(name, dtype, error.max().item(), effect)
+        error, excess = compare_sum(before, added, after, dtype, effect or 0.0)
+        if not excess <= 0:
+            raise _other_weight(name, dtype, error, effect)
     return found
+
+
+def compare_sum(before: Tensor, added: Tensor, after: Tensor, dtype: str, effect: float) -> tuple[float, float]:
+    """The largest error of `after` as the sum, and by how much an error exceeds what rounding to `dtype` explains."""
+    wanted = before.double() + added
+    error = (after - wanted).abs_()
+    excess = error - (_half_unit(wanted, dtype) + _ARITHMETIC * effect)
+    return error.max().item(), excess.max().item()
 
 
 def _half_unit(values: Tensor, dtype: str) -> Tensor:

@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+
+from aprnb.tuning.planning.seconds import Forecast
+
+
+class Mean:
+    """Of the seconds of work that takes about the same time whenever it is done."""
+
+    def __init__(self) -> None:
+        self.count, self._seconds = 0, 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count, self._seconds = self.count + 1, self._seconds + seconds
+
+    def value(self, expected: float) -> float:
+        """The mean; `expected` where nothing was timed."""
+        return self._seconds / self.count if self.count else expected
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Around the work."""
+        begun = time.perf_counter()
+        yield
+        self.add(time.perf_counter() - begun)
 
 
 class Clock:
-    """Times optimizer steps, and evaluations after the steps `evaluations`.
+    """Times steps, evaluations and saved states; until one was timed, the forecast says how long each takes.
 
-    The first step warms up (allocator, kernels) and stays out of the forecast.
+    The first step warms up (allocator, kernels) and stays out. Without a forecast nothing is known before the second.
     """
 
-    def __init__(self, total_steps: int, elapsed_s: float = 0.0, evaluations: Collection[int] = ()) -> None:
-        self._total_steps, self._evaluations = total_steps, evaluations
-        self._evaluated, self._evaluated_s = 0, 0.0
+    def __init__(self, total_steps: int, elapsed_s: float = 0.0, forecast: Forecast = Forecast()) -> None:  # noqa: B008  frozen
+        self._total_steps, self._forecast = total_steps, forecast
         self._begun = time.perf_counter() - elapsed_s
         self._step_begun = self._begun
-        self._timed_steps = 0
-        self._timed_s = 0.0
+        self._steps, self.evaluations, self.saves = Mean(), Mean(), Mean()
         self.is_first = True
 
     @property
@@ -31,24 +52,23 @@ class Clock:
         self._step_begun = time.perf_counter()
 
     def end_step(self, step: int, tokens: int) -> tuple[float, float | None]:
-        """Tokens per second of this step, and the seconds that the rest takes, evaluations too (None until known).
+        """Tokens per second of this step, and the seconds until the last file is written (None until known).
 
         The caller has read the loss by now, so the device has finished.
         """
         seconds = time.perf_counter() - self._step_begun
         if not self.is_first:
-            self._timed_steps += 1
-            self._timed_s += seconds
+            self._steps.add(seconds)
         self.is_first = False
-        if not self._timed_steps:
-            return tokens / seconds, None
-        steps_s = self._timed_s / self._timed_steps * (self._total_steps - step)
-        to_evaluate = sum(each >= step for each in self._evaluations)
-        return tokens / seconds, steps_s + self._evaluated_s / max(1, self._evaluated) * to_evaluate
+        return tokens / seconds, self._remaining_s(step)
 
-    @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """Around one evaluation of the held-out rows."""
-        begun = time.perf_counter()
-        yield
-        self._evaluated, self._evaluated_s = self._evaluated + 1, self._evaluated_s + time.perf_counter() - begun
+    def _remaining_s(self, step: int) -> float | None:
+        expected = self._forecast
+        if expected.step is None and not self._steps.count:
+            return None
+        return (
+            self._steps.value(expected.step or 0.0) * (self._total_steps - step)
+            + self.evaluations.value(expected.evaluation) * sum(each >= step for each in expected.evaluated)
+            + self.saves.value(expected.save) * sum(each >= step for each in expected.saved)
+            + expected.results
+        )

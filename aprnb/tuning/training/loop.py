@@ -8,6 +8,7 @@ held_out   the rows to evaluate on, or None
 identity   of recipe, data and base
 is_fresh   whether the adapter, if there is one, is new: then it changes nothing before the first step
 eval_every steps between evaluations; about ten evaluations in all unless given
+forecast   the seconds that the plan expects, for the time left
 state      from `state_files.load_state`, to resume after its step
 interrupt  an entered `interrupt.Interrupt`
 saving     when to save; a state is also saved at the lowest held-out loss so far, at the end, when the run is
@@ -17,9 +18,9 @@ save       writes a `RunState` and returns its path
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ from aprnb.tuning.data.packing import Schedule
 from aprnb.tuning.planning.identity import Identity, is_longer
 from aprnb.tuning.planning.memory_use import peak_bytes
 from aprnb.tuning.planning.recipe import SettledRecipe
-from aprnb.tuning.planning.saving import SaveRule, read_save_rule
+from aprnb.tuning.planning.saving import SaveRule, evaluation_steps, read_save_rule
+from aprnb.tuning.planning.seconds import Forecast
 from aprnb.tuning.training import gates
 from aprnb.tuning.training.batches import Batches, prompts_of
 from aprnb.tuning.training.checkpointing import set_checkpointing
@@ -61,6 +63,7 @@ def train(
     identity: Identity,
     is_fresh: bool = True,
     eval_every: int | None = None,
+    forecast: Forecast | None = None,
     state: RunState | None = None,
     interrupt: Interrupt | None = None,
     saving: SaveRule | None = None,
@@ -75,7 +78,8 @@ def train(
     interrupt = interrupt or Interrupt()
     saver = Saver(save, saving or read_save_rule(None, len(schedule.steps)), interrupt)
     evaluations = evaluation_steps(len(schedule.steps), eval_every) if held_out else frozenset()
-    run = Training(model, examples, schedule, recipe, device, identity, interrupt, saver, evaluations)
+    expected = replace(forecast or Forecast(), evaluated=evaluations)
+    run = Training(model, examples, schedule, recipe, device, identity, interrupt, saver, expected)
     yield from keeping_state(run, _events(run, held_out, evaluations, state, is_fresh))
 
 
@@ -115,7 +119,7 @@ class Training:
         identity: Identity,
         interrupt: Interrupt,
         saver: Saver,
-        evaluations: frozenset[int],
+        forecast: Forecast,
     ) -> None:
         disable_cpu_repacking(model)
         set_checkpointing(model, recipe.gradient_checkpointing)
@@ -125,8 +129,7 @@ class Training:
         self._interrupt, self.saver = interrupt, saver
         self._optimizer = build_optimizer(model, recipe, device)
         self._batches = Batches(model, device, recipe.micro_batch_tokens, getattr(torch, recipe.dtype))
-        self._clock = Clock(self.total_steps, evaluations=evaluations)
-        self._evaluations = evaluations
+        self._clock, self._forecast = Clock(self.total_steps, forecast=forecast), forecast
         self._random: Mapping[str, Tensor] = capture_random(device)
         self.between_steps = False
 
@@ -144,7 +147,7 @@ class Training:
                 gates.check_adapter_is_neutral(self.model, *self._probe())
         self.model.train()
         probe, micro_batches = (held_out, None) if held_out else (self._examples, first)
-        with self._clock.evaluation() if held_out else nullcontext():
+        with self._clock.evaluations.timed() if held_out else nullcontext():
             loss = yield from self._batches.evaluate(probe, micro_batches, CHECKING_BASE.name)
         vocab_size, prompts = self.model.get_input_embeddings().weight.shape[0], loss
         if not gates.beats_guessing(loss, vocab_size):
@@ -169,7 +172,7 @@ class Training:
             restore(state, self.model, self._optimizer, self.device)
         self.step, self._random = state.step, state.random
         self.saver.resume(state)
-        self._clock = Clock(self.total_steps, state.elapsed_s, self._evaluations)
+        self._clock = Clock(self.total_steps, state.elapsed_s, self._forecast)
         yield Notice("info", f"resuming after step {state.step} of {self.total_steps}")
         if is_longer(state.identity, self._identity, state.step):
             yield Notice("info", f"the finished run is trained on: the rates are those of {self.total_steps} steps")
@@ -222,7 +225,7 @@ class Training:
 
     def evaluate(self, held_out: Examples) -> Generator[Event, None, EvalEvent]:
         """Returns the EvalEvent of the weights as they are now."""
-        with self._clock.evaluation():
+        with self._clock.evaluations.timed():
             loss = yield from self._batches.evaluate(held_out)
         gates.check_evaluation(self.step, loss)
         self.saver.evaluated(self.step, loss)
@@ -240,11 +243,5 @@ class Training:
             random=self._random,
         )
         gates.check_savable(state.step, {"weights": state.tensors, "optimizer": state.optimizer})
-        with memory_for(f"while the state after step {state.step} was saved"):
+        with memory_for(f"while the state after step {state.step} was saved"), self._clock.saves.timed():
             yield from self.saver.save(state)
-
-
-def evaluation_steps(total_steps: int, every: int | None) -> frozenset[int]:
-    """The steps after which held-out rows are evaluated: each `every`-th (about ten in all), and the last."""
-    stride = every or max(1, math.ceil(total_steps / 10))
-    return frozenset((*range(stride, total_steps + 1, stride), total_steps))
