@@ -94,6 +94,17 @@ class Architecture:
             return "the model caps its attention's logits, which the others do not"
         return "exact for this model, with a mask between packed rows"
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The assumptions about keys that a config leaves out, as warnings: a lost key reads like one left out.
+
+        Unlike what all published checkpoints of a family share, another value is as likely. Absent without a value
+        (no scaling, no window) is the ordinary case.
+        """
+        defaults = {f"{name} = {self[name]}: " for name, where in self.sources.items()
+                    if where.startswith("class default") and self[name] is not None}  # fmt: skip
+        return tuple(f"assumed {text}" for text in self.assumptions if text.startswith(tuple(defaults)))
+
     def fields(self) -> dict[str, Any]:
         """Field → value for the fields of the family, without sources."""
         return {"model_type": self.model_type, **{name: self[name] for name in self.family.fields}}

@@ -80,7 +80,9 @@ def convert(
         written = ready.prepared.write(plan.target, force, progress or silent)
     warnings = tuple(dict.fromkeys((*ready.notes, *plan.warnings, *written.notes)))
     size, seconds = written_size(plan.target), time.perf_counter() - began
-    return Converted(plan.source, plan.target, plan.format, written.tensors, size, seconds, warnings, plan)
+    return Converted(
+        plan.source, plan.target, plan.format, written.tensors, size, seconds, warnings, plan, ready.assumptions
+    )
 
 
 def plan_conversion(

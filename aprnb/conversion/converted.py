@@ -25,6 +25,7 @@ class Converted(Displayed):
         seconds: that the conversion took.
         warnings: of the source, and what the target does not keep.
         plan: what became what, as it was known before the first byte was written.
+        assumptions: fields of the architecture that the source does not state; the target may.
     """
 
     source: Path
@@ -35,6 +36,7 @@ class Converted(Displayed):
     seconds: float
     warnings: tuple[str, ...]
     plan: ConversionPlan
+    assumptions: tuple[str, ...] = ()
 
     @property
     def modelfile(self) -> Path | None:
@@ -52,6 +54,7 @@ class Converted(Displayed):
             "size_bytes": self.size_bytes,
             "sizes": self.plan.rows_json(),
             "seconds": round(self.seconds, 3),
+            "assumptions": list(self.assumptions),
             "warnings": list(self.warnings),
         }
 
@@ -78,5 +81,8 @@ class Converted(Displayed):
         ]
         if self.warnings:
             blocks.append(Messages("warning", self.warnings))
+        rest = tuple(text for text in self.assumptions if f"assumed {text}" not in self.warnings)
+        if rest:
+            blocks.append(Messages("assumption", rest))
         status: Status = "warning" if self.warnings else "ok"
         return Document(f"Converted {self.path.name}", status, tuple(blocks))

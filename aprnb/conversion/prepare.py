@@ -45,11 +45,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A conversion that can begin: its plan, what writes it, and warnings about the source."""
+    """A conversion that can begin: its plan, what writes it, warnings about the source, and what was assumed of it."""
 
     plan: ConversionPlan
     prepared: Prepared
     notes: tuple[str, ...]
+    assumptions: tuple[str, ...]
 
 
 @contextmanager
@@ -103,7 +104,12 @@ def _ready(request: Request, checkpoint: Checkpoint, kind: Kind, adapter: Path |
     if request.modelfile:
         prepared = _with_modelfile(prepared, checkpoint, architecture, adapter)
     left = unread_files(checkpoint.path) if checkpoint.format == "huggingface" else ()
-    return Ready(plan, prepared, (*checkpoint.warnings, *architecture.warnings, *left))
+    return Ready(
+        plan,
+        prepared,
+        (*checkpoint.warnings, *architecture.warnings, *architecture.left_out, *left),
+        architecture.assumptions,
+    )
 
 
 def _with_modelfile(

@@ -26,7 +26,7 @@ class Generation(Displayed):
         stop_text: the end token's text, or the stop text that was reached; else None.
         prompt_tokens: the number of the prompt's tokens.
         seed: of sampling; None for greedy decoding.
-        notices: facts about this generation, such as memory that it took.
+        notices: facts about this generation, such as memory that it took or what was assumed of the file.
         first_token_s: seconds until the first token; None where there is no token.
         seconds: all the time that generation took.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from aprnb.architecture import check_contract, resolve
@@ -51,4 +52,5 @@ def generate_file(
     from aprnb.model.generation import run_prompt
 
     model = build_model(checkpoint, report, place(device, dtype), on_phase)
-    return run_prompt(model, tokenizer, asked, sampling, on_text, on_phase)
+    answer = run_prompt(model, tokenizer, asked, sampling, on_text, on_phase)
+    return replace(answer, notices=(*architecture.left_out, *answer.notices))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -57,6 +58,9 @@ def load(
         TokenizerError: the checkpoint has no usable tokenizer.
         OutOfMemory: the device has no room for the weights.
 
+    Warns:
+        UserWarning: a key that a config leaves out, and the default of its class that was taken.
+
     Example:
         >>> model, tokenizer = aprnb.load("pocket-qwen3.apr", device="cpu")
         >>> aprnb.generate(model, tokenizer, "Spell cow.").text
@@ -65,6 +69,8 @@ def load(
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
     report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
     report.raise_for_violations()
+    for text in report.architecture.left_out:
+        warnings.warn(text, stacklevel=2)
     tokenizer = choose_tokenizer(checkpoint, report.architecture, chat_template).tokenizer
     model = build_model(checkpoint, report, place(device, dtype, quantize), on_phase or silent)
     ends = checkpoint_end_ids(checkpoint, report.architecture.vocab_size, config)

@@ -123,8 +123,9 @@ def merge(
             return None
 
         merged = _write(checkpoint, report, replace, choice.tokenizer, Path(output), wanted, force, verified, tell)
+        warned = (*checkpoint.warnings, *report.architecture.warnings, *report.architecture.left_out)
         notes = (*target_notes(files, report, replace), *other_files(Path(adapter), checkpoint.metadata))
-        return dataclasses.replace(merged, warnings=(*checkpoint.warnings, *report.architecture.warnings, *notes))
+        return dataclasses.replace(merged, warnings=(*warned, *notes))
 
 
 def write_trained(
