@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,12 @@ class _Weights:
 
     @cached_property
     def _for_blocks(self) -> DType:
-        """The 16-bit type of the source's config, in which the model was trained; else F16, which rounds less."""
+        """The 16-bit type of the source's config, in which the model was trained; else F16, which rounds less.
+
+        BF16 where activations exceed float16: `transformers` would round F16 to it when it loads the folder.
+        """
+        if self._report.architecture.family.exceeds_float16:
+            return BF16
         config = self._checkpoint.metadata.get("hf_config")
         stated = [config.get(key) for key in ("dtype", "torch_dtype")] if isinstance(config, Mapping) else []
         return BF16 if "bfloat16" in stated else F16
@@ -102,7 +107,9 @@ def prepare_file(checkpoint: Checkpoint, report: ContractReport, dtype: str | No
 
 def prepare_folder(checkpoint: Checkpoint, report: ContractReport, dtype: str | None) -> Prepared:
     """For Hugging Face folders."""
-    return _prepared(write_folder, checkpoint, report, dtype)
+    prepared = _prepared(write_folder, checkpoint, report, dtype)
+    note = _load_note(_Weights(checkpoint, report, dtype), report.architecture.family)
+    return replace(prepared, notes=(*prepared.notes, *note))
 
 
 def _prepared(write: _Writer, checkpoint: Checkpoint, report: ContractReport, dtype: str | None) -> Prepared:
@@ -181,13 +188,27 @@ def _write_shard(path: Path, weights: _Weights, tensors: list[_Tensor], count: C
 def _common_dtype(weights: _Weights, family: Family) -> str:
     """The float type in which `transformers` builds the model by default: the one that holds most bytes.
 
-    Where activations exceed float16, BF16 in its place; the file keeps the more precise F16.
+    Where activations exceed float16, BF16 in place of an F16 that was asked for or is the source's.
     """
+    largest = _largest_dtype(weights)
+    return TORCH_NAMES["BF16" if largest == "F16" and family.exceeds_float16 else largest]
+
+
+def _largest_dtype(weights: _Weights) -> str:
     sizes: dict[str, int] = {}
     for tensor in weights.tensors:
         sizes[tensor.dtype.name] = sizes.get(tensor.dtype.name, 0) + tensor.size_bytes
-    largest = max(sizes, key=lambda name: sizes[name])
-    return TORCH_NAMES["BF16" if largest == "F16" and family.exceeds_float16 else largest]
+    return max(sizes, key=lambda name: sizes[name])
+
+
+def _load_note(weights: _Weights, family: Family) -> tuple[str, ...]:
+    """The warning about a folder that `transformers` loads in another dtype than that of its file."""
+    if not (family.exceeds_float16 and _largest_dtype(weights) == "F16"):
+        return ()
+    return (
+        "the folder holds F16 and its config.json says bfloat16, as activations of this family exceed float16: "
+        "transformers rounds the weights once more, by at most 0.4 %, unless it loads them with dtype=torch.float32",
+    )
 
 
 def _config(report: ContractReport, kept: Any, dtype: str, ids: dict[str, Any]) -> dict[str, Any]:

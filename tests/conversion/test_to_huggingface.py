@@ -194,5 +194,23 @@ def test_the_ending_of_a_target_is_read_in_any_case(pocket_qwen3, tmp_path):
 def test_a_float16_folder_is_computed_in_a_type_that_holds_the_activations(family, dtype, tmp_path):
     """Activations of published Gemma models exceed 65,504, float16's largest number: transformers gives NaN in it."""
     families.saved(family, tmp_path / "hf")
-    aprnb.convert(tmp_path / "hf", tmp_path / "out", dtype="f16")
+    converted = aprnb.convert(tmp_path / "hf", tmp_path / "out", dtype="f16")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
+    told = [text for text in converted.warnings if "its config.json says bfloat16" in text]
+    assert len(told) == (dtype == "bfloat16")  # BF16 keeps 8 bits of F16's 11
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "qwen3"])
+def test_decoded_blocks_have_the_dtype_in_which_transformers_loads_the_folder(family, tmp_path):
+    """Each value is then rounded once, by what the warning says."""
+    families.saved(family, tmp_path / "hf")
+    aprnb.convert(tmp_path / "hf", tmp_path / "x.apr", dtype="q8")
+    converted = aprnb.convert(tmp_path / "x.apr", tmp_path / "out")
+    (written,) = {row.written for row in converted.plan.rows if row.stored == "AprQ8" and row.part == "others"}
+    assert any(f"are written as {written}" in text for text in converted.warnings)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["dtype"] == {"F16": "float16", "BF16": "bfloat16"}[written]
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").dtype == getattr(torch, config["dtype"])
