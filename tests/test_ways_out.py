@@ -406,6 +406,15 @@ def an_answer_longer_than_the_context(place: Place) -> Situation:
     return lambda: asked(place.base, max_new_tokens=512), [lambda: asked(place.base, max_new_tokens=512 - length)]
 
 
+@advises("give --raw if it is a base model, which continues a text, or {}")
+def a_question_for_a_base_model(place: Place) -> Situation:
+    source, path = place.real("llama-q4k"), place.folder / "base.apr"
+    with aprnb.open(source) as checkpoint:
+        kept = {key: value for key, value in checkpoint.metadata.items() if "chat_template" not in key}
+    path.write_bytes(with_metadata(source.read_bytes(), kept))
+    return lambda: asked(path), [lambda: asked(path, raw=True), lambda: asked(path, chat_template="chatml")]
+
+
 @advises("leave out --system")
 def a_template_without_a_system_message(place: Place) -> Situation:
     template = place.write("users.jinja", TEMPLATE.replace("messages", "messages if m.role != 'system'", 1))

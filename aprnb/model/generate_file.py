@@ -42,7 +42,8 @@ def generate_file(
     report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
     report.raise_for_violations()
     architecture = report.architecture
-    tokenizer = choose_tokenizer(checkpoint, architecture, chat_template).checkpoint_tokenizer
+    choice = choose_tokenizer(checkpoint, architecture, chat_template)
+    tokenizer = choice.checkpoint_tokenizer
     asked = read_prompt(tokenizer, prompt, raw=raw, system=system, stop=stop)
     ends = checkpoint_end_ids(checkpoint, architecture.vocab_size, config)
     asked = fit_prompt(asked, architecture.max_position_embeddings, max_new_tokens, ends)
@@ -53,4 +54,4 @@ def generate_file(
 
     model = build_model(checkpoint, report, place(device, dtype), on_phase)
     answer = run_prompt(model, tokenizer, asked, sampling, on_text, on_phase)
-    return replace(answer, notices=(*architecture.left_out, *answer.notices))
+    return replace(answer, notices=(*architecture.left_out, *choice.warnings, *answer.notices))

@@ -9,13 +9,14 @@ from typing import Any
 
 from aprnb.errors import ChatTemplateError, UsageProblem
 from aprnb.printable import short
-from aprnb.tokenizer.chat_template import Rendering, Request, render_all
+from aprnb.tokenizer.chat_template import CHOOSE_ANOTHER, Rendering, Request, render_all, require_template
 from aprnb.tokenizer.end_tokens import answered_turn, end_of_turn
 from aprnb.tokenizer.sandbox.tokenizer_process import interruptible
 
 ENCODE_S = 60.0
 """For one prompt or answer; a published tokenizer takes milliseconds."""
 DEFAULT_NEW_TOKENS = 256
+_RAW_OR_TEMPLATE = f"give --raw if it is a base model, which continues a text, or {CHOOSE_ANOTHER}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ def fit_prompt(prompt: Prompt, positions: int, max_new_tokens: int | None, end_i
 
 def _in_template(tokenizer: Any, prompt: str, system: str | None) -> tuple[str, int | None]:
     """`prompt` as the user's message, followed by the start of the answer, and the template's end of turn."""
+    require_template(tokenizer, action=_RAW_OR_TEMPLATE)
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
     asked, answered = render_all(tokenizer, [Request(messages, add_generation_prompt=True), answered_turn()])

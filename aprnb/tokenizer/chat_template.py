@@ -69,10 +69,7 @@ def render_all(tokenizer: Any, requests: Sequence[Request]) -> list[Rendering]:
 
     Raises ChatTemplateError where the tokenizer has no template, the template is broken, or it exceeds its bounds.
     """
-    template = tokenizer.chat_template
-    if not isinstance(template, str):
-        problem = getattr(tokenizer, "template_problem", None)
-        raise ChatTemplateError(problem or "the checkpoint has no chat template", action=CHOOSE_ANOTHER)
+    template = require_template(tokenizer, action=CHOOSE_ANOTHER)
     variables = {name: str(text) for name, text in tokenizer.special_tokens_map.items() if text is not None}
     lines = [_json({"messages": list(r.messages), "add_generation_prompt": r.add_generation_prompt}) for r in requests]
     found: list[Rendering] = []
@@ -80,6 +77,15 @@ def render_all(tokenizer: Any, requests: Sequence[Request]) -> list[Rendering]:
         count = _batch_length(lines, len(found))
         found += _render_batch(template, variables, lines[len(found) : len(found) + count])
     return found
+
+
+def require_template(tokenizer: Any, action: str) -> str:
+    """The tokenizer's chat template; raises ChatTemplateError with this `action` where it has none."""
+    template = tokenizer.chat_template
+    if not isinstance(template, str):
+        problem = getattr(tokenizer, "template_problem", None)
+        raise ChatTemplateError(problem or "the checkpoint has no chat template", action=action)
+    return template
 
 
 def _json(document: Any) -> bytes:

@@ -23,6 +23,8 @@ _NEEDED_TOKENS = {
     "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     "zephyr": (),
 }
+_MARKS = {"zephyr": ("<|user|>", "<|assistant|>")}
+"""Not needed: zephyr-7b-beta and TinyLlama were trained with them as plain text."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _wanted_template(wanted: str, tokenizer: Any, named: Mapping[str, str]) -> T
                 f"template {wanted} writes {', '.join(missing)}, which this tokenizer does not have as tokens",
                 action="give a template that fits the model: --chat-template FILE",
             )
-        return Template(TEMPLATES[wanted], f"--chat-template {wanted}")
+        return Template(TEMPLATES[wanted], f"--chat-template {wanted}", warnings=_as_text(wanted, tokenizer))
     path = Path(wanted)
     if not is_file(path) and ("{{" in wanted or "{%" in wanted):
         return Template(wanted.removeprefix(MARK), "--chat-template (text)")
@@ -145,6 +147,18 @@ def _missing_tokens(name: str, tokenizer: Any) -> list[str]:
     if name == "zephyr" and tokenizer.eos_token is None:
         missing.append("an end-of-sequence token")
     return missing
+
+
+def _as_text(name: str, tokenizer: Any) -> tuple[str, ...]:
+    """The warning about marks that the template writes and the tokenizer splits, as that of the first Zephyr does."""
+    backend = tokenizer.backend_tokenizer
+    split = [text for text in _MARKS.get(name, ()) if backend.token_to_id(text) is None]
+    if not split:
+        return ()
+    return (
+        f"template {name} writes {', '.join(split)} as plain text: this tokenizer does not have them as tokens; "
+        "only a model that was trained in this way follows them",
+    )
 
 
 def _template_of(settings: Mapping[str, Any], where: str) -> str | None:

@@ -317,3 +317,15 @@ def test_a_missing_tokenizers_library_is_an_error_that_says_what_to_install(meta
     monkeypatch.delitem(sys.modules, "aprnb.tokenizer.fast_tokenizer")
     with pytest.raises(MissingExtra, match=r"aprnb\[train\]"):
         build_tokenizer(metadata, "qwen3")
+
+
+def test_zephyr_warns_where_its_marks_are_plain_text(pocket_qwen3):
+    """The marks are no tokens of the pocket model; where they are, nothing is said."""
+    metadata = aprnb.open(pocket_qwen3).metadata
+    (warning,) = build_tokenizer(metadata, "qwen3", chat_template="zephyr").warnings
+    assert "template zephyr writes <|user|>, <|assistant|> as plain text" in warning
+    vocabulary = list(metadata["tokenizer.vocabulary"])
+    vocabulary[-2:] = ["<|user|>", "<|assistant|>"]
+    known = {key: value for key, value in metadata.items() if key != "hf_tokenizer"}
+    known["tokenizer.vocabulary"] = vocabulary
+    assert not any("plain text" in text for text in build_tokenizer(known, "qwen3", chat_template="zephyr").warnings)
