@@ -356,18 +356,6 @@ def an_adapter_without_its_base(place: Place) -> Situation:
     return lambda: aprnb.convert(source, place.folder / "out.gguf"), [lambda: merged(place)]
 
 
-@advises("merge it into its base: `aprnb merge BASE {} --output X.apr`")
-def an_adapter_that_is_inspected(place: Place) -> Situation:
-    source = adapter(place)
-    return lambda: inspected(source), [lambda: merged(place)]
-
-
-def inspected(path: Path) -> None:
-    report = aprnb.inspect(path)
-    if report.error is not None:
-        raise report.error
-
-
 @advises("merge it instead: `aprnb merge BASE ADAPTER --output X.apr`, then `aprnb convert X.apr X.gguf`")
 def an_adapter_that_gguf_cannot_express(place: Place) -> Situation:
     source = adapter(place, use_dora=True)
@@ -393,6 +381,17 @@ def a_modelfile_for_a_base_of_another_format(place: Place) -> Situation:
         return aprnb.convert(source, target, base=base, modelfile=True)
 
     return lambda: aprnb.convert(source, target, base=place.base, modelfile=True), [again]
+
+
+@advises("write into another folder, or replace it with --force")
+def a_modelfile_that_exists(place: Place) -> Situation:
+    place.write("Modelfile", "FROM ./mine.gguf\n")
+    (place.folder / "other").mkdir()
+    way = {"modelfile": True, "dtype": "f16"}
+    return lambda: aprnb.convert(place.base, place.folder / "x.gguf", **way), [
+        lambda: aprnb.convert(place.base, place.folder / "other" / "x.gguf", **way),
+        lambda: aprnb.convert(place.base, place.folder / "x.gguf", force=True, **way),
+    ]
 
 
 def asked(path: Path, **options: Any) -> Any:

@@ -12,14 +12,13 @@ from typing import Any
 
 from aprnb.adapters import is_adapter_folder
 from aprnb.architecture import Architecture, ContractReport, check_contract, resolve
-from aprnb.conversion.ollama import MODELFILE, require_possible, write_modelfile
+from aprnb.conversion.ollama import MODELFILE, require_free, require_possible, write_modelfile
 from aprnb.conversion.plan import ConversionPlan, Kind, Prepared, Written, size_rows
 from aprnb.conversion.target import require_apart, require_place, target_kind
 from aprnb.errors import UsageProblem
 from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.formats.contents import Progress
 from aprnb.formats.huggingface.unread_files import unread_files
-from aprnb.formats.targets import require_writable
 
 Prepare = Callable[[Checkpoint, ContractReport, "str | None"], Prepared]
 _SMALLER = {
@@ -66,7 +65,7 @@ def startable(request: Request, force: bool) -> Iterator[Ready]:
     with _opened(request) as (checkpoint, kind, adapter):
         require_place(request.target, kind, force)
         if request.modelfile:
-            require_writable(request.target.with_name(MODELFILE), force)
+            require_free(request.target, force)
         yield _ready(request, checkpoint, kind, adapter)
 
 

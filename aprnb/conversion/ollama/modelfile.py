@@ -15,9 +15,10 @@ from aprnb.architecture import Architecture
 from aprnb.conversion.generation_settings import sampling_settings
 from aprnb.conversion.ollama.go_template import go_template
 from aprnb.conversion.ollama.turns import Turns, turns_or_none
-from aprnb.errors import TokenizerError, UsageProblem
+from aprnb.errors import OutputExists, TokenizerError, UsageProblem
 from aprnb.formats import Checkpoint
 from aprnb.formats.atomic import write_text
+from aprnb.formats.targets import require_writable
 from aprnb.printable import is_visible, short
 from aprnb.tokenizer.choose import choose_tokenizer
 from aprnb.tokenizer.end_tokens import checkpoint_end_ids
@@ -50,6 +51,14 @@ def require_possible(path: Path, adapter: Path | None, base: Path) -> None:
             raise UsageProblem(
                 f"the name {short(name)} cannot be written into a Modelfile", expected="plain characters"
             )
+
+
+def require_free(path: Path, force: bool) -> None:
+    """Raises where the Modelfile of the target `path` exists (unless `force`) or cannot be written."""
+    modelfile = path.with_name(MODELFILE)
+    if os.path.lexists(modelfile) and not force:
+        raise OutputExists(f"{modelfile} exists", action="write into another folder, or replace it with --force")
+    require_writable(modelfile, force)
 
 
 def write_modelfile(
