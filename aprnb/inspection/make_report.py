@@ -11,7 +11,7 @@ from aprnb.adapters import is_adapter_folder
 from aprnb.architecture import Architecture, check_contract, resolve
 from aprnb.errors import ArchitectureError, UnsupportedFormat
 from aprnb.formats import Checkpoint, open_checkpoint
-from aprnb.inspection.adapter import adapter_error
+from aprnb.inspection.adapter import AdapterReport, report_of_file, report_of_folder
 from aprnb.inspection.report import Report
 from aprnb.inspection.statistics import tensor_statistics
 from aprnb.inspection.unsupported import UnsupportedReport
@@ -29,7 +29,7 @@ def inspect(
     strict: bool = False,
     stats: bool = False,
     on_phase: OnPhase | None = None,
-) -> Report | UnsupportedReport:
+) -> Report | AdapterReport | UnsupportedReport:
     """Report what a checkpoint contains, and compare its tensors with its architecture; needs no torch.
 
     Args:
@@ -42,8 +42,8 @@ def inspect(
         on_phase: called about twice a second with a `Phase`, what is done now.
 
     Returns:
-        The `Report`, also where the architecture cannot be resolved (`report.failure` says why); an
-        `UnsupportedReport` for a container that is recognised and not supported.
+        The `Report`, also where the architecture cannot be resolved (`report.failure` says why); an `AdapterReport`
+        for a LoRA adapter, and an `UnsupportedReport` for a container that is recognised and not supported.
 
     Raises:
         UsageProblem: `config` or `overrides` are not valid.
@@ -56,7 +56,7 @@ def inspect(
         (True, 'qwen3', 869632)
     """
     if not isinstance(path, Checkpoint) and is_adapter_folder(Path(path)):
-        return UnsupportedReport(Path(path), adapter_error(Path(path)))
+        return report_of_folder(Path(path))
     if verify and on_phase:
         on_phase(Phase("reading the whole file"))
     try:
@@ -64,7 +64,7 @@ def inspect(
     except UnsupportedFormat as error:
         if not error.facts:
             raise
-        return UnsupportedReport(Path(str(path)), error)
+        return report_of_file(Path(str(path)), error) or UnsupportedReport(Path(str(path)), error)
     architecture, contract, failure = None, None, None
     try:
         architecture = resolve(checkpoint, config=config, overrides=overrides)

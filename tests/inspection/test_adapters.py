@@ -33,11 +33,15 @@ def adapter(tmp_path: Path, pocket_qwen3: Path) -> Path:
 
 def test_a_folder_is_reported_with_rank_alpha_and_tensors(adapter, capsys):
     report = aprnb.inspect(adapter)
-    assert not report.ok
+    assert report.ok
+    assert str(report).startswith("tuned.adapter  ✓")
+    assert "→ merge it into its base: `aprnb merge BASE tuned.adapter --output X.apr`" in str(report)
     assert "is a PEFT adapter (LoRA, rank 3, alpha 6, 2 tensors), not a model" in str(report)
     assert "\x1b" not in str(report)
-    assert cli.main(["inspect", str(adapter), "--json"]) == 4
-    header = json.loads(capsys.readouterr().out)["header"]
+    assert cli.main(["inspect", str(adapter), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    header = found["header"]
+    assert found["file"]["size_bytes"] == sum(file.stat().st_size for file in adapter.iterdir())
     assert (header["kind"], header["rank"], header["alpha"], header["modules"]) == ("LoRA", "3", "6", "q_proj")
 
 
@@ -48,8 +52,11 @@ def test_a_gguf_adapter_is_reported_and_rejected_by_name(adapter, pocket_qwen3, 
     for rejected in (aprnb.open, aprnb.check, lambda path: aprnb.convert(path, tmp_path / "x.apr")):
         with pytest.raises(UnsupportedFormat, match=said):
             rejected(path)
-    assert cli.main(["inspect", str(path), "--json"]) == 4
-    header = json.loads(capsys.readouterr().out)["header"]
+    assert str(aprnb.inspect(path)).startswith("adapter.gguf  ✓")
+    assert cli.main(["inspect", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    header = found["header"]
+    assert "use it with its base in llama.cpp" in found["info"]
     assert header == {"kind": "LoRA", "architecture": "qwen3", "rank": "3", "alpha": "6.0", "tensors": "2"}
 
 
