@@ -146,12 +146,16 @@ def _convert(given: dict[str, Any], view: View) -> Answer:
 
 
 def _merge(given: dict[str, Any], view: View) -> Answer:
+    from aprnb.conversion.merge_places import require_merge_places
+
+    base, adapter, output = (given.pop(name) for name in ("checkpoint", "adapter", "output"))
+    require_merge_places(base, adapter, output, given.get("force", False))
+
     def work(on_phase: OnPhase) -> Answer:
         on_phase(IMPORTING)
         from aprnb.tuning.results.merge import merge
 
-        paths = [given.pop(name) for name in ("checkpoint", "adapter", "output")]
-        return merge(*paths, on_phase=on_phase, **given)
+        return merge(base, adapter, output, on_phase=on_phase, **given)
 
     return view.phases(work)
 

@@ -5,7 +5,7 @@ A change is called with the index of the first value of a part (flat, in C order
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,6 +44,14 @@ class LowRank:
         change = self.delta(slice(first, last)).reshape(-1)[start - first * columns :][: base.size]
         with np.errstate(over="ignore", invalid="ignore"):
             return base + change
+
+
+def why_zero(changes: Mapping[str, Change]) -> str | None:
+    """Why an adapter with these changes leaves every weight as it is; None for one that changes something."""
+    pairs = [change for change in changes.values() if isinstance(change, LowRank)]
+    if len(pairs) < len(changes) or any(pair.scale and pair.left.any() and pair.right.any() for pair in pairs):
+        return None
+    return "every product of lora_A and lora_B is 0" if any(pair.scale for pair in pairs) else "lora_alpha is 0"
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def read_config(values: Mapping[str, Any], path: Path) -> AdapterConfig:
         if key not in values:
             raise UsageProblem(f"{path} has no {key}", expected="a finite number", action=f"add {key} to the file")
         if not is_number(values[key]):
-            raise UsageProblem(f"{path} has {key} {str(values[key])[:40]}", expected="a finite number")
+            raise UsageProblem(f"{path} has {key} {short(values[key])}", expected="a finite number")
     if not is_rank(values["r"]):
         raise UsageProblem(f"{path} has rank {values['r']}", expected=f"a whole number from 1 to {MAX_RANK:,}")
     return AdapterConfig(

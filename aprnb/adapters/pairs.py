@@ -12,7 +12,9 @@ from aprnb.adapters.files import AdapterFiles
 from aprnb.adapters.names import RENAME, Key, Part, is_renamed
 from aprnb.architecture import ExpectedTensor
 from aprnb.architecture.experts import rows_of, stacked_name
+from aprnb.errors import UsageProblem
 from aprnb.formats.codecs.arrays import Floats
+from aprnb.printable import shown_name
 
 _LINEAR = ("linear", "conv1d", "head", "router", "expert")
 _STACKS = ("gate_up_proj", "down_proj")
@@ -59,12 +61,21 @@ def pairs_of(adapter: AdapterFiles) -> Iterator[tuple[str, Floats, Floats, bool]
         for module in modules:
             a, b = tensors.get(Key(module, first)), tensors.get(Key(module, second))
             if a is None or b is None or module in paired:
-                raise adapter.misfit("contains tensors that are not pairs", "lora_A and lora_B for each weight")
+                raise _no_pair(adapter, module, a is None, b is None)
             paired.add(module)
             yield module, a, b, first == "embedding A"
     alone = next((key for key in tensors if key.part in ("magnitude", "B.bias") and key.module not in paired), None)
     if alone:
         raise adapter.misfit(f"contains tensors that are not pairs: {alone.module}", "lora_A and lora_B for each")
+
+
+def _no_pair(adapter: AdapterFiles, module: str, no_a: bool, no_b: bool) -> UsageProblem:
+    """The error of a module with one matrix, or with a second pair, of an embedding."""
+    lacks = "lora_A" if no_a else "lora_B" if no_b else ""
+    why = f"has no {lacks}" if lacks else "has two pairs"
+    return adapter.misfit(
+        f"contains tensors that are not pairs: {shown_name(module)} {why}", "lora_A and lora_B for each weight"
+    )
 
 
 def _one(adapter: AdapterFiles, tensor: ExpectedTensor, module: str, a: Floats, b: Floats) -> LowRank:

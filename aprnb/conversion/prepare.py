@@ -15,7 +15,7 @@ from aprnb.architecture import Architecture, ContractReport, check_contract, res
 from aprnb.conversion.ollama import MODELFILE, require_free, require_possible, write_modelfile
 from aprnb.conversion.plan import ConversionPlan, Kind, Prepared, Written, size_rows
 from aprnb.conversion.target import require_apart, require_place, target_kind
-from aprnb.errors import UsageProblem
+from aprnb.errors import FileMissing, UsageProblem
 from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.formats.contents import Progress
 from aprnb.formats.huggingface.unread_files import unread_files
@@ -137,6 +137,8 @@ def _planned_bytes(prepared: Prepared) -> int:
 def _adapter(request: Request, kind: Kind) -> Path | None:
     """The adapter's folder where the source is one; raises UsageProblem without a base, or for a target but GGUF."""
     source, base = request.source, request.base
+    if base is not None and not isinstance(source, Checkpoint) and not os.path.lexists(source):
+        raise FileMissing(f"no adapter at {source}", expected="the folder of a PEFT adapter")
     if isinstance(source, Checkpoint) or not is_adapter_folder(Path(source)):
         if base is not None or request.other_base:
             given = "--other-base" if base is None else f"--base {base}"

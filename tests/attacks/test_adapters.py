@@ -197,7 +197,7 @@ def test_a_dtype_that_no_matrix_has_is_rejected(base, tmp_path, dtype):
     halves = {"lora_A": (4, WIDTH), "lora_B": (WIDTH, 4)}
     packed = s.packed({f"{Q}.{name}.weight": (dtype, shape, bytes(256)) for name, shape in halves.items()})
     (made / WEIGHTS).write_bytes(packed)
-    rejected(base, made, AprnbError, r"F4|U64|COMPLEX|dtype|bytes|changes are zero")
+    rejected(base, made, AprnbError, r"F4|U64|COMPLEX|dtype|bytes|adapter is zero")
 
 
 def overflowing() -> dict[str, tuple[Tensors, float]]:
@@ -450,9 +450,16 @@ def test_no_size_of_an_adapter_is_taken_for_a_wrong_merge(base, tmp_path, dtype,
         assert value < 0.01 and "changed no tensor" in str(error)
 
 
-@pytest.mark.parametrize(("alpha", "value"), [(0, 0.01), (8, 0.0), (8, 1e-25)])
-def test_a_change_that_float32_does_not_show_is_not_sent_to_float32(base, tmp_path, alpha, value):
+@pytest.mark.parametrize(("alpha", "value"), [(0, 0.01), (8, 0.0)])
+@pytest.mark.parametrize("dtype", ["F32", "F16"])
+def test_an_adapter_without_an_effect_is_not_sent_to_float32(base, tmp_path, alpha, value, dtype):
     made = adapter(tmp_path / "a", {**PLAIN, "lora_alpha": alpha}, pair(value=value))
+    with pytest.raises(GateError, match=r"the adapter is zero \(.* 0\)\n→ train it, or use its base$"):
+        merge(base, made, tmp_path / "m.apr", output_dtype=dtype)
+
+
+def test_a_change_that_float32_does_not_show_is_not_sent_to_float32(base, tmp_path):
+    made = adapter(tmp_path / "a", PLAIN, pair(value=1e-25))
     with pytest.raises(GateError, match=r"(?s)zero, or too small for F32\n→ train longer$"):
         merge(base, made, tmp_path / "m.apr", output_dtype="F32")
     with pytest.raises(GateError, match=r"(?s)too small for the output dtype\n→ train longer, or .*--output-dtype F32"):

@@ -17,7 +17,7 @@ import numpy as np
 
 from aprnb.adapters import AdapterFiles, Change, LowRank, Normalised, Replaced, changes_of, read_adapter
 from aprnb.adapters.base_content import expected_base, is_of_another_format, require_base
-from aprnb.adapters.changes import Both
+from aprnb.adapters.changes import Both, why_zero
 from aprnb.adapters.fit import ReadWeight
 from aprnb.adapters.other_files import other_files
 from aprnb.adapters.targets import target_notes
@@ -72,6 +72,7 @@ def prepare_adapter(
     recorded = expected_base(folder, report, other_base or unknown)
     notes = [_unknown_base(adapter, base.path)] if unknown else []
     notes += (*target_notes(adapter, report, every), *other_files(folder, base.metadata))
+    notes += [f"the adapter is zero: it changes nothing ({zero})"] if (zero := why_zero(every)) else []
     stored, _ = DTYPES[name]
     alpha = _alpha(adapter)
     pairs = _pairs(report, changes, alpha)

@@ -16,16 +16,17 @@ import torch
 
 from aprnb.adapters import changes_of, read_adapter
 from aprnb.adapters.base_content import expected_base, require_base
+from aprnb.adapters.changes import why_zero
 from aprnb.adapters.other_files import other_files
 from aprnb.adapters.targets import target_notes
 from aprnb.architecture import ContractReport, check_contract, resolve
 from aprnb.architecture.experts import from_module
 from aprnb.architecture.weights import read_weight
 from aprnb.conversion.apr_model import Replace, write_apr_model
+from aprnb.conversion.merge_places import require_merge_places
 from aprnb.conversion.target import require_apart
-from aprnb.errors import GateError, UsageProblem, out_of_memory_in
+from aprnb.errors import GateError, out_of_memory_in
 from aprnb.formats import Checkpoint, open_checkpoint
-from aprnb.formats.atomic import require_place_of_file
 from aprnb.formats.codecs.arrays import Floats
 from aprnb.formats.dtypes import DType
 from aprnb.option_values import read_value
@@ -96,21 +97,21 @@ def merge(
         merged.apr: 21 of 36 tensors changed
     """
     wanted = None if output_dtype is None else read_value(OPTIONS["output_dtype"], output_dtype)
-    if Path(output).suffix.lower() != ".apr":
-        raise UsageProblem(
-            f"--output {output}", expected="a name that ends in .apr", action="convert the merged .apr to other formats"
-        )
+    require_merge_places(base, adapter, output, force)
     enough = out_of_memory_in("during the merge", "end other programs, or merge on a machine with more memory")
     tell = on_phase or silent
     with enough, open_checkpoint(base) as checkpoint:
         require_apart(Path(output), checkpoint, Path(adapter))
-        require_place_of_file(Path(output), force)
         report = check_contract(
             checkpoint, resolve(checkpoint, config=config, overrides=overrides)
         ).raise_for_violations()
         tell(Phase("reading the adapter"))
         files = read_adapter(Path(adapter), _MOST_BYTES + _MOST_BYTES_PER_PARAMETER * report.parameters)
         replace = changes_of(files, report, partial(read_weight, checkpoint, report))
+        if zero := why_zero(replace):
+            raise GateError(
+                f"the merge changed no tensor: the adapter is zero ({zero})", action="train it, or use its base"
+            )
         recorded = expected_base(Path(adapter), report, other_base)
         choice = choose_tokenizer(checkpoint, report.architecture, chat_template)
         checkpoint.keep_hashes()
