@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.architecture.buffers import is_buffer_name
+from aprnb.architecture.evidence.configs import config_name
 from aprnb.architecture.families import FAMILIES, Family, family_named, family_of_gguf
 from aprnb.architecture.names import families_with, unknown_tensors, wrapper_prefix
 from aprnb.architecture.orientation import is_training_state
@@ -15,6 +16,7 @@ from aprnb.architecture.unsupported import describe_kind, reject_adapters, rejec
 from aprnb.errors import ArchitectureError, UnsupportedFamily
 from aprnb.formats import Checkpoint
 from aprnb.formats.fields import INTERLEAVED
+from aprnb.formats.gguf.metadata import key_name
 from aprnb.formats.gguf.provenance import own_name
 from aprnb.printable import short, shown_name
 
@@ -31,7 +33,7 @@ def identify_family(checkpoint: Checkpoint, given: tuple[Any, str] | None) -> tu
     reject_quantised(checkpoint)
     if not checkpoint.tensors and "tokenizer.vocabulary" in checkpoint.metadata:
         raise _rejection(f"{checkpoint.path.name} contains a vocabulary and no tensors", checkpoint.path, _WITH_WEIGHTS)
-    claims = _claims(checkpoint.metadata)
+    claims = _claims(checkpoint)
     name, where = given or (claims[0] if claims else ("", ""))
     if not name:
         kind = checkpoint.metadata.get("model_type") or "none"
@@ -75,19 +77,27 @@ def _require_own_tensors(checkpoint: Checkpoint, family: Family, where: str) -> 
         )
 
 
-def _claims(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _claims(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     """Every name of a family in the metadata, best first; `model_type` is used only where no other key names one."""
     keys = ("hf_model_type", "architecture", "hf_architecture", "model.architecture")
+    metadata = checkpoint.metadata
     inner = metadata.get("hf_config")
     claims = (
-        [(inner["model_type"], "hf_config model_type")]
+        [(inner["model_type"], f"{config_name(checkpoint)} model_type")]
         if isinstance(inner, Mapping) and inner.get("model_type")
         else []
     )
-    claims += [(metadata[key], f"metadata {key}") for key in keys if metadata.get(key)]
+    claims += [(metadata[key], _named(checkpoint, key)) for key in keys if metadata.get(key)]
     if not claims and family_named(str(metadata.get("model_type", ""))):
-        claims = [(metadata["model_type"], "metadata model_type")]
+        claims = [(metadata["model_type"], _named(checkpoint, "model_type"))]
     return [(str(name), where) for name, where in claims if str(name).lower() not in _NOT_A_NAME]
+
+
+def _named(checkpoint: Checkpoint, key: str) -> str:
+    """The file's own key for a name of the family in the metadata."""
+    if checkpoint.format in ("apr", "gguf"):
+        return key_name(checkpoint.metadata, key)
+    return f"{config_name(checkpoint)} {'architectures' if key == 'hf_architecture' else 'model_type'}"
 
 
 def _rejection(found: str, path: Path, action: str = "inspection still shows its tensors") -> UnsupportedFamily:

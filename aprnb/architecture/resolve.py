@@ -10,7 +10,7 @@ from typing import Any
 
 from aprnb.architecture.architecture import Architecture
 from aprnb.architecture.buffers import buffer_notes, is_buffer_name, stored_buffers
-from aprnb.architecture.evidence.configs import from_config, read_config, unknown_keys
+from aprnb.architecture.evidence.configs import config_name, from_config, read_config, unknown_keys
 from aprnb.architecture.evidence.evidence import Evidence, from_metadata, from_overrides, from_shapes
 from aprnb.architecture.evidence.field_values import MAX_BLOCKS
 from aprnb.architecture.evidence.gguf_keys import from_gguf
@@ -51,7 +51,7 @@ def resolve(
     )
     inner, inner_warnings = _inner_configs(checkpoint, family)
     gguf, factors = from_gguf(checkpoint, family, {name for source in given for name in source.says})
-    typed, typed_warnings = from_metadata(checkpoint, family)
+    typed, typed_warnings = from_metadata(checkpoint, family, {name for source in inner for name in source.says})
     settlement = Settlement(family, named_by, proven, [*given, *sidecar, *inner, gguf, typed])
     settlement.warnings += [*warnings, *sidecar_warnings, *typed_warnings, *inner_warnings]
     settlement.warnings += [*odd_layout(checkpoint), *unread_keys(checkpoint, family)]
@@ -81,7 +81,7 @@ def _inner_configs(checkpoint: Checkpoint, family: Family) -> tuple[list[Evidenc
     found, warnings = [], []
     inner = checkpoint.metadata.get("hf_config")
     if isinstance(inner, Mapping):
-        name = "hf_config" if checkpoint.format == "apr" else "config.json"
+        name = config_name(checkpoint)
         found.append(from_config(inner, name, False, family))
         warnings = _unknown(name, unknown_keys(inner, family))
     text = checkpoint.metadata.get("model_config")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aprnb.architecture.families import family_named
 from aprnb.errors import TokenizerError
+from aprnb.formats.gguf.metadata import key_name
 from aprnb.formats.huggingface.tokenizer_json import reassembled
 from aprnb.formats.json_files import MAX_TOKENIZER_VALUES
 from aprnb.tokenizer.checkpoint_tokenizer import NAMES, CheckpointTokenizer
@@ -71,7 +72,7 @@ def build_tokenizer(
     else:
         raise TokenizerError(
             "the checkpoint has no tokenizer",
-            where="metadata tokenizer.vocabulary is absent, no tokenizer.json is next to the file",
+            where=f"{key_name(metadata, 'tokenizer.vocabulary')} is absent, no tokenizer.json is next to the file",
             action="put the model's tokenizer.json (and tokenizer_config.json) into the checkpoint's folder",
         )
     tokenizer = built.checkpoint_tokenizer
@@ -176,7 +177,7 @@ def _from_whole(whole: Mapping[str, Any], metadata: Mapping[str, Any]) -> Tokeni
     """The source's own tokenizer.json, reassembled from the metadata."""
     from aprnb.tokenizer.fast_tokenizer import parsed_tokenizer
 
-    where = "metadata hf_tokenizer"
+    where = key_name(metadata, "hf_tokenizer")
     backend = parsed_tokenizer(whole, where)
     typed = metadata.get("special_tokens")
     named = {}

@@ -9,6 +9,7 @@ from typing import Any
 
 from aprnb.architecture.families import family_named
 from aprnb.errors import ChatTemplateError, CheckpointError, FileMissing, closest
+from aprnb.formats.gguf.metadata import key_name, template_name
 from aprnb.formats.huggingface.folder_files import named_templates
 from aprnb.formats.json_files import MARK, decoded, read_object, read_text
 from aprnb.formats.source import is_file
@@ -57,7 +58,7 @@ def find_template(metadata: Mapping[str, Any], sidecars: TokenizerFiles) -> Foun
 
     Raises TokenizerError for a sidecar file that cannot be read, or is a link out of its folder.
     """
-    found = [FoundTemplate(metadata[key], f"metadata {key}") for key in _KEYS if metadata.get(key)]
+    found = [FoundTemplate(metadata[key], key_name(metadata, key)) for key in _KEYS if metadata.get(key)]
     beside = found or _from_sidecars(sidecars)
     # a folder's named templates are in its metadata already; without a default one none of them is chosen here
     found = [each for each in beside if not (named_templates(metadata) and _has_no_default(each.value))]
@@ -99,7 +100,7 @@ def choose_template(
     """
     if wanted is not None:
         named = named_templates(metadata)
-        own = Template(named[wanted], f"metadata chat_templates ({wanted})") if wanted in named else None
+        own = Template(named[wanted], template_name(metadata, wanted)) if wanted in named else None
         return _checked(own or _wanted_template(wanted, tokenizer, named))
     found = find_template(metadata, sidecars)
     if found is not None and found.problem:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aprnb.errors import CheckpointError, FileMissing, TokenizerError
+from aprnb.formats.gguf.metadata import key_name
 from aprnb.formats.sidecar_files import safe_path
 from aprnb.tokenizer.choose_template import find_template
 from aprnb.tokenizer.embedded_tokenizer import embedded_tokenizer
@@ -38,7 +39,7 @@ def describe_tokenizer(
         if whole is not None and isinstance(named, Mapping):  # then null means that the token is not used
             described |= {name: None for name in ("bos", "eos") if named.get(f"{name}_token") is None}
         if whole is not None:
-            described["pre_tokenizer"] = {"name": _steps(whole), "source": "metadata hf_tokenizer"}
+            described["pre_tokenizer"] = {"name": _steps(whole), "source": key_name(metadata, "hf_tokenizer")}
         elif facts.kind == "byte-level BPE":
             family = architecture or str(metadata.get("architecture") or "this model")
             name, source, _ = choose_pre_tokenizer(metadata, family)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from aprnb.errors import TokenizerError
+from aprnb.formats.gguf.metadata import key_name
 from aprnb.formats.huggingface.tokenizer_json import REST, stated_pairs, stated_tokens
 from aprnb.tokenizer.merges import MAX_MERGES, Merges, merges_from_scores, read_merges, read_pairs
 from aprnb.tokenizer.rules import ADD_TOKENIZER
@@ -157,7 +158,7 @@ def _token_id(metadata: Mapping[str, Any], name: str, tokens: Mapping[int, str],
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value not in tokens:
         found = str(value)[:40] if isinstance(value, str | int | float) else f"a {type(value).__name__}"
-        warnings.append(f"metadata {key} is {found}, which is not a token of the vocabulary; it is not used")
+        warnings.append(f"{key_name(metadata, key)} is {found}, which is not a token of the vocabulary; it is not used")
         return None
     return value
 

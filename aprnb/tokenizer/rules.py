@@ -7,6 +7,7 @@ from typing import Any
 
 from aprnb.architecture.families import family_named
 from aprnb.errors import TokenizerError
+from aprnb.formats.gguf.metadata import key_name
 
 ADD_TOKENIZER = "put the model's tokenizer.json next to the checkpoint"
 _NAMES = {
@@ -24,16 +25,16 @@ PRE_TOKENIZERS: Mapping[str, str] = {name: splitting for splitting, names in _NA
 
 def choose_pre_tokenizer(metadata: Mapping[str, Any], architecture: str) -> tuple[str, str, bool]:
     """Name of the byte-level pre-tokenizer, what it follows from, and whether that is an assumption."""
-    named = metadata.get("tokenizer.pre_type")
+    named, source = metadata.get("tokenizer.pre_type"), key_name(metadata, "tokenizer.pre_type")
     if named:
         if not isinstance(named, str) or named not in PRE_TOKENIZERS:
             known = ", ".join(PRE_TOKENIZERS)
             found = repr(named[:60]) if isinstance(named, str) else f"a {type(named).__name__}"
             raise TokenizerError(
                 f"pre-tokenizer {found} is not supported", expected=f"one of {known}",
-                where="metadata tokenizer.pre_type", action=ADD_TOKENIZER,
+                where=source, action=ADD_TOKENIZER,
             )  # fmt: skip
-        return PRE_TOKENIZERS[named], "metadata tokenizer.pre_type", False
+        return PRE_TOKENIZERS[named], source, False
     family = family_named(architecture)
     if family is None or family.pre_tokenizer is None:
         raise TokenizerError(f"the pre-tokenizer of {architecture}'s byte-level BPE is unknown", action=ADD_TOKENIZER)

@@ -9,6 +9,7 @@ from operator import not_
 from typing import Any
 
 from aprnb.errors import TokenizerError
+from aprnb.formats.gguf.metadata import key_name
 from aprnb.printable import and_more
 from aprnb.tokenizer.rules import ADD_TOKENIZER
 
@@ -66,20 +67,18 @@ class _Items(ItemsView[int, str]):
 
 def checked_strings(metadata: Mapping[str, Any], key: str, most: int) -> list[str]:
     """The list under `key`; raises TokenizerError unless it has at most `most` strings of bounded length."""
-    values = metadata.get(key)
+    values, name = metadata.get(key), key_name(metadata, key)
     if not isinstance(values, list):
-        raise TokenizerError(
-            f"metadata {key} is {type(values).__name__}", expected="a list of strings", action=ADD_TOKENIZER
-        )
+        raise TokenizerError(f"{name} is {type(values).__name__}", expected="a list of strings", action=ADD_TOKENIZER)
     if len(values) > most:
-        raise TokenizerError(f"metadata {key} has {len(values):,} entries", expected=f"at most {most:,}")
+        raise TokenizerError(f"{name} has {len(values):,} entries", expected=f"at most {most:,}")
     if set(map(type, values)) <= {str} and max(map(len, values), default=0) <= MAX_TOKEN_CHARACTERS:
         return values
     for at, value in enumerate(values):
         if not isinstance(value, str) or len(value) > MAX_TOKEN_CHARACTERS:
             found = f"{len(value):,} characters" if isinstance(value, str) else type(value).__name__
             raise TokenizerError(
-                f"metadata {key} holds {found} at {at:,}",
+                f"{name} holds {found} at {at:,}",
                 expected=f"a string of at most {MAX_TOKEN_CHARACTERS:,} characters", action=ADD_TOKENIZER,
             )  # fmt: skip
     return values
@@ -87,14 +86,14 @@ def checked_strings(metadata: Mapping[str, Any], key: str, most: int) -> list[st
 
 def checked_numbers(metadata: Mapping[str, Any], key: str, count: int) -> list[Any]:
     """The list under `key`, empty where it is absent; raises TokenizerError unless it has `count` numbers."""
-    values = metadata.get(key)
+    values, name = metadata.get(key), key_name(metadata, key)
     if not values:
         return []
     if not isinstance(values, list) or len(values) != count:
         found = f"{len(values):,} values" if isinstance(values, list) else type(values).__name__
-        raise TokenizerError(f"metadata {key} holds {found}", expected=f"one number per token ({count:,})")
+        raise TokenizerError(f"{name} holds {found}", expected=f"one number per token ({count:,})")
     if not set(map(type, values)) <= {int, float, bool}:
-        raise TokenizerError(f"metadata {key} holds values that are not numbers")
+        raise TokenizerError(f"{name} holds values that are not numbers")
     return values
 
 

@@ -11,6 +11,7 @@ from aprnb.architecture.evidence.evidence import Evidence
 from aprnb.architecture.evidence.field_values import WITHOUT_EFFECT, checked, known_fields, renamed
 from aprnb.architecture.families import Family
 from aprnb.errors import ArchitectureError, CheckpointError, FileMissing, UnsupportedFamily, UsageProblem
+from aprnb.formats import Checkpoint
 from aprnb.formats.fields import FIELDS
 from aprnb.formats.json_files import read_object
 from aprnb.formats.metadata import same
@@ -40,6 +41,11 @@ def read_config(source: str | PathLike[str] | Mapping[str, Any]) -> tuple[Mappin
         raise FileMissing(f"no config at {path}", action="give the model's config.json with --config") from None
     except CheckpointError as error:
         raise UsageProblem(error.found, expected=error.expected, action="give the model's config.json") from None
+
+
+def config_name(checkpoint: Checkpoint) -> str:
+    """Where the config in the metadata is: an `.apr` has it under a key, a folder as a file."""
+    return "hf_config" if checkpoint.format == "apr" else "config.json"
 
 
 def from_config(config: Mapping[str, Any], name: str, given_by_user: bool, family: Family) -> Evidence:

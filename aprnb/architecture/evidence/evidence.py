@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,17 +55,21 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def from_metadata(checkpoint: Checkpoint, family: Family) -> tuple[Evidence, list[str]]:
+def from_metadata(checkpoint: Checkpoint, family: Family, said: Collection[str] = ()) -> tuple[Evidence, list[str]]:
     """The typed metadata, and a warning where it is ignored because its writer is known to guess.
 
-    Those of a GGUF file are its own keys, by which messages name them.
+    Those of a GGUF file are its own keys, by which messages name them. Those of a folder repeat its config.json: only
+    what that has under another spelling, and has not `said` before, counts.
     """
     metadata, says = checkpoint.metadata, {}
     keys = GgufKeys(checkpoint, family) if checkpoint.format == "gguf" else None
+    config = metadata.get("hf_config") if checkpoint.format in ("huggingface", "safetensors") else None
     for key, row in TYPED.items():
         hit = lookup(metadata, key)
-        if hit and row.name in family.fields:
+        if hit and row.name in family.fields and not (isinstance(config, Mapping) and row.name in said):
             where = keys.source_of(row) if keys else f"metadata {hit[0]}"
+            if isinstance(config, Mapping):
+                where = f"config.json {next((name for name in row.config if config.get(name) is not None), row.name)}"
             says[row.name] = (checked(row.name, hit[1], where), where)
     distrust = _why_guessed(metadata)
     if not distrust:

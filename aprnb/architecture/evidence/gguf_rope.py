@@ -25,7 +25,7 @@ def say_scaling(keys: GgufKeys, say: Say) -> None:
     if kind in ("linear", "yarn"):
         if factor is None:
             raise ArchitectureError(f"RoPE scaling {kind} without a factor", where=f"{below}{rope.FACTOR}")
-        say("rope_scaling", _scaling(keys, kind, factor), f"{below}rope.scaling")
+        say("rope_scaling", _scaling(keys, kind, factor), f"{below}{rope.TYPE}")
     elif kind is None and factor not in (None, 1.0):
         stated = rope.FACTOR if keys.number(rope.FACTOR) else LINEAR
         say("rope_scaling", {"rope_type": "linear", "factor": factor}, f"{below}{stated}")

@@ -50,7 +50,25 @@ _TOKENIZER = {
     "chat_template": "tokenizer.chat_template",
 }
 _NAMED_TEMPLATE = "tokenizer.chat_template."
+_OTHERS = {
+    **dict.fromkeys(("model_type", "architecture", "hf_architecture", "hf_model_type"), "general.architecture"),
+    "hf_tokenizer": HF_TOKENIZER,
+}
 _LISTS = ("tokenizer.vocabulary", "tokenizer.token_type", "tokenizer.scores", "tokenizer.merges")
+
+
+def key_name(metadata: Mapping[str, Any], key: str) -> str:
+    """How messages name a key of the metadata: a GGUF file has another one, which states it."""
+    if EVIDENCE not in metadata:
+        return f"metadata {key}"
+    return f"GGUF {_TOKENIZER.get(key) or _OTHERS.get(key) or key}"
+
+
+def template_name(metadata: Mapping[str, Any], name: str) -> str:
+    """The same of one of several chat templates."""
+    if EVIDENCE not in metadata:
+        return f"metadata chat_templates ({name})"
+    return f"GGUF {_NAMED_TEMPLATE}{name}"
 
 
 def apr_metadata(values: Values, tensors: Mapping[str, TensorEntry]) -> tuple[dict[str, Any], list[str]]:
