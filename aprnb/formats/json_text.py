@@ -13,9 +13,13 @@ from typing import Any
 from aprnb.errors import CheckpointError
 from aprnb.formats.json_bytes import has_half_a_pair
 from aprnb.formats.json_memory import MAX_VALUES, bound_memory
+from aprnb.printable import shown_name
 
 _CHUNK_BYTES = 1 << 20
 _BEYOND_ASCII = re.compile("[^\x00-\x7f]+")
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"(?P<colon>(?=\s*:))?|[-+.\w]+', re.DOTALL)
+"""Texts, of which a colon makes a key, and whatever else is one word: numbers, constants."""
+_A_NUMBER = "write a number or null in its place"
 _LARGEST = sys.float_info.max
 
 Read = Callable[[], bytes | bytearray]
@@ -48,7 +52,8 @@ def read_json(
         place = _byte_of(read(), error.pos) if wide else len(error.doc[: error.pos].encode())
         raise _unreadable(what, f"not JSON ({error.msg})", offset + place) from None
     except _BeyondJson as error:
-        raise _unreadable(what, f"not JSON ({error})", offset) from None
+        at, key = _place_of(read(), error.text)
+        raise _unreadable(what, f"not JSON ({error}){key}", offset + at, action=_A_NUMBER) from None
     except RecursionError:
         raise _unreadable(what, "nested too deeply", offset) from None
     except ValueError:  # Python's limit on integers, whose message names a function of Python
@@ -64,11 +69,26 @@ def read_json(
 
 
 class _BeyondJson(ValueError):
-    """A number that Python accepts and JSON does not."""
+    """A number that Python accepts and JSON does not, as `text` has it."""
+
+    def __init__(self, text: str, found: str) -> None:
+        self.text = text
+        super().__init__(found)
+
+
+def _place_of(raw: bytes | bytearray, number: str) -> tuple[int, str]:
+    """The byte at which `number` is outside of texts, and the key whose value it is or is in, for a message."""
+    key = b""
+    for found in _TOKENS.finditer(raw):
+        if found.group() == number.encode():
+            name = f", the value of {shown_name(key[1:-1].decode('utf-8', 'replace'))}" if key else ""
+            return found.start(), name
+        key = found.group() if found["colon"] is not None else key
+    return 0, ""
 
 
 def _reject(constant: str) -> Any:
-    raise _BeyondJson(f"{constant} is not a JSON number")
+    raise _BeyondJson(constant, f"{constant} is not a JSON number")
 
 
 def _finite(text: str) -> float:
@@ -76,11 +96,13 @@ def _finite(text: str) -> float:
     value = float(text)
     if -_LARGEST <= value <= _LARGEST:
         return value
-    raise _BeyondJson(f"{text[:20]} is too large for a floating-point number")
+    raise _BeyondJson(text, f"{text[:20]} is too large for a floating-point number")
 
 
-def _unreadable(what: str, reason: str, at: int, expected: str | None = None) -> CheckpointError:
-    return CheckpointError(f"{what} is {reason}", expected=expected, where=f"byte {at:,}")
+def _unreadable(
+    what: str, reason: str, at: int, expected: str | None = None, action: str | None = None
+) -> CheckpointError:
+    return CheckpointError(f"{what} is {reason}", expected=expected, where=f"byte {at:,}", action=action)
 
 
 def _chunks(raw: bytes | bytearray) -> Iterator[str]:

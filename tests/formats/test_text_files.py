@@ -151,3 +151,27 @@ def test_files_with_marks_that_were_joined_are_read(tmp_path):
     line = b"\xef\xbb\xbf" + json.dumps({"instruction": "a", "response": "b"}).encode() + b"\n"
     (tmp_path / "r.jsonl").write_bytes(line * 3)
     assert len(read_rows(tmp_path / "r.jsonl").rows) == 3
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+@pytest.mark.parametrize("before", ['{"é NaN": "NaN, \\" 1e999",', "{"], ids=["after texts that look like it", "first"])
+def test_a_number_that_json_does_not_have_is_named_with_its_key_and_byte(tmp_path, number, before):
+    """The byte is where the number begins in the file's bytes, counted here by searching behind its key."""
+    path = tmp_path / "config.json"
+    path.write_text(f'{before} "rms_norm_eps" : {number}, "x": [1, 2]}}', encoding="utf-8")
+    raw = path.read_bytes()
+    with pytest.raises(CheckpointError) as caught:
+        read_object(path)
+    error = caught.value
+    assert error.where == f"byte {raw.index(number.encode(), raw.index(b'rms_norm_eps')):,}"
+    assert number in error.found
+    assert error.found.endswith(", the value of rms_norm_eps")
+    assert error.action == "write a number or null in its place"
+
+
+def test_a_generation_config_that_is_not_read_names_the_key(pocket_qwen3, sources, tmp_path):
+    folder = folder_of(pocket_qwen3, sources / "qwen3", tmp_path / "hf")
+    (folder / "generation_config.json").write_text('{"eos_token_id": 2, "temperature": NaN}')
+    told = [text for text in aprnb.open(folder).warnings if text.startswith("generation_config.json is not read")]
+    assert len(told) == 1
+    assert "temperature" in told[0]
