@@ -23,7 +23,7 @@ from aprnb.formats.targets import require_known, require_replaceable, require_wr
 
 _SUFFIX = ".part"
 _NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
-_NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def require_place_of_file(path: Path, force: bool = False) -> None:
@@ -76,8 +76,7 @@ def staged(path: Path, force: bool = False) -> Iterator[Path]:
         except OSError as error:
             raise failed_to_write(path, error) from error
         except OutputError as error:
-            found = error.found.replace(str(temporary), str(path))
-            raise type(error)(found, expected=error.expected, action=error.action) from error
+            raise _renamed(error, temporary, path) from error
 
 
 @contextmanager
@@ -99,6 +98,14 @@ def atomic_folder(target: Path, force: bool = False, known: Collection[str] = ()
             sync(target.absolute().parent)
         except OSError as error:
             raise failed_to_write(target, error) from error
+        except OutputError as error:
+            raise _renamed(error, filling, target) from error
+
+
+def _renamed(error: OutputError, temporary: Path, path: Path) -> OutputError:
+    """The error with the name of what is written in place of the temporary one."""
+    found = error.found.replace(str(temporary), str(path))
+    return type(error)(found, expected=error.expected, action=error.action)
 
 
 def remove_folder(folder: Path, known: Collection[str], force: bool = True) -> None:
@@ -206,6 +213,11 @@ def write_json(path: Path, document: Mapping[str, Any], force: bool = False) -> 
 
 def failed_to_write(path: Path, error: OSError) -> OutputError:
     """The error for `path`, whatever the name of the temporary file."""
+    if error.errno == errno.EFBIG:
+        return NoSpace(
+            f"{path} exceeds the size that a file may have here", action="raise the limit (`ulimit -f`), or write to a "
+            "disk that takes files of this size",
+        )  # fmt: skip
     if error.errno in _NO_SPACE:
         return NoSpace(f"no space left to write {path}", action="free some space or write to another disk")
     action = "write into a folder that you may change" if error.errno in _NO_PERMISSION else None

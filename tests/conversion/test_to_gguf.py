@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import tempfile
 import tracemalloc
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 import aprnb
 from aprnb.conversion.gguf.tensors import permute
 from aprnb.conversion.gguf.to_gguf import write_gguf
+from aprnb.errors import OutputError
 from aprnb.formats import TensorSource, write_apr
 from aprnb.formats.dtypes import BF16
 from aprnb.model.build import build_model
@@ -255,3 +257,10 @@ def test_blocks_that_are_quantised_a_second_time_are_counted(real, tmp_path):
     assert any(said in warning for warning in aprnb.convert(int8, tmp_path / "b.gguf", dtype="q8").warnings)
     assert any(said in warning for warning in aprnb.convert(int8, tmp_path / "c.apr", dtype="q4").warnings)
     assert not any(said in warning for warning in aprnb.convert(int8, tmp_path / "d.apr").warnings)
+
+
+def test_a_folder_for_temporary_files_that_cannot_be_used_is_named(pocket_qwen3, tmp_path, monkeypatch):
+    """The check of the keys needs one; its name is none of the user's."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(OutputError, match="set TMPDIR to another one"):
+        aprnb.convert(pocket_qwen3, tmp_path / "x.gguf", dtype="f16")

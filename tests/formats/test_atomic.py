@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from aprnb.errors import AprnbError, FileMissing, OutputError, OutputExists
+from aprnb.errors import AprnbError, FileMissing, NoSpace, OutputError, OutputExists
 from aprnb.formats import atomic
 from aprnb.formats.atomic import atomic_file, atomic_folder, remove_folder, staged
 
@@ -548,3 +548,18 @@ def test_files_are_synced_before_they_take_their_name(tmp_path: Path, monkeypatc
     monkeypatch.setattr(atomic, "sync", sync)
     write_folder(target)
     assert synced == [("weights", False), ("new", False), (tmp_path.name, True)]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "no space left to write {}"), (errno.EFBIG, "{} exceeds the size that a file may have here")],
+)
+def test_a_file_of_a_folder_that_does_not_fit_is_named_where_it_was_to_be(
+    tmp_path: Path, number: int, said: str
+) -> None:
+    """And not in the hidden folder, which is gone when the message is read."""
+    target = tmp_path / "model"
+    with pytest.raises(NoSpace) as caught, atomic_folder(target) as new, atomic_file(new / "model.safetensors"):
+        raise OSError(number, os.strerror(number))
+    assert caught.value.found == said.format(target / "model.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -1,37 +1,31 @@
-"""Any checkpoint to GGUF: llama.cpp's names, shapes, row order and keys; what GGUF cannot express is an error.
-
-What was written about the architecture is read back from a skeleton before a weight is copied, so that a field which
-GGUF cannot express is an error and not a silent default.
-"""
+"""Any checkpoint to GGUF: llama.cpp's names, shapes, row order and keys; what GGUF cannot express is an error."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aprnb.architecture import Architecture, ContractReport, resolve
-from aprnb.architecture.evidence import rope
+from aprnb.architecture import ContractReport
 from aprnb.conversion.gguf.general import generation_values, identity_values
-from aprnb.conversion.gguf.header import architecture_values, differences, longrope_factor, rope_tensors, without_window
+from aprnb.conversion.gguf.header import architecture_values, differences, rope_tensors
+from aprnb.conversion.gguf.skeleton import require_expressed
 from aprnb.conversion.gguf.tensors import PlannedTensor, Wanted, plan_tensors
 from aprnb.conversion.gguf.types import FILE_TYPES
 from aprnb.conversion.gguf.types import MIXES as MIXES_BY_NAME
 from aprnb.conversion.plan import Prepared, TensorSize, Written, left_out_head, rounding_notes, tensor_size
 from aprnb.conversion.tensors import quantised_again
 from aprnb.dtype_names import MIXES, TARGETS
-from aprnb.errors import ArchitectureError, OutputError
-from aprnb.formats import Checkpoint, open_checkpoint
+from aprnb.errors import OutputError
+from aprnb.formats import Checkpoint
 from aprnb.formats.atomic import failed_to_write
 from aprnb.formats.contents import Progress
 from aprnb.formats.dtypes import BY_NAME, F32
 from aprnb.formats.gguf.provenance import requantized
 from aprnb.formats.gguf.values import GgufValue
-from aprnb.formats.gguf.writer import GgufTensor, gguf_front, write_gguf_file
+from aprnb.formats.gguf.writer import write_gguf_file
 from aprnb.formats.huggingface.tokenizer_json import REST
-from aprnb.formats.metadata import same
 from aprnb.printable import shown_name
 from aprnb.tokenizer.end_tokens import checkpoint_end_ids
 from aprnb.tokenizer.gguf.values import tokenizer_values
@@ -57,7 +51,7 @@ def write_gguf(
     """
     report.raise_for_violations()
     plans = plan_tensors(checkpoint, report, _wanted(dtype))
-    _require_expressed(report.architecture, plans)
+    require_expressed(report.architecture, [plan.tensor for plan in plans])
     notes = _notes(report, plans, _sizes(report, plans), dtype)
     written = _write(path, checkpoint, report, plans, dtype, force, progress)
     return Written(written.tensors, (*notes, *written.notes))
@@ -126,65 +120,6 @@ def _file_type(checkpoint: Checkpoint, plans: list[PlannedTensor], dtype: str | 
     return FILE_TYPES.get(commonest)
 
 
-def _require_expressed(architecture: Architecture, plans: list[PlannedTensor]) -> None:
-    """Reads the architecture back from a sparse file with its keys; raises for the fields that differ."""
-    header, tensors = architecture_values(architecture), [plan.tensor for plan in plans] + rope_tensors(architecture)
-    with tempfile.TemporaryDirectory() as folder:
-        skeleton = Path(folder) / "skeleton.gguf"
-        try:
-            _write_skeleton(skeleton, header, tensors)
-        except OSError as error:
-            raise failed_to_write(skeleton, error) from error
-        with open_checkpoint(skeleton) as checkpoint:
-            try:
-                found = resolve(checkpoint)
-            except ArchitectureError as error:
-                raise OutputError(f"GGUF cannot express this {architecture.model_type}: {error.found}") from error
-    meant = _comparable(architecture.fields())
-    read = _comparable(found.fields())
-    if architecture.family.gguf.slug == found.family.gguf.slug:  # a Mistral model is a llama in GGUF
-        read["model_type"] = architecture.model_type
-    lost = [name for name in meant if not same(read.get(name), meant[name])]
-    if lost:
-        values = "; ".join(f"{name} {meant[name]} (read back as {read.get(name)})" for name in lost)
-        raise OutputError(f"GGUF cannot express this {architecture.model_type}: {values}", action=without_window(lost))
-
-
-def _comparable(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields by what they compute.
-
-    Configs may repeat the earlier context length inside `rope_scaling`, give a share of the head where an integer
-    number of its elements is rotated, and state the usual attention factor or not.
-    """
-    found, key = dict(fields), "original_max_position_embeddings"
-    scaling = dict(fields.get("rope_scaling") or {})
-    if scaling and key in fields and scaling.get(key) == fields[key]:
-        del scaling[key]
-    if scaling.get("rope_type") == "longrope":
-        scaling["attention_factor"] = longrope_factor(fields)
-    if scaling.get("rope_type") == "yarn" and not scaling.get("mscale"):
-        scaling["attention_factor"] = scaling.get("attention_factor") or rope.yarn_attention_factor(scaling["factor"])
-    if scaling:
-        found["rope_scaling"] = scaling
-    if share := fields.get("partial_rotary_factor"):
-        found["partial_rotary_factor"] = int(fields["head_dim"] * share) / fields["head_dim"]
-    return found
-
-
-def _write_skeleton(path: Path, values: Mapping[str, GgufValue], tensors: list[GgufTensor]) -> None:
-    """The front and the RoPE factors of a GGUF file; weights are holes."""
-    front = gguf_front(values, tensors)
-    with path.open("wb") as file:
-        file.write(front)
-        offset = len(front)
-        for tensor in tensors:
-            if tensor.name.startswith("rope_"):
-                file.seek(offset)
-                file.writelines(tensor.parts())
-            offset += -(-tensor.size_bytes // 32) * 32
-        file.truncate(offset)
-
-
 def _notes(
     report: ContractReport, plans: list[PlannedTensor], sizes: Sequence[TensorSize], dtype: str | None
 ) -> tuple[str, ...]:
@@ -227,5 +162,5 @@ def prepare(checkpoint: Checkpoint, report: ContractReport, dtype: str | None) -
 
     left_out = left_out_head(checkpoint, report)
     notes = _notes(report, plans, sizes, named)
-    require = partial(_require_expressed, report.architecture, plans)
+    require = partial(require_expressed, report.architecture, [plan.tensor for plan in plans])
     return Prepared((*sizes, *left_out), notes, write, require)
