@@ -22,6 +22,7 @@ from aprnb.inspection.tables import (
     shares_by_layer,
     tensor_table,
 )
+from aprnb.tokenizer.end_tokens import end_notes
 from aprnb.units import bytes_text, count_text
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Report(Displayed):
         """Warnings about file, architecture and tokenizer, each once."""
         found = [*self.checkpoint.warnings, *(self.architecture.warnings if self.architecture else ())]
         found += [*self.tokenizer.get("warnings", ()), *_declared_quantization(self.checkpoint)]
+        if self.architecture:
+            found += end_notes(self.checkpoint.metadata, self.architecture.vocab_size)
         return tuple(dict.fromkeys(found))
 
     @property
@@ -149,9 +152,25 @@ class Report(Displayed):
         blocks.append(tensor_table(self.checkpoint, self.contract))
         if self.statistics:
             blocks += values_blocks(self.statistics)
-        tokenizer = tuple((name, str(value), "") for name, value in self.tokenizer.items() if name != "warnings")
-        blocks.append(Details("Tokenizer", (Fields(tokenizer),)))
+        blocks.append(Details("Tokenizer", (Fields(_tokenizer_rows(self.tokenizer)),)))
         return Document(self.checkpoint.path.name, _status(self), tuple(blocks))
+
+
+def _tokenizer_rows(tokenizer: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    """Name, value and source; a problem only where there is one."""
+    left_out = {"warnings", *(() if tokenizer.get("problem") else ("problem",))}
+    return tuple((name, *_words(value)) for name, value in tokenizer.items() if name not in left_out)
+
+
+def _words(value: Any) -> tuple[str, str]:
+    """A value of the tokenizer's description, and where it comes from."""
+    if not isinstance(value, Mapping):
+        return ("none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)), ""
+    if "id" in value:
+        return f"{value['token']} ({value['id']:,})", ""
+    characters = value.get("characters")
+    name = value.get("name") if "name" in value else None if characters is None else f"{characters:,} characters"
+    return str(name or "unknown"), str(value.get("source", ""))
 
 
 def _declared_quantization(checkpoint: Checkpoint) -> list[str]:

@@ -16,6 +16,7 @@ from aprnb.architecture.resolve import sidecar_config
 from aprnb.formats import Checkpoint
 from aprnb.formats.huggingface.folder_files import GENERATION, KEPT_FILES
 from aprnb.formats.source import is_file
+from aprnb.printable import first_names, short
 from aprnb.tokenizer.chat_template import Rendering, Request
 from aprnb.tokenizer.tokenizer_files import sidecar_object
 
@@ -36,6 +37,21 @@ def stated_end_ids(metadata: Mapping[str, Any], vocab_size: int) -> AbstractSet[
     named = [config.get("eos_token_id") for config in configs if isinstance(config, Mapping)]
     named += [metadata.get(key) for key in END_KEYS]
     return dict.fromkeys(number for value in named for number in _numbers(value, vocab_size)).keys()
+
+
+def end_notes(metadata: Mapping[str, Any], vocab_size: int) -> tuple[str, ...]:
+    """A warning for each of the configs that names end tokens which the model cannot produce: they are not used."""
+    notes = []
+    for key, name in ((GENERATION, GENERATION_FILE), ("hf_config", "config.json")):
+        config = metadata.get(key)
+        value = config.get("eos_token_id") if isinstance(config, Mapping) else None
+        each = value if isinstance(value, list) else [] if value is None else [value]
+        odd = [short(one) for one in each if not list(_numbers(one, vocab_size))]
+        if odd:
+            notes.append(
+                f"{name} eos_token_id has {first_names(odd, 5)}, no id of the {vocab_size:,} tokens: it is not used"
+            )
+    return tuple(notes)
 
 
 def checkpoint_end_ids(

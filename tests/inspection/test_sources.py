@@ -86,3 +86,35 @@ def test_a_spelling_that_only_the_typed_metadata_know_is_named_as_in_the_config(
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ArchitectureError, match=r"9 according to config\.json n_layer"):
         aprnb.check(folder)
+
+
+def test_the_tokenizer_is_described_in_words(pocket_qwen3):
+    """The end token of the pocket model has the id 2 in its metadata."""
+    report = aprnb.inspect(pocket_qwen3)
+    shown = str(report)
+    eos = report.tokenizer["eos"]
+    assert f"{eos['token']} ({eos['id']:,})" in shown
+    assert "{'" not in shown
+    assert "None" not in shown.partition("Tokenizer")[2]
+    assert not re.search(r"^ *problem ", shown, re.MULTILINE)
+
+
+def test_end_tokens_that_no_model_can_produce_are_named(pocket_qwen3, sources, tmp_path):
+    folder = folder_of(pocket_qwen3, sources / "qwen3", tmp_path / "hf")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 999999, "<|im_end|>"]}')
+    (warning,) = [text for text in aprnb.inspect(folder).warnings if "eos_token_id" in text]
+    assert warning.startswith("generation_config.json eos_token_id has 999999, '<|im_end|>', no id of the ")
+
+
+def test_two_tokens_of_one_id_are_both_named(pocket_qwen3, sources, tmp_path):
+    folder = folder_of(pocket_qwen3, sources / "qwen3", tmp_path / "hf")
+    parsed: dict[str, Any] = json.loads((folder / "tokenizer.json").read_text())
+    assert not [text for text in aprnb.inspect(folder).warnings if "gives the id" in text]
+    first = parsed["added_tokens"][0]
+    first["id"] = 5
+    other = next(text for text, number in parsed["model"]["vocab"].items() if number == 5)
+    assert other != first["content"]
+    (folder / "tokenizer.json").write_text(json.dumps(parsed))
+    (warning,) = [text for text in aprnb.inspect(folder).warnings if "gives the id" in text]
+    assert warning.startswith(f"tokenizer.json gives the id 5 to {other!r} and {first['content']!r}")
+    assert warning in aprnb.convert(folder, tmp_path / "x.apr").warnings

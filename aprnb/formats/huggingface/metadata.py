@@ -26,7 +26,7 @@ from aprnb.formats.huggingface.folder_files import (
 from aprnb.formats.huggingface.model_card import CARD, read_card
 from aprnb.formats.huggingface.slow_tokenizer import read_slow_tokenizer
 from aprnb.formats.huggingface.tokenizer_json import special_ids, tokenizer_metadata
-from aprnb.formats.huggingface.tokenizer_warnings import missing_tokens, other_flags
+from aprnb.formats.huggingface.tokenizer_warnings import double_ids, missing_tokens, other_flags
 from aprnb.formats.json_files import MAX_TOKENIZER_VALUES, read_object
 from aprnb.formats.json_memory import MAX_VALUES
 from aprnb.formats.sidecar_files import find_sidecar
@@ -105,7 +105,7 @@ def _tokenizer(folder: Path, config: Mapping[str, Any], kept: Mapping[str, Any],
             parsed = read_slow_tokenizer(folder, config, {**kept, TOKENIZER_CONFIG: named})
         else:
             parsed = read_object(path, most=MAX_TOKENIZER_VALUES)
-            warnings += other_flags(parsed, named) + missing_tokens(parsed, named)
+            warnings += other_flags(parsed, named) + missing_tokens(parsed, named) + double_ids(parsed)
         if parsed:
             found |= tokenizer_metadata(parsed, config, str(path or folder)) | special_ids(parsed, config, named)
     except CheckpointError as error:

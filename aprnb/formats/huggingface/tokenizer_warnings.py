@@ -25,6 +25,26 @@ def other_flags(parsed: Mapping[str, Any], settings: Mapping[str, Any]) -> list[
     return warnings
 
 
+def double_ids(parsed: Mapping[str, Any]) -> list[str]:
+    """A warning for each of the first added tokens that has the id of another token."""
+    model, added = parsed.get("model"), added_ids(parsed)
+    vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
+    numbers = {number for number in added.values() if type(number) is int}
+    owners: dict[int, str] = {}
+    found = []
+    own = ((text, number) for text, number in vocabulary.items() if type(number) is int and number in numbers) if (
+        isinstance(vocabulary, Mapping)) else ()  # fmt: skip
+    for text, number in (*own, *added.items()):
+        if type(number) is not int or added.get(text, number) != number:
+            continue  # an added token that is in the vocabulary too has the id that added_tokens gives
+        first = owners.setdefault(number, text)
+        if first != text:
+            found.append(f"{number:,} to {shown_name(first)!r} and {shown_name(text)!r}")
+    if not found:
+        return []
+    return [f"tokenizer.json gives the id {first_names(found, 5)}: only the last of each is kept in lists of tokens"]
+
+
 def missing_tokens(parsed: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """A warning for tokens that tokenizer_config.json or special_tokens_map.json names and tokenizer.json lacks."""
     model, decoder = parsed.get("model"), settings.get("added_tokens_decoder")
