@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from aprnb.commands import command_named
 from aprnb.errors import UsageProblem, closest
-from aprnb.option_values import read_value
+from aprnb.option_values import for_target, read_value
 from aprnb.options import GROUPS, Option, Surface
 
 
@@ -32,6 +32,8 @@ def parse(command: str, tokens: Sequence[object], *, prog: str, surface: Surface
             prog, objects.get(rest[0], rest[0]), [flag for option in options.values() for flag in option.flags]
         )
     given = {name: _restored(value, objects) for name, value in vars(known).items()}
+    if "target_dtype" in given:
+        given["target_dtype"] = for_target(given["target_dtype"], given.get("target"))
     return {name: read_value(options[name], value, prog) for name, value in given.items()}
 
 

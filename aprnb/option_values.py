@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from aprnb.dtype_names import SHORT_OF_STORED, short_dtype
+from aprnb.dtype_names import SHORT_OF_STORED, TARGETS, short_dtype
 from aprnb.errors import UsageProblem, closest
 from aprnb.options import Option
 
 _SEVERAL = (list, tuple, set, frozenset)
+_OF_LLAMA_CPP = {dtype.in_gguf.lower(): dtype.short for dtype in TARGETS if dtype.in_gguf}
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -36,6 +37,12 @@ def read_value(known: Option, value: Any, where: str | None = None) -> Any:
     if too_low or too_high:
         raise _invalid(known, value, _range_text(known), where)
     return found
+
+
+def for_target(dtype: Any, target: Any) -> Any:
+    """A `--dtype` in llama.cpp's spelling as ours, where both mean the same: for a GGUF target."""
+    spelled = dtype.lower() if isinstance(dtype, str) else ""
+    return _OF_LLAMA_CPP.get(spelled, dtype) if str(target).lower().endswith(".gguf") else dtype
 
 
 def _choice(known: Option, value: Any, where: str | None) -> str:

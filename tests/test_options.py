@@ -83,6 +83,19 @@ def test_a_file_s_own_name_of_a_dtype_is_an_error_that_names_the_one_to_give(sto
     assert "did you mean" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("spelled", "meant", "stored"), [("q8_0", "q8", "Q8_0"), ("Q4_0", "q4", "Q4_0")])
+def test_the_name_of_llama_cpp_is_taken_for_a_gguf_target(
+    spelled: str, meant: str, stored: str, pocket_qwen3: Path, tmp_path: Path
+) -> None:
+    """An `.apr` has no such blocks: there it stays an error that names the one to give."""
+    given = parse("convert", ["a.apr", "b.GGUF", "--dtype", spelled], prog="aprnb", surface="shell")
+    assert given["target_dtype"] == meant
+    plan = aprnb.plan_conversion(pocket_qwen3, tmp_path / "x.gguf", dtype=spelled)
+    assert stored in {row.written for row in plan.rows}
+    with pytest.raises(UsageProblem, match=f"did you mean {meant}"):
+        aprnb.convert(pocket_qwen3, tmp_path / "x.apr", dtype=spelled)
+
+
 def test_python_functions_take_a_dtype_of_torch_where_its_name_is_one_of_the_choices(
     pocket_qwen3: Path, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from aprnb.conversion.tensors import silent
 from aprnb.dtype_names import TorchDtype
 from aprnb.formats import Checkpoint
 from aprnb.formats.contents import Progress
-from aprnb.option_values import read_value
+from aprnb.option_values import for_target, read_value
 from aprnb.options import OPTIONS
 
 
@@ -43,8 +43,9 @@ def convert(
             folder of a PEFT LoRA adapter.
         target: `X.apr`, `X.gguf` or `X.safetensors`; any other name is a Hugging Face folder.
         dtype: "f32", "f16", "bf16", each also as a `torch.dtype`, or "q8", "q4", "q4_k", "q6_k"; for GGUF also the
-            mixes of `llama-quantize`: "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m". Unless given, tensors keep theirs where
-            the target supports it, and get the nearest that it has where not.
+            mixes of `llama-quantize`: "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", and its names of q8 and q4, "q8_0" and
+            "q4_0". Unless given, tensors keep theirs where the target supports it, and get the nearest that it has
+            where not.
         base: the checkpoint on which the adapter `source` was trained, in any format: `target` is then a LoRA adapter
             for llama.cpp, to be used with the base as GGUF.
         other_base: also convert an adapter that records another base than this one.
@@ -138,7 +139,7 @@ def _request(
     config: str | os.PathLike[str] | Mapping[str, Any] | None,
     overrides: Mapping[str, Any] | None,
 ) -> Request:
-    wanted = None if dtype is None else read_value(OPTIONS["target_dtype"], dtype)
+    wanted = None if dtype is None else read_value(OPTIONS["target_dtype"], for_target(dtype, target))
     return Request(source, Path(target), wanted, base, other_base, modelfile, config, overrides)
 
 
