@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from aprnb.errors import UsageProblem, closest
+from aprnb.errors import Interrupted, UsageProblem, closest
 from aprnb.options import GROUPS, OPTIONS, Option
 from aprnb.phases import IMPORTING, OnPhase
-from aprnb.views import Answer, View
+from aprnb.views import Answer, PhaseView, View
 
 if TYPE_CHECKING:
     from aprnb.model.answer import Generation
@@ -151,11 +151,11 @@ def _merge(given: dict[str, Any], view: View) -> Answer:
     base, adapter, output = (given.pop(name) for name in ("checkpoint", "adapter", "output"))
     require_merge_places(base, adapter, output, given.get("force", False))
 
-    def work(on_phase: OnPhase) -> Answer:
-        on_phase(IMPORTING)
+    def work(shown: PhaseView) -> Answer:
+        shown(IMPORTING)
         from aprnb.tuning.results.merge import merge
 
-        return merge(base, adapter, output, on_phase=on_phase, **given)
+        return merge(base, adapter, output, on_phase=shown, on_plan=shown.plan, **given)
 
     return view.phases(work)
 
@@ -176,7 +176,10 @@ def _generate(given: dict[str, Any], view: View) -> Answer:
     def work(on_text: Callable[[str], object], on_phase: OnPhase) -> Generation:
         return generate_file(path, prompts[0], sampling, dtype=dtype, on_text=on_text, on_phase=on_phase, **given)
 
-    return view.generation(work)
+    try:
+        return view.generation(work)
+    except KeyboardInterrupt:  # from the first token on, the answer so far is returned
+        raise Interrupted("stopped before the answer began", action="ask again") from None
 
 
 def _options(*names: str) -> tuple[Option, ...]:

@@ -61,7 +61,7 @@ class TerminalView:
 
         return to_text(self._run.after_plan()) if self._run is answer and self._run is not None else str(answer)
 
-    def phases(self, work: Callable[[OnPhase], T]) -> T:
+    def phases(self, work: Callable[[PhaseLine], T]) -> T:
         line = PhaseLine()
         try:
             return work(line)
@@ -97,6 +97,11 @@ class PhaseLine:
         elif phase.name != self._begun:
             print(phase, file=self._terminal, flush=True)
         self._begun = phase.name
+
+    def plan(self, plan: ConversionPlan) -> None:
+        """Prints what will be written."""
+        self.clear()
+        _print_plan(plan, self._terminal)
 
     def clear(self) -> None:
         """Erases the line on a terminal."""
@@ -141,14 +146,18 @@ class Bar:
 
     def plan(self, plan: ConversionPlan) -> None:
         """Prints what will be written."""
-        from aprnb.display.text import to_text
-
-        print(f"{to_text(plan.announcement())}\n", file=self._terminal, flush=True)
+        _print_plan(plan, self._terminal)
 
     def clear(self) -> None:
         if self._shown:
             self._terminal.clear_line()
             self._terminal.flush()
+
+
+def _print_plan(plan: ConversionPlan, terminal: Terminal) -> None:
+    from aprnb.display.text import to_text
+
+    print(f"{to_text(plan.announcement())}\n", file=terminal, flush=True)
 
 
 class Progress:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 if TYPE_CHECKING:
     from aprnb.conversion import ConversionPlan, Converted
     from aprnb.model.answer import Generation
-    from aprnb.phases import OnPhase
+    from aprnb.phases import OnPhase, Phase
     from aprnb.tuning.results.run import Run
     from aprnb.tuning.training.events import Listener
 
@@ -40,6 +40,16 @@ class ConversionView(Protocol):
         ...
 
 
+class PhaseView(Protocol):
+    """Shows phases: call it with each; and what will be written, once."""
+
+    def __call__(self, phase: Phase) -> object: ...
+
+    def plan(self, plan: ConversionPlan) -> None:
+        """Shows what will be written; called before the first byte."""
+        ...
+
+
 class View(Protocol):
     """How a surface shows the progress of long work; each method calls `work` and returns its result.
 
@@ -60,6 +70,6 @@ class View(Protocol):
         """`work` takes two functions: one is called with each part of the text, one with each phase."""
         ...
 
-    def phases(self, work: Callable[[OnPhase], ResultT]) -> ResultT:
-        """`work` takes a function, which is called with each phase."""
+    def phases(self, work: Callable[[PhaseView], ResultT]) -> ResultT:
+        """`work` takes a function, which is called with each phase, and which shows a plan."""
         ...

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import aprnb
+from aprnb import cli
 from aprnb_tests.rewrite import with_metadata
 
 ASKED = "What is the opposite of hot?"
@@ -137,3 +138,16 @@ def test_an_interrupt_keeps_the_text_and_exits_with_130(
     assert first
     assert rest.endswith("\n")
     assert re.match(r"\d+ tokens?, interrupted", errors.splitlines()[-1])
+
+
+def test_an_interrupt_before_the_answer_speaks_of_no_files(
+    pocket_qwen3: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C is raised wherever the program is; here while the file's contract is checked."""
+
+    def pressed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aprnb.model.generate_file.check_contract", pressed)
+    assert cli.main(["generate", str(pocket_qwen3), ASKED]) == 130
+    assert capsys.readouterr().err.endswith("Interrupted: stopped before the answer began\n→ ask again\n")

@@ -31,7 +31,7 @@ from aprnb.conversion.tensors import (
     weight_parts,
 )  # fmt: skip
 from aprnb.errors import OutputError
-from aprnb.formats import Checkpoint, TensorSource, write_apr
+from aprnb.formats import Checkpoint, TensorSource, open_checkpoint, write_apr
 from aprnb.formats.atomic import staged
 from aprnb.formats.codecs import encode
 from aprnb.formats.codecs.arrays import Floats
@@ -98,7 +98,7 @@ def write_apr_model(
     unless `force`, ContractError or OutputError for values that cannot be written; then nothing is left at `path`.
     """
     changed: set[str] = set()
-    tensors = _model_tensors(checkpoint, report, dtype_of, replace, changed)
+    tensors = model_tensors(checkpoint, report, dtype_of, replace, changed)
     metadata = model_metadata(checkpoint, report, path.stem, _shapes(tensors), tokenizer)
     counted = [dataclasses.replace(tensor, parts=partial(_counted, tensor.parts, on_tensor)) for tensor in tensors]
     _write(path, metadata, counted, report, force, silent, lambda written: verify(written, frozenset(changed)))
@@ -124,7 +124,8 @@ def _write(
     count = Counter(sum(tensor.size_bytes for tensor in tensors), progress)
     with staged(path, force) as temporary:
         write_apr(temporary, metadata, [_source(tensor, count) for tensor in tensors], force=True)
-        _require_same_model(check(temporary).raise_for_violations().architecture, report.architecture)
+        with open_checkpoint(temporary) as written:
+            _require_same_model(check(written).raise_for_violations().architecture, report.architecture)
         verify(temporary)
 
 
@@ -192,7 +193,7 @@ def _tied_head(checkpoint: Checkpoint, report: ContractReport) -> list[ModelTens
     return [ModelTensor(HEAD_NAME, stored, sum(e.size_bytes for e in copies), F32, shape, 0, False, lambda: ())]
 
 
-def _model_tensors(
+def model_tensors(
     checkpoint: Checkpoint,
     report: ContractReport,
     dtype_of: DtypeOf,

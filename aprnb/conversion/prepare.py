@@ -19,6 +19,7 @@ from aprnb.errors import FileMissing, UsageProblem
 from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.formats.contents import Progress
 from aprnb.formats.huggingface.unread_files import unread_files
+from aprnb.formats.targets import require_name
 
 Prepare = Callable[[Checkpoint, ContractReport, "str | None"], Prepared]
 _SMALLER = {
@@ -55,6 +56,7 @@ class Ready:
 @contextmanager
 def planned(request: Request) -> Iterator[Ready]:
     """Everything up to the plan, of a target that may exist. The source is closed at the end unless given open."""
+    require_name(request.target)
     with _opened(request) as (checkpoint, kind, adapter):
         yield _ready(request, checkpoint, kind, adapter)
 

@@ -6,8 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aprnb.architecture import ContractReport
-from aprnb.conversion.apr_model import ModelTensor, stored_tensors, write_stored
-from aprnb.conversion.plan import TIED, Prepared, TensorSize, Written, rounding_notes, tensor_size
+from aprnb.conversion.apr_model import DtypeOf, ModelTensor, model_tensors, stored_tensors, write_stored
+from aprnb.conversion.plan import (
+    TIED,
+    ConversionPlan,
+    Prepared,
+    TensorSize,
+    Written,
+    rounding_notes,
+    size_rows,
+    tensor_size,
+)
 from aprnb.conversion.tensors import TARGET_DTYPES, quantised_again, target_dtype
 from aprnb.dtype_names import MIXES
 from aprnb.errors import UsageProblem
@@ -43,6 +52,12 @@ def prepare(checkpoint: Checkpoint, report: ContractReport, dtype: str | None) -
     rounded = rounding_notes(sizes) if wanted is None else ()
     again = quantised_again(sum(tensor.again for tensor in tensors), len(tensors))
     return Prepared(sizes, (*_notes(tensors, wanted), *rounded, *again, *_tokenizer_notes(checkpoint, report)), write)
+
+
+def merge_plan(checkpoint: Checkpoint, report: ContractReport, output: Path, dtype_of: DtypeOf) -> ConversionPlan:
+    """What a merge will write: the model's weights, whatever their new values."""
+    sizes = (_size(report, tensor) for tensor in model_tensors(checkpoint, report, dtype_of, {}, set()))
+    return ConversionPlan(checkpoint.path, output, "apr", size_rows(sizes))
 
 
 def _tokenizer_notes(checkpoint: Checkpoint, report: ContractReport) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from aprnb.architecture import check_contract, resolve
@@ -38,20 +37,21 @@ def generate_file(
 
     `on_phase` is called before and during work that takes time.
     """
-    checkpoint = open_checkpoint(path)
-    report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
-    report.raise_for_violations()
-    architecture = report.architecture
-    choice = choose_tokenizer(checkpoint, architecture, chat_template)
-    tokenizer = choice.checkpoint_tokenizer
-    asked = read_prompt(tokenizer, prompt, raw=raw, system=system, stop=stop)
-    ends = checkpoint_end_ids(checkpoint, architecture.vocab_size, config)
-    asked = fit_prompt(asked, architecture.max_position_embeddings, max_new_tokens, ends)
-    on_phase(IMPORTING)
-    from aprnb.model.build import build_model
-    from aprnb.model.device import place
-    from aprnb.model.generation import run_prompt
+    with open_checkpoint(path) as checkpoint:
+        report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
+        report.raise_for_violations()
+        architecture = report.architecture
+        choice = choose_tokenizer(checkpoint, architecture, chat_template)
+        tokenizer = choice.checkpoint_tokenizer
+        asked = read_prompt(tokenizer, prompt, raw=raw, system=system, stop=stop)
+        ends = checkpoint_end_ids(checkpoint, architecture.vocab_size, config)
+        asked = fit_prompt(asked, architecture.max_position_embeddings, max_new_tokens, ends)
+        on_phase(IMPORTING)
+        from aprnb.model.build import build_model
+        from aprnb.model.device import place
+        from aprnb.model.generation import run_prompt
 
-    model = build_model(checkpoint, report, place(device, dtype), on_phase)
-    answer = run_prompt(model, tokenizer, asked, sampling, on_text, on_phase)
-    return replace(answer, notices=(*architecture.left_out, *choice.warnings, *answer.notices))
+        model = build_model(checkpoint, report, place(device, dtype), on_phase)
+    return run_prompt(
+        model, tokenizer, asked, sampling, on_text, on_phase, (*architecture.left_out, *choice.warnings)
+    )  # fmt: skip

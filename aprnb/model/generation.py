@@ -101,8 +101,12 @@ def run_prompt(
     sampling: Sampling,
     on_text: Callable[[str], object],
     on_phase: OnPhase = silent,
+    notices: tuple[str, ...] = (),
 ) -> Generation:
-    """The answer to a prepared prompt, passed to `on_text` part by part; `tokenizer` only decodes."""
+    """The answer to a prepared prompt, passed to `on_text` part by part; `tokenizer` only decodes.
+
+    `notices` are facts about the file for the result.
+    """
     on_phase(Phase(f"reading the prompt, {len(prompt.ids):,} tokens"))
     answer = AnswerText(prompt, _decoder(tokenizer), on_text)
     began_s = time.perf_counter()
@@ -124,7 +128,7 @@ def run_prompt(
         stop_text=answer.stop_text if answer.reason != "eos" else tokenizer.convert_ids_to_tokens(answer.stop_id),
         prompt_tokens=len(prompt.ids),
         seed=sampling.seed,
-        notices=(notice,) if notice else (),
+        notices=(*notices, *((notice,) if notice else ())),
         first_token_s=watch.first_s and watch.first_s - began_s,
         seconds=time.perf_counter() - began_s,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -66,13 +67,13 @@ def load(
         >>> aprnb.generate(model, tokenizer, "Spell cow.").text
         'c o w'
     """
-    checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
-    report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
-    report.raise_for_violations()
-    for text in report.architecture.left_out:
-        warnings.warn(text, stacklevel=2)
-    tokenizer = choose_tokenizer(checkpoint, report.architecture, chat_template).tokenizer
-    model = build_model(checkpoint, report, place(device, dtype, quantize), on_phase or silent)
-    ends = checkpoint_end_ids(checkpoint, report.architecture.vocab_size, config)
+    with nullcontext(path) if isinstance(path, Checkpoint) else open_checkpoint(path) as checkpoint:
+        report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
+        report.raise_for_violations()
+        for text in report.architecture.left_out:
+            warnings.warn(text, stacklevel=2)
+        tokenizer = choose_tokenizer(checkpoint, report.architecture, chat_template).tokenizer
+        model = build_model(checkpoint, report, place(device, dtype, quantize), on_phase or silent)
+        ends = checkpoint_end_ids(checkpoint, report.architecture.vocab_size, config)
     model.generation_config.eos_token_id = sorted(ends) or None
     return model, tokenizer

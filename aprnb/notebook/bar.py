@@ -45,9 +45,19 @@ class Transient:
 class PhaseLine(Transient):
     """Call it with each phase; shows nothing without a front end."""
 
+    def __init__(self, screen: Screen) -> None:
+        super().__init__(screen)
+        self._plan: tuple[str, str] = ("", "")
+
+    def plan(self, plan: ConversionPlan) -> None:
+        """Shows what will be written, above the phase."""
+        self._plan = (f"{plan}\n", plan.to_html())
+
     def __call__(self, phase: Phase) -> None:
         if self._live:
-            self._show({"text/plain": str(phase), "text/html": f'<div role="status">{escaped(str(phase))}</div>'})
+            text, html = self._plan
+            shown = f'{html}<div role="status">{escaped(str(phase))}</div>'
+            self._show({"text/plain": f"{text}{phase}", "text/html": shown})
 
 
 class Bar(Transient):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aprnb.commands import COMMANDS
 from aprnb.errors import CheckpointError, Interrupted, UsageProblem, out_of_memory_in
 from aprnb.notebook.arguments import expand, join_continued, split
-from aprnb.views import ConversionView, ConvertedT, GenerationT, ResultT, RunT, TrainingKind
+from aprnb.views import ConversionView, ConvertedT, GenerationT, PhaseView, ResultT, RunT, TrainingKind
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -107,7 +107,7 @@ class Session:
                 panel.finish(run)
         return run
 
-    def phases(self, work: Callable[[OnPhase], ResultT]) -> ResultT:
+    def phases(self, work: Callable[[PhaseView], ResultT]) -> ResultT:
         from aprnb.notebook.bar import PhaseLine
 
         with PhaseLine(self.screen) as line:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +17,8 @@ from adapters.test_targets import QUERIES, written
 from safetensors.numpy import load_file, save_file
 
 import aprnb
-from aprnb.errors import AprnbError, FileMissing, GateError, UsageProblem
+from aprnb.cli import main
+from aprnb.errors import AprnbError, FileMissing, GateError, OutputError, UsageProblem
 
 WITHOUT_TORCH = """
 import sys
@@ -94,3 +99,47 @@ def test_a_number_as_text_is_shown_in_quotes(pocket_qwen3, adapter, tmp_path):
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": "8"}))
     with pytest.raises(UsageProblem, match="has lora_alpha '8'; expected a finite number"):
         aprnb.merge(pocket_qwen3, adapter, tmp_path / "out.apr")
+
+
+def test_the_plan_of_a_merge_states_the_bytes_that_are_written(pocket_qwen3, adapter, tmp_path):
+    seen: list[tuple[Any, list[Path]]] = []
+    merged = aprnb.merge(
+        pocket_qwen3, adapter, tmp_path / "out.apr", output_dtype="f16",
+        on_plan=lambda plan: seen.append((plan, list(tmp_path.glob("out.apr")))),
+    )  # fmt: skip
+    ((plan, there),) = seen
+    assert there == []
+    with aprnb.open(merged.path) as written, aprnb.open(pocket_qwen3) as base:
+        assert plan.size_bytes == sum(entry.size_bytes for entry in written.tensors.values())
+        assert plan.source_bytes == sum(entry.size_bytes for entry in base.tensors.values())
+        matrices = sum(entry.dtype.name == "F16" for entry in written.tensors.values())
+    assert sum(row.tensors for row in plan.rows if row.written == "F16") == matrices > 10
+
+
+def test_the_command_shows_the_plan_before_the_result(pocket_qwen3, adapter, tmp_path, capsys):
+    assert main(["merge", str(pocket_qwen3), str(adapter), "--output", str(tmp_path / "out.apr")]) == 0
+    said = capsys.readouterr()
+    assert "Plan of out.apr" in said.err
+    assert "What becomes what" in said.err
+    assert said.err.index("Plan of out.apr") < said.err.index("writing the model")
+    assert said.out.startswith(f"{tmp_path / 'out.apr'}: ")
+
+
+def test_a_merge_that_does_not_fit_on_the_disk_is_an_error_before_it_is_written(
+    pocket_qwen3, adapter, tmp_path, monkeypatch
+):
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(OutputError, match=r"out.apr needs .* of disk space, and .*1,000 bytes\) are free"):
+        aprnb.merge(pocket_qwen3, adapter, tmp_path / "out.apr")
+
+
+def test_a_merge_and_a_conversion_close_the_files_that_they_open(pocket_qwen3, adapter, tmp_path):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        aprnb.merge(pocket_qwen3, adapter, tmp_path / "out.apr")
+        for name in ("x.apr", "x.gguf", "x.safetensors", "x"):
+            aprnb.convert(tmp_path / "out.apr", tmp_path / name)
+        aprnb.load(tmp_path / "x.apr", device="cpu")
+        gc.collect()
+    assert [str(one.message) for one in told if one.category is ResourceWarning] == []

@@ -14,6 +14,7 @@ import pytest
 
 import aprnb
 from aprnb.conversion.gguf.header import architecture_values
+from aprnb.errors import FileMissing
 from aprnb.formats import TensorSource, write_apr
 from aprnb.formats.codecs import decode
 from aprnb.formats.dtypes import BY_NAME
@@ -164,6 +165,12 @@ def test_the_plan_states_the_bytes_that_are_written(q8_0, tmp_path, target, dtyp
     with aprnb.open(converted.path) as after, aprnb.open(q8_0) as before:
         assert plan.size_bytes == sum(entry.size_bytes for entry in after.tensors.values())
         assert plan.source_bytes == sum(entry.size_bytes for entry in before.tensors.values())
+
+
+def test_a_plan_into_a_folder_that_is_missing_fails_as_the_conversion_would(q8_0, tmp_path):
+    for work in (aprnb.plan_conversion, aprnb.convert):
+        with pytest.raises(FileMissing, match="no folder .*missing"):
+            work(q8_0, tmp_path / "missing" / "x.gguf")
 
 
 def test_the_plan_comes_before_the_first_byte(q8_0, tmp_path):

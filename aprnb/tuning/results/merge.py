@@ -24,7 +24,9 @@ from aprnb.architecture.experts import from_module
 from aprnb.architecture.weights import read_weight
 from aprnb.conversion.apr_model import Replace, write_apr_model
 from aprnb.conversion.merge_places import require_merge_places
+from aprnb.conversion.plan import ConversionPlan, require_space
 from aprnb.conversion.target import require_apart
+from aprnb.conversion.to_apr import merge_plan
 from aprnb.errors import GateError, out_of_memory_in
 from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.formats.codecs.arrays import Floats
@@ -57,6 +59,7 @@ def merge(
     other_base: bool = False,
     verify: Verify | None = None,
     on_phase: OnPhase | None = None,
+    on_plan: Callable[[ConversionPlan], object] | None = None,
 ) -> Merged:
     """Merge a PEFT LoRA adapter into its base and write the result as one `.apr` model.
 
@@ -78,6 +81,7 @@ def merge(
         other_base: also merge an adapter that records another base than this one.
         verify: called with the temporary file before it is renamed; raises to reject it.
         on_phase: called about twice a second with a `Phase`, what is done now: "writing the model 40/291".
+        on_plan: called with a `ConversionPlan` before a byte is written: the size, and which types become which.
 
     Returns:
         The `Merged` with path, number of tensors, how many differ from the base's, and warnings.
@@ -114,6 +118,11 @@ def merge(
             )
         recorded = expected_base(Path(adapter), report, other_base)
         choice = choose_tokenizer(checkpoint, report.architecture, chat_template)
+        plan = merge_plan(checkpoint, report, Path(output), partial(_dtype_of, wanted))
+        if on_plan:
+            on_plan(plan)
+        if verify is None:  # a run says itself what is left to do on a full disk
+            require_space(plan)
         checkpoint.keep_hashes()
 
         def verified(path: Path) -> MergeCheck | None:
@@ -167,18 +176,18 @@ def _write(
     def verified(path: Path, changed: frozenset[str]) -> None:
         if not changed:
             raise _unchanged(
-                {dtype_of(name, checkpoint.tensors[report.weights[name]].dtype, (1, 1)) for name in replace}
+                {
+                    _dtype_of(output_dtype, name, checkpoint.tensors[report.weights[name]].dtype, (1, 1))
+                    for name in replace
+                }
             )
         compared.append((len(changed), verify(path)))
-
-    def dtype_of(_: str, stored: DType, shape: tuple[int, ...]) -> DType:
-        return written_dtype(stored, len(shape), output_dtype)
 
     tensors = write_apr_model(
         output,
         checkpoint,
         report,
-        dtype_of,
+        partial(_dtype_of, output_dtype),
         replace=replace,
         tokenizer=tokenizer,
         force=force,
@@ -187,6 +196,10 @@ def _write(
     )
     ((changed, found),) = compared
     return Merged(output, len(tensors), changed, found)
+
+
+def _dtype_of(output_dtype: str | None, _: str, stored: DType, shape: tuple[int, ...]) -> DType:
+    return written_dtype(stored, len(shape), output_dtype)
 
 
 def _unchanged(dtypes: Collection[DType]) -> GateError:
