@@ -356,6 +356,12 @@ def an_adapter_without_its_base(place: Place) -> Situation:
     return lambda: aprnb.convert(source, place.folder / "out.gguf"), [lambda: merged(place)]
 
 
+@advises("the base comes first: `aprnb merge {} {} --output {}`")
+def an_adapter_and_its_base_swapped(place: Place) -> Situation:
+    source = adapter(place)
+    return lambda: aprnb.merge(source, place.base, place.folder / "out.apr"), [lambda: merged(place)]
+
+
 @advises("merge it instead: `aprnb merge BASE ADAPTER --output X.apr`, then `aprnb convert X.apr X.gguf`")
 def an_adapter_that_gguf_cannot_express(place: Place) -> Situation:
     source = adapter(place, use_dora=True)
@@ -522,7 +528,7 @@ ELSEWHERE = {
     "no state was saved: start again with --force": "tuning/test_run.py",
     "every step is done and saved: run it again with --resume, or also --adapter-only": "tuning/test_out_of_memory.py",
     "every step is done and saved: run it again with --resume when more memory is free": "tuning/test_out_of_memory.py",
-    "every step is done and saved: free some space, then run it again with --resume": "tuning/test_disk.py",
+    "every step is done and saved: {}, then run it again with --resume": "tuning/test_disk.py",
     "free some space, then run it again with --resume auto": "tuning/test_disk.py",
     "use it with its base in llama.cpp: `llama-cli -m BASE.gguf --lora {}`": "conversion/test_adapter_to_gguf.py",
 }

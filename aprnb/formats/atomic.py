@@ -215,9 +215,9 @@ def failed_to_write(path: Path, error: OSError) -> OutputError:
     """The error for `path`, whatever the name of the temporary file."""
     if error.errno == errno.EFBIG:
         return NoSpace(
-            f"{path} exceeds the size that a file may have here", action="raise the limit (`ulimit -f`), or write to a "
-            "disk that takes files of this size",
-        )  # fmt: skip
+            f"the size of a file is limited here: no space left to write {path}",
+            action="raise the limit (`ulimit -f`), or write to a disk that takes files of this size",
+        )
     if error.errno in _NO_SPACE:
         return NoSpace(f"no space left to write {path}", action="free some space or write to another disk")
     action = "write into a folder that you may change" if error.errno in _NO_PERMISSION else None

@@ -98,8 +98,11 @@ def test_a_file_that_may_not_be_so_large_is_one_error_and_leaves_nothing(pocket_
     run = subprocess.run(
         [sys.executable, "-c", code, str(pocket_qwen3), str(tmp_path / target)], capture_output=True, text=True
     )
-    said = f"NoSpace {tmp_path / target} exceeds the size that a file may have here\n→ raise the limit (`ulimit -f`)"
-    parts = {"folder": f"NoSpace {tmp_path / target / 'model.safetensors'}", "x.gguf": "NoSpace the GGUF file"}
-    start = parts.get(target, f"NoSpace {tmp_path / target}") + said.partition(target)[2]
+    named = {"folder": tmp_path / target / "model.safetensors", "x.gguf": "the GGUF file"}.get(
+        target, tmp_path / target
+    )
+    start = (
+        f"NoSpace the size of a file is limited here: no space left to write {named}\n→ raise the limit (`ulimit -f`)"
+    )
     assert run.stdout.startswith(start), run.stdout + run.stderr[-1500:]
     assert list(tmp_path.iterdir()) == []

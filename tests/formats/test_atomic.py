@@ -552,7 +552,10 @@ def test_files_are_synced_before_they_take_their_name(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize(
     ("number", "said"),
-    [(errno.ENOSPC, "no space left to write {}"), (errno.EFBIG, "{} exceeds the size that a file may have here")],
+    [
+        (errno.ENOSPC, "no space left to write {}"),
+        (errno.EFBIG, "the size of a file is limited here: no space left to write {}"),
+    ],
 )
 def test_a_file_of_a_folder_that_does_not_fit_is_named_where_it_was_to_be(
     tmp_path: Path, number: int, said: str

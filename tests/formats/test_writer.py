@@ -83,7 +83,9 @@ def test_no_space_left_is_reported_and_leaves_no_file(tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "x.apr")], capture_output=True, text=True, check=True
     )
-    assert run.stdout.startswith(f"NoSpace {tmp_path / 'x.apr'} exceeds the size that a file may have here")
+    assert run.stdout.startswith(
+        f"NoSpace the size of a file is limited here: no space left to write {tmp_path / 'x.apr'}\n→ raise the limit"
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -64,6 +64,8 @@ def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
 class Disk(Protocol):
     folder: Path
+    advice: str
+    """How the error's advice begins."""
 
     def fill(self) -> None: ...
 
@@ -72,6 +74,8 @@ class Disk(Protocol):
 
 class SmallDisk:
     """A file system of 8 MiB, to be filled to its last byte."""
+
+    advice = "free some space"
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._ballast = folder, folder / "ballast"
@@ -91,6 +95,8 @@ class SmallDisk:
 
 class LimitedFiles:
     """Files of at most 32 KiB, which is what the system does at a quota: a state is larger, the log is smaller."""
+
+    advice = "raise the limit"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -172,7 +178,7 @@ def test_a_disk_that_is_full_after_the_last_save_loses_no_step(
         if isinstance(event, Saved) and event.step == STEPS:
             disk.fill()
 
-    with pytest.raises(NoSpace, match=r"to write \S*x\.adapter\n→ every step is done and saved: free some space"):
+    with pytest.raises(NoSpace, match=rf"to write \S*x\.adapter\n→ every step is done and saved: {disk.advice}"):
         tune(pocket_qwen3, disk.folder, listen)
     disk.clear()
     steps: list[Any] = []

@@ -63,5 +63,5 @@ def room_for_results(recipe: SettledRecipe) -> Iterator[None]:
     except OutOfMemory as error:
         raise OutOfMemory(error.found, action=action) from None
     except NoSpace as error:
-        action = "every step is done and saved: free some space, then run it again with --resume"
+        action = f"every step is done and saved: {error.action}, then run it again with --resume"
         raise NoSpace(error.found, action=action) from error
