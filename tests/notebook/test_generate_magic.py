@@ -119,7 +119,7 @@ def test_an_interrupt_before_the_first_text_is_an_error_of_two_lines(shell, pock
         raise KeyboardInterrupt
 
     monkeypatch.setattr("aprnb.model.build.build_model", interrupted)
-    with pytest.raises(Interrupted, match="stopped\n→ no incomplete file is left"):
+    with pytest.raises(Interrupted, match="stopped before the answer began\n→ ask again$"):
         run(shell, f"%apr_generate {pocket_qwen3} hi")
 
 
