@@ -211,7 +211,7 @@ def _(folder: Path) -> bytes:
     return g.whole([gguf_list("k", g.STRING, [""] * 560_000)])
 
 
-@attack("130,000 tokens and merges in GGUF arrays", None, "merges +130000", name="x.gguf")
+@attack("130,000 tokens and merges in GGUF arrays", None, "merges +130,000", name="x.gguf")
 def _(folder: Path) -> bytes:
     found = byte_level(130_000, 130_000)
     lists = [gguf_list(f"tokenizer.ggml.{key}", g.STRING, found[f"tokenizer.{old}"])
