@@ -133,10 +133,15 @@ class Front:
         """A list of strings, after its count."""
         count = self.count(f"the element count of {key}", 4 if self.version == 1 else 8)
         found: list[str] = []
+        most = _TOGETHER
         while len(found) < count:
-            together = min(count - len(found), _TOGETHER)
-            short = self._short_texts(together, key) if self.version > 1 and together > _SHORT_LIST else None
-            texts = self._walked(together, key, len(found)) if short is None else short
+            together = min(count - len(found), most)
+            is_long = self.version > 1 and together > _SHORT_LIST
+            texts = self._short_texts(together, key) if is_long else self._walked(together, key, len(found))
+            if texts is None:  # one odd string is enough: it is looked for in smaller parts
+                most = together // 8
+                continue
+            most = min(_TOGETHER, 2 * most)
             self._charge(sum(map(sys.getsizeof, texts)) + 8 * len(texts), key)
             found += texts
         return found
