@@ -15,7 +15,7 @@ from aprnb.adapters.base_content import (
     require_same_model,
     require_same_tensors,
 )
-from aprnb.errors import AprnbError, InternalError, Interrupted
+from aprnb.errors import AprnbError, InternalError, Interrupted, UsageProblem
 from aprnb.formats.atomic import write_json
 from aprnb.formats.json_files import read_object
 from aprnb.formats.sidecar_files import safe_path
@@ -51,7 +51,8 @@ def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Li
     """
     where = run.where
     before = run.history.start
-    begin(where, preparation, state)
+    if state is None:
+        begin(where, preparation, state)
     log = EventLog(where.events)
 
     def note(event: Event) -> None:
@@ -63,6 +64,9 @@ def execute(run: Run, preparation: Preparation, state: RunState | None, tell: Li
         for text in differences(before) if state else ():
             note(Notice("info", text))
         log.end(_tracked(run, preparation, state, note))
+    except _OtherBase as refused:
+        log.forget()
+        raise refused.error from None
     except BaseException as error:
         log.end(_failure(error))
         raise
@@ -96,6 +100,7 @@ def _executed(run: Run, preparation: Preparation, state: RunState | None, note: 
             identity = replace(preparation.identity, base=content.digest)
             if state is not None:
                 _require_same_base(where, state, identity, content, preparation)
+                begin(where, preparation, state)
             write_json(where.run / BASE, content.to_json(), force=True)
             for event in _events(preparation, identity, module, where, state, interrupt):
                 saved_step = event.step if isinstance(event, Saved) else saved_step
@@ -139,12 +144,28 @@ def _module(preparation: Preparation, note: Listener) -> tuple[Any, BaseContent]
     return module, content
 
 
+class _OtherBase(Exception):
+    """The base is not that of the run to resume: nothing of the run may change. `error` is what the user is told."""
+
+    def __init__(self, error: UsageProblem) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 def _require_same_base(
     where: Places, state: RunState, identity: Identity, content: BaseContent, preparation: Preparation
 ) -> None:
-    """Raises UsageProblem with the difference where the state was saved with another base."""
-    if state.identity.base == content.digest:
-        return
+    """Raises _OtherBase with the difference where the state was saved with another base."""
+    try:
+        if state.identity.base != content.digest:
+            _find_difference(where, state, identity, content, preparation)
+    except UsageProblem as error:
+        raise _OtherBase(error) from None
+
+
+def _find_difference(
+    where: Places, state: RunState, identity: Identity, content: BaseContent, preparation: Preparation
+) -> None:
     found, action = "the base checkpoint changed since the state was saved", "start a new run (without --resume)"
     path = safe_path(where.run, BASE)
     if path.exists():

@@ -11,7 +11,7 @@ import torch
 from aprnb.phases import OnPhase, Phase, silent
 from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.recipe_reader import read_options
-from aprnb.tuning.preparation import Preparation, prepare, require_named
+from aprnb.tuning.preparation import Preparation, prepare, require_named, resumed
 from aprnb.tuning.results.places import claimed
 from aprnb.tuning.results.run import Run
 from aprnb.tuning.starting import is_done, saved_state, start
@@ -221,8 +221,9 @@ def finetune(
     where, recipe, options = start(base, recipe, options)
     with claimed(where, may_exist=bool(options.resume or options.force)):
         preparation = _timed(prepare(base, recipe, options, tell), tell)
-        tell(Planned(preparation.plan, where.run))
         state = saved_state(where, preparation) if options.resume else None
+        preparation = preparation if state is None else resumed(preparation, state.step)
+        tell(Planned(preparation.plan, where.run))
         run = Run(where, preparation.plan)
         if state and is_done(run, preparation, state):
             tell(Notice("info", f"the run is finished after step {state.step}; more --epochs train it on"))

@@ -126,6 +126,15 @@ def placement_of(device: torch.device, recipe: SettledRecipe) -> Placement:
     return place(str(device), dtype, "nf4" if recipe.quantize_nf4 else None)
 
 
+def resumed(preparation: Preparation, step: int) -> Preparation:
+    """The preparation whose plan counts the seconds after `step` alone."""
+    plan = preparation.plan
+    if plan.seconds is None:
+        return preparation
+    rest = plan.seconds.rest(1 - step / plan.total_steps)
+    return replace(preparation, plan=replace(plan, seconds=rest))
+
+
 def _check_size(model_size: str | None, report: ContractReport) -> None:
     architecture = report.architecture
     unique = parameter_count(architecture)

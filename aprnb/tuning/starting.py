@@ -82,7 +82,8 @@ def _as_before(where: Places, recipe: Recipe, options: RunOptions) -> tuple[Reci
 def is_done(run: Run, preparation: Preparation, state: RunState) -> bool:
     """Whether `state` is of the last step and the results of this recipe are written: nothing is left to do."""
     options, recipe = preparation.options, preparation.recipe
-    if options.force or options.output_dtype or state.step < preparation.plan.total_steps or run.status != "finished":
+    ended = (run.history.end or {}).get("status")
+    if options.force or options.output_dtype or state.step < preparation.plan.total_steps or ended != "finished":
         return False
     wanted = [(run.output, not options.adapter_only), (run.adapter, recipe.trains_adapter)]
     return all(path is not None and path.exists() for path, is_wanted in wanted if is_wanted)

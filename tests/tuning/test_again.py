@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import aprnb
-from aprnb.errors import CheckpointError, NoSpace, UsageProblem
+from aprnb.errors import NoSpace, UsageProblem
 from aprnb.formats import atomic
 from aprnb.tuning import starting
-from aprnb.tuning.training.events import Notice, StepEvent
+from aprnb.tuning.training.events import Notice, Planned, StepEvent
 
 ROWS = [{"instruction": f"Spell {word}.", "response": " ".join(word)} for word in ("fish", "cow", "hen", "goat")]
 
@@ -61,7 +61,7 @@ def test_a_finished_run_is_not_the_answer_to_another_recipe(again: Any) -> None:
         again(rank=4)
     with pytest.raises(UsageProblem, match="the training rows changed"):
         again(data=ROWS[:3])
-    with pytest.raises(CheckpointError, match="after the run's last step"):
+    with pytest.raises(UsageProblem, match=r"the saved run has made 4 steps, this one has 2.*\n→ give the --epochs"):
         again(epochs=1)
 
 
@@ -78,6 +78,43 @@ def test_a_finished_run_is_trained_on_with_more_epochs(again: Any, tmp_path: Pat
     assert "epochs = 3" not in recipe  # the default
     assert "epochs" not in recipe
     assert again(epochs=3)[1] == []
+
+
+def test_a_refused_base_changes_nothing_of_a_finished_run(again: Any, pocket_qwen3: Path, tmp_path: Path) -> None:
+    run, _, _ = again()
+    whole = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    aprnb.convert(pocket_qwen3, tmp_path / "other.apr", dtype="F16")
+    with pytest.raises(UsageProblem, match="the base checkpoint changed"):
+        aprnb.finetune(
+            tmp_path / "other.apr", data=ROWS, epochs=3, batch_size=2, rank=2, val_split=0, dtype="float32",
+            output=tmp_path / "x.apr", device="cpu", resume=True,
+        )  # fmt: skip
+    (tmp_path / "other.apr").unlink()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == whole
+    assert aprnb.open_run(run.where.run).status == "finished"
+
+
+def test_a_stop_asked_for_before_the_model_is_loaded_is_obeyed(again: Any, tmp_path: Path) -> None:
+    def ask(event: Any) -> None:
+        if isinstance(event, Planned):
+            assert event.run is not None
+            (event.run / "stop").touch()
+
+    assert again(ask, resume=False)[0].status == "interrupted"
+
+
+def test_a_run_that_prepares_itself_is_running_whatever_it_was_before(again: Any, tmp_path: Path) -> None:
+    again()
+    seen = []
+
+    def look(event: Any) -> None:
+        if isinstance(event, Planned):
+            run = aprnb.open_run(tmp_path / "x.run")
+            seen.append(run.status)
+            run.stop()
+
+    assert again(look, epochs=3)[0].status == "interrupted"
+    assert seen == ["running"]
 
 
 def test_training_on_that_was_stopped_at_once_can_be_continued(again: Any, tmp_path: Path) -> None:

@@ -68,6 +68,18 @@ def test_an_ignored_signal_is_ignored_again_afterwards() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+def test_a_hang_up_that_the_process_ignores_stays_ignored() -> None:
+    """As under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupt.requested
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_thread_in_the_background_leaves_the_handler_alone_and_can_be_asked() -> None:
     before = signal.getsignal(signal.SIGINT)
     found: list[object] = []

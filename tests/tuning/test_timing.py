@@ -11,7 +11,8 @@ import torch
 import aprnb
 from aprnb.architecture import expected_tensors, parameter_count
 from aprnb.tuning.planning.recipe_reader import read_options
-from aprnb.tuning.preparation import Preparation, prepare
+from aprnb.tuning.planning.seconds import SecondsPlan
+from aprnb.tuning.preparation import Preparation, prepare, resumed
 from aprnb.tuning.timing import estimate, speed
 from aprnb.tuning.timing.rates import Rates
 from aprnb.tuning.timing.speed import Costs, PassCost
@@ -121,6 +122,13 @@ def test_a_measured_plan_has_all_phases_and_leaves_the_random_state(tmp_path: Pa
     assert str(plan).splitlines()[0].startswith("Plan: ≈ ")
     assert not list(tmp_path.iterdir())
     assert aprnb.plan(POCKET, **OPTIONS, adapter_only=True).seconds.merge == 0
+
+
+def test_a_resumed_run_counts_what_is_left(prepared: Preparation) -> None:
+    whole = SecondsPlan(load=3.0, steps=80.0, evaluations=40.0, saves=8.0, merge=5.0, check=7.0)
+    found = resumed(replace(prepared, plan=replace(prepared.plan, seconds=whole)), 6).plan.seconds
+    assert prepared.plan.total_steps == 8
+    assert found == SecondsPlan(load=3.0, steps=20.0, evaluations=10.0, saves=2.0, merge=5.0, check=7.0)
 
 
 def test_measured_layers_have_the_shapes_of_the_model(prepared: Preparation) -> None:

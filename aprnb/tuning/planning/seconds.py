@@ -30,6 +30,11 @@ class SecondsPlan:
         """The sum of all."""
         return sum(dataclasses.astuple(self))
 
+    def rest(self, share: float) -> SecondsPlan:
+        """Of a run that is resumed with this share of its steps to do."""
+        parts = {name: share * getattr(self, name) for name in ("steps", "evaluations", "saves")}
+        return dataclasses.replace(self, **parts)
+
     def to_json(self) -> dict[str, float]:
         """The parts by name, and their total."""
         parts = {**dataclasses.asdict(self), "total": self.total}

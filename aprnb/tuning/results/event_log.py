@@ -46,6 +46,7 @@ class EventLog:
         try:
             _cut_torn_line(path)
             self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            self._begun_at = os.fstat(self._descriptor).st_size
         except OSError as error:
             raise failed_to_write(path, error) from error
 
@@ -61,6 +62,11 @@ class EventLog:
     def end(self, outcome: Mapping[str, Any]) -> None:
         """Writes the line with which a process ends."""
         self._write({"event": "end", "time": self._clock(), **outcome})
+
+    def forget(self) -> None:
+        """Removes what this process wrote: its start was refused, and the run stays what it was."""
+        self._waiting = b""
+        os.ftruncate(self._descriptor, self._begun_at)
 
     def close(self) -> None:
         """Writes what is waiting, if there is space by now, and closes the file."""

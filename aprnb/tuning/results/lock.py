@@ -38,10 +38,7 @@ def locked(path: Path) -> Iterator[None]:
     descriptor = _opened(path)
     try:
         if not _acquire_soon(descriptor):
-            raise OutputExists(
-                f"{path.parent} is in use by {_holder_text(path)}",
-                action="wait until it ends, stop it, or choose another --output",
-            )
+            raise in_use(path)
         holder = {
             "process": os.getpid(),
             "machine": socket.gethostname(),
@@ -55,6 +52,14 @@ def locked(path: Path) -> Iterator[None]:
                 _overwrite(descriptor, "", path)
     finally:
         os.close(descriptor)
+
+
+def in_use(path: Path) -> OutputExists:
+    """The error of a second run into the folder of the lock at `path`: it names the first."""
+    return OutputExists(
+        f"{path.parent} is in use by {_holder_text(path)}",
+        action="wait until it ends, stop it, or choose another --output",
+    )
 
 
 def is_locked(path: Path) -> bool:

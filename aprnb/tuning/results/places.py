@@ -23,7 +23,7 @@ from pathlib import Path
 from aprnb.errors import FileMissing, OutputError, OutputExists, UsageProblem
 from aprnb.formats.atomic import empty_folder, leftovers, require_place_of_file, require_place_of_folder, write_json
 from aprnb.formats.targets import require_name
-from aprnb.tuning.results.lock import is_locked, locked
+from aprnb.tuning.results.lock import in_use, is_locked, locked
 from aprnb.tuning.results.owned_files import listed_files, own_adapter_files
 from aprnb.tuning.training.saving import state_document
 from aprnb.tuning.written_files import output_path
@@ -116,6 +116,8 @@ def require_free(where: Places, *, writes_model: bool, writes_adapter: bool, for
         if not where.run.is_dir():
             raise FileMissing(f"no run to resume at {where.run}", action="start the run without --resume")
     elif where.run.exists() and not force:
+        if where.is_running:
+            raise in_use(where.lock)
         raise _run_exists(where.run)
     else:
         require_place_of_folder(where.run, force, own_run_files(where.run))
@@ -168,8 +170,11 @@ def _run_exists(folder: Path) -> OutputExists:
 
 
 def clear(where: Places) -> None:
-    """Removes what an earlier run wrote into the folder; raises OutputExists where it contains anything else."""
-    empty_folder(where.run, own_run_files(where.run), keep=(LOCK, RUN_LIST))
+    """Removes what an earlier run wrote into the folder; raises OutputExists where it contains anything else.
+
+    A stop that was asked for by now stays.
+    """
+    empty_folder(where.run, own_run_files(where.run), keep=(LOCK, RUN_LIST, where.stop.name))
 
 
 def _remove_leftovers(where: Places) -> None:

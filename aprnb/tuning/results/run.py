@@ -60,9 +60,11 @@ class Run(Displayed):
     @property
     def status(self) -> Status:
         """Running, finished, interrupted (the state is saved), failed, or killed: it ended without a word."""
+        if self.where.is_running:  # also before its first event, where the log may still end with an earlier process
+            return "running"
         end = self.history.end
         if end is None:
-            return "running" if self.where.is_running else "killed"
+            return "killed"
         found = end.get("status")
         return found if found in ("finished", "interrupted") else "failed"
 

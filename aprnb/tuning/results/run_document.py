@@ -48,7 +48,8 @@ def run_document(
     """Outcome, files, curve, steps, and the plan, or where it is if that was shown before."""
     blocks: list[Block] = [Fields((*_outcome(where, status, history, plan), *_files(where, history)))]
     if status == "running":
-        blocks.append(Paragraph(f"%apr_watch {where.run} shows how it goes on; run.stop() saves its state and ends it"))
+        stop = f'aprnb.open_run("{where.run}").stop()'
+        blocks.append(Paragraph(f"%apr_watch {where.run} shows how it goes on; {stop} saves its state and ends it"))
     if history.steps:
         figure = training_curve(history.steps, history.evaluations)
         words = curve_words(history.steps, history.evaluations)

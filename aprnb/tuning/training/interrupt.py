@@ -19,7 +19,8 @@ class Interrupt:
     """Watches for a request to stop while the `with` block lasts; `requested` turns true at the first.
 
     A request is SIGINT, SIGTERM or SIGHUP, a call of `request()`, or a file at `stop_file`, which anyone may create
-    who can write into the run's folder. A second SIGINT raises KeyboardInterrupt. Only the main thread can own signal
+    who can write into the run's folder. A second SIGINT raises KeyboardInterrupt. SIGHUP that
+    the process ignores, as under `nohup`, stays ignored. Only the main thread can own signal
     handlers. The previous ones are restored when the block ends, also by an error.
     """
 
@@ -47,7 +48,8 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            numbers = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
+            names = _ENDING if _hears_hang_up() else _ENDING[:-1]
+            numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
             self._previous = {number: signal.signal(number, self._on_signal) for number in numbers}
         return self
 
@@ -64,3 +66,7 @@ class Interrupt:
         if number == signal.SIGINT and self._pressed.is_set():
             raise KeyboardInterrupt
         self.request()
+
+
+def _hears_hang_up() -> bool:
+    return not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN

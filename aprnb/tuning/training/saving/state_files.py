@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aprnb.errors import AprnbError, CheckpointError, FileMissing, OutputExists
+from aprnb.errors import AprnbError, CheckpointError, FileMissing, OutputExists, UsageProblem
 from aprnb.formats.atomic import atomic_folder, failed_to_write, remove_folder
 from aprnb.formats.sidecar_files import safe_path
 from aprnb.formats.source import file_sha256
@@ -90,9 +90,21 @@ def load_state(folder: Path, identity: Identity, most_bytes: int = MAX_TENSOR_BY
         else:
             return dataclasses.replace(found, passed_over=tuple(error.found for error in passed_over))
     [newest, *older] = passed_over
+    _require_no_longer_run(folder, identity)
     every = newest.found + (f"; so {'are' if older[1:] else 'is'} the {len(older)} before it" if older else "")
     action = "start the run again with --force, without --resume"
     raise CheckpointError(every, expected=newest.expected, where=newest.where, action=action)
+
+
+def _require_no_longer_run(folder: Path, identity: Identity) -> None:
+    """Raises UsageProblem where every state is of a later step than this run has: it was trained on."""
+    steps = [step for _, step in _states(folder)]
+    if min(steps) > identity.total_steps:
+        raise UsageProblem(
+            f"the saved run has made {max(steps):,} steps, this one has {identity.total_steps:,}",
+            where=str(folder),
+            action="give the --epochs or --max-steps that it was trained on with, or start anew with --force",
+        )
 
 
 def _load(folder: Path, step: int, identity: Identity, most_bytes: int) -> RunState:
