@@ -145,7 +145,7 @@ def _module(preparation: Preparation, note: Listener) -> tuple[Any, BaseContent]
 
 
 class _OtherBase(Exception):
-    """The base is not that of the run to resume: nothing of the run may change. `error` is what the user is told."""
+    """The base is not that of the run to resume: nothing of the run may change. `error` is the error to raise."""
 
     def __init__(self, error: UsageProblem) -> None:
         super().__init__(error)

@@ -80,7 +80,8 @@ def plan(
 
     Returns:
         The `Plan` with the architecture and its sources, settled recipe, numbers of rows, tokens and steps,
-        memory by term in bytes, assumptions, warnings. `print(plan)` shows it, `plan.to_json()` is the document.
+        memory by term in bytes, seconds by phase, assumptions, warnings. `print(plan)` shows it, `plan.to_json()` is
+        the document.
 
     Raises:
         AprnbError: what `aprnb.finetune` raises before it trains.
@@ -220,14 +221,16 @@ def finetune(
     base = require_named(base, options.model_size)
     where, recipe, options = start(base, recipe, options)
     with claimed(where, may_exist=bool(options.resume or options.force)):
-        preparation = _timed(prepare(base, recipe, options, tell), tell)
+        preparation = prepare(base, recipe, options, tell)
         state = saved_state(where, preparation) if options.resume else None
-        preparation = preparation if state is None else resumed(preparation, state.step)
-        tell(Planned(preparation.plan, where.run))
-        run = Run(where, preparation.plan)
-        if state and is_done(run, preparation, state):
+        if state and is_done(run := Run(where, preparation.plan), preparation, state):
+            tell(Planned(preparation.plan, where.run))
             tell(Notice("info", f"the run is finished after step {state.step}; more --epochs train it on"))
             return run
+        preparation = _timed(preparation, tell)
+        preparation = resumed(preparation, state.step) if state else preparation
+        tell(Planned(preparation.plan, where.run))
+        run = Run(where, preparation.plan)
         from aprnb.tuning.execution import execute
 
         execute(run, preparation, state, tell)

@@ -47,6 +47,12 @@ def test_a_finished_run_is_found_and_nothing_is_done_again(again: Any, tmp_path:
     assert second.metrics.equals(first.metrics)
 
 
+def test_a_finished_run_is_found_without_measuring(again: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    again()
+    monkeypatch.setattr("aprnb.tuning.finetune._timed", lambda *_: pytest.fail("measured for nothing"))
+    assert again()[0].status == "finished"
+
+
 def test_a_result_that_was_removed_is_written_again_without_a_step(again: Any, tmp_path: Path) -> None:
     again()
     content = (tmp_path / "x.apr").read_bytes()

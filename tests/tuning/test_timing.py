@@ -57,6 +57,19 @@ def test_each_phase_is_made_of_its_parts(prepared: Preparation, monkeypatch: pyt
     assert forecast.evaluated == forecast.saved == frozenset(range(1, steps + 1))
 
 
+def test_evaluations_are_passes_over_the_held_out_rows(prepared: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, forward = PassCost(0.0, 0.0, 0.0, 1), PassCost(fixed=0.0, layer=2.0, position=1e-3, tokens=1)
+    monkeypatch.setattr(estimate, "measure", lambda *_: Costs(train, forward, 0.0, 0.0, 0.0))
+    found = estimate.with_seconds(prepared, lambda _: None).plan.seconds
+    held_out, layers = prepared.held_out, prepared.report.architecture.num_hidden_layers
+    assert found
+    assert held_out
+    # After each of the 8 steps, and once at the start.
+    once = 2 * layers * held_out.tokens + 1e-3 * held_out.labelled_tokens
+    assert found.evaluations == pytest.approx(8 * once)
+    assert found.load > once
+
+
 def test_weights_are_counted_by_their_dtypes(prepared: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = PassCost(0.0, 0.0, 0.0, 1)
     monkeypatch.setattr(estimate, "measure", lambda *_: Costs(nothing, nothing, 0.0, 0.0, 0.0))

@@ -31,24 +31,25 @@ def with_seconds(preparation: Preparation, on_phase: OnPhase) -> Preparation:
     """The preparation whose plan says how long the run takes; `on_phase` hears that this is measured."""
     on_phase(Phase("measuring this machine"))
     report, placement, options = preparation.report, preparation.placement, preparation.options
-    tokens = sorted(sum(lengths) for _, lengths in _micro_batches(preparation))
+    parts = _micro_batches(preparation)
+    tokens = sorted(size for _, size in parts)
     rows = sorted(preparation.examples.lengths)
     typical = tokens[len(tokens) // 2], rows[len(rows) // 2]
     costs = measure(report.architecture, preparation.recipe, placement, *typical)
     folder = output_path(options.output, report.path).absolute().parent
     rates = measure_rates(preparation.checkpoint, report, placement.dtype, folder)
     release_freed(placement.device)
-    estimate = _Estimate(preparation, costs, rates)
+    estimate = _Estimate(preparation, costs, rates, parts)
     plan = replace(preparation.plan, seconds=estimate.seconds, forecast=estimate.forecast())
     return replace(preparation, plan=plan)
 
 
-def _micro_batches(preparation: Preparation) -> list[tuple[int, list[int]]]:
-    """Of each one its labelled tokens, as part of its step's, and the lengths of its rows."""
-    lengths, found = preparation.examples.lengths, []
+def _micro_batches(preparation: Preparation) -> list[tuple[int, int]]:
+    """Of each one its labelled tokens, as part of its step's, and all its tokens."""
+    lengths, found = preparation.examples.lengths, list[tuple[int, int]]()
     for step in preparation.schedule.steps:
         labelled = step.labelled_tokens // len(step.micro_batches)
-        found += [(labelled, [lengths[index] for index in part]) for part in step.micro_batches]
+        found += [(labelled, sum(lengths[index] for index in part)) for part in step.micro_batches]
     return found
 
 
@@ -59,12 +60,13 @@ class _Estimate:
     preparation: Preparation
     costs: Costs
     rates: Rates
+    parts: list[tuple[int, int]]
 
     @cached_property
     def seconds(self) -> SecondsPlan:
         steps, merges = self.preparation.plan.total_steps, not self.preparation.options.adapter_only
         evaluation = self._evaluation_s()
-        trained = sum(self.costs.train.seconds(self._layers, sum(rows), n) for n, rows in self._parts)
+        trained = sum(self.costs.train.seconds(self._layers, size, labelled) for labelled, size in self.parts)
         start = evaluation if self.preparation.held_out else trained / steps / 2
         return SecondsPlan(
             load=_STARTING_S
@@ -95,10 +97,6 @@ class _Estimate:
             evaluated=self._evaluated,
             saved=self._saved,
         )
-
-    @cached_property
-    def _parts(self) -> list[tuple[int, list[int]]]:
-        return _micro_batches(self.preparation)
 
     @property
     def _layers(self) -> int:

@@ -81,10 +81,13 @@ def _seconds_each(work: Callable[[], int]) -> float:
 
 
 def _bytes_per_s(folder: Path) -> float:
-    """Of a file without a name in the folder, or in the next one above it that exists, until it is on the disk."""
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
+    """Of a file without a name in the folder, or in the next one above it that exists, as far as the system's cache.
+
+    The disk itself is slower; what a run waits for it is among the fixed costs of a saved state and of the end.
+    """
     try:
+        while not folder.is_dir() and folder != folder.parent:
+            folder = folder.parent
         with tempfile.TemporaryFile(dir=folder) as file:
             begun = time.perf_counter()
             file.write(bytes(_WRITTEN_BYTES))

@@ -165,7 +165,7 @@ class _Layers:
         self._model, self._rows = model.train(), architecture.vocab_size
         self._batches = Batches(model, self._device, recipe.micro_batch_tokens, getattr(torch, recipe.dtype))
         self._optimizer = build_optimizer(model, recipe, self._device)
-        self.parameters = sum(prod(tensor.shape) for tensor in expected_tensors(architecture).values())
+        self.parameters = parameter_count(architecture)
         self.trainable = sum(one.numel() for one in model.parameters() if one.requires_grad)
 
     def pass_s(self, tokens: int, labelled: int, grad: bool) -> float:
