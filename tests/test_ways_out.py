@@ -526,6 +526,7 @@ ELSEWHERE = {
     "use the base that it was trained on, or add --other-base": "attacks/test_changed_base.py",
     "the state of step {} is saved: continue with the same command and --resume": "tuning/test_run.py",
     "no state was saved: start again with --force": "tuning/test_run.py",
+    "give the --epochs or --max-steps that it was trained on with, or start anew with --force": "tuning/test_again.py",
     "every step is done and saved: run it again with --resume, or also --adapter-only": "tuning/test_out_of_memory.py",
     "every step is done and saved: run it again with --resume when more memory is free": "tuning/test_out_of_memory.py",
     "every step is done and saved: {}, then run it again with --resume": "tuning/test_disk.py",

@@ -700,7 +700,9 @@ def test_a_state_under_the_name_of_another_step_is_rejected(planted: Planted, ta
 
 
 def test_a_state_after_the_runs_last_step_is_rejected(planted: Planted, target: Target) -> None:
-    assert "after the run's last step" in rejected(planted.folder, target, STEPS - 1)
+    message = rejected(planted.folder, target, STEPS - 1)
+    assert f"the saved run has made {STEPS} steps, this one has {STEPS - 1}" in message
+    assert "\n→ give the --epochs or --max-steps" in message
 
 
 @pytest.mark.parametrize("name", ["step-{:06d}", ".aprnb-{}.part", "notes-{}"])

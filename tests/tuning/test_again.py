@@ -69,6 +69,8 @@ def test_a_finished_run_is_not_the_answer_to_another_recipe(again: Any) -> None:
         again(data=ROWS[:3])
     with pytest.raises(UsageProblem, match=r"the saved run has made 4 steps, this one has 2.*\n→ give the --epochs"):
         again(epochs=1)
+    assert again(epochs=2)[1] == []
+    assert again(epochs=1, resume=False, force=True)[1] == [1, 2]
 
 
 def test_a_finished_run_is_trained_on_with_more_epochs(again: Any, tmp_path: Path) -> None:

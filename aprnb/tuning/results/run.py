@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
+    from aprnb.conversion.plan import ConversionPlan
     from aprnb.model.answer import Generation
     from aprnb.phases import OnPhase
     from aprnb.tuning.results.merged import Merged
@@ -65,8 +66,7 @@ class Run(Displayed):
         end = self.history.end
         if end is None:
             return "killed"
-        found = end.get("status")
-        return found if found in ("finished", "interrupted") else "failed"
+        return end["status"] if end.get("status") in ("finished", "interrupted") else "failed"
 
     @property
     def peak_memory_bytes(self) -> int:
@@ -179,6 +179,7 @@ class Run(Displayed):
         chat_template: str | None = None,
         other_base: bool = False,
         on_phase: OnPhase | None = None,
+        on_plan: Callable[[ConversionPlan], object] | None = None,
     ) -> Merged:
         """Merge the run's adapter into its base again, to another file or in another dtype.
 
@@ -193,12 +194,11 @@ class Run(Displayed):
         from aprnb.tuning.results.request import read_request
 
         asked = read_request(self.where.run)
+        given: dict[str, Any] = {"config": config, "overrides": overrides, "chat_template": chat_template}
+        given = {name: asked.get(name) if value is None else value for name, value in given.items()}
         return merge(
-            self.base, self.adapter, output, output_dtype=output_dtype, force=force,
-            config=asked.get("config") if config is None else config,
-            overrides=asked.get("overrides") if overrides is None else overrides,
-            chat_template=asked.get("chat_template") if chat_template is None else chat_template,
-            other_base=other_base, on_phase=on_phase,
+            self.base, self.adapter, output, output_dtype=output_dtype, force=force, other_base=other_base, **given,
+            on_phase=on_phase, on_plan=on_plan,
         )  # fmt: skip
 
     def plot(self) -> Figure:
