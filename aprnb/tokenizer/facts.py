@@ -181,7 +181,8 @@ class _Marked:
     def added(self) -> dict[int, bool]:
         """Id → whether it is special, as the token types say it and llama.cpp reads them."""
         typed = {number: self.types[number] != USER_DEFINED for number in self._typed(CONTROL, UNKNOWN, USER_DEFINED)}
-        return dict(sorted((typed | dict.fromkeys(self.named, True)).items()))
+        typed |= dict.fromkeys(self.named, True)
+        return {number: typed[number] for number in sorted(typed)}
 
     def unmade(self, merges: Merges) -> dict[int, bool]:
         """Id → whether it is special, of tokens that neither the alphabet nor a merge makes."""

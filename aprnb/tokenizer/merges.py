@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import chain, repeat
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from aprnb.tokenizer.vocabulary import UsedTokens
 MAX_MERGES = 3 << 18
 """786,432; the largest published tokenizer has some 580,000."""
 _TOGETHER = 1 << 14
+_NO_MARKS = bytes(set(range(256)) - set(b" \n"))
+"""The bytes that do not part merges, or the two halves of one."""
 MAX_PIECE_CHARACTERS, MAX_SPLITS_PER_PIECE = 256, 4
 """Published vocabularies have at most 48 characters and 2 splits a piece (llama, gemma)."""
 MAX_PIECES_CHARACTERS = 1 << 21
@@ -118,9 +120,10 @@ def _check_merges(texts: list[str], first: int, strings: set[str], run: list[str
     Most vocabularies list what merges make in the merges' order: then `run` has these strings, none of which needs to
     be looked for.
     """
-    common = set(map(str.count, texts, repeat(" "))) <= {1}
-    joined = "\n".join(texts) if common else ""
-    if joined.count("\n") == len(texts) - 1 and strings.issuperset(joined.replace("\n", " ").split(" ")):
+    joined = "\n".join(texts)
+    marks = joined.encode("utf-8", "surrogatepass").translate(None, _NO_MARKS)
+    common = marks == (b" \n" * len(texts))[:-1]
+    if common and strings.issuperset(joined.replace("\n", " ").split(" ")):
         made = joined.replace(" ", "")
         if made == "\n".join(run) or strings.issuperset(made.split("\n")):
             return False

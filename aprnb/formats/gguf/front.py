@@ -136,15 +136,23 @@ class Front:
         most = _TOGETHER
         while len(found) < count:
             together = min(count - len(found), most)
-            is_long = self.version > 1 and together > _SHORT_LIST
+            start, is_long = self.position, self.version > 1 and together > _SHORT_LIST
             texts = self._short_texts(together, key) if is_long else self._walked(together, key, len(found))
             if texts is None:  # one odd string is enough: it is looked for in smaller parts
                 most = together // 8
                 continue
             most = min(_TOGETHER, 2 * most)
-            self._charge(sum(map(sys.getsizeof, texts)) + 8 * len(texts), key)
+            self._charge(self._held(texts, self.position - start), key)
             found += texts
         return found
+
+    def _held(self, texts: list[str], read_bytes: int) -> int:
+        """What `texts` that were read from so many bytes take in memory, or a bound that is small enough."""
+        # A string takes at most 76 bytes and four for each character, of which there are no more than bytes in UTF-8.
+        most = (76 + 4 + 8) * len(texts) + 4 * read_bytes
+        if most <= self._own_bytes:
+            return most
+        return sum(map(sys.getsizeof, texts)) + 8 * len(texts)
 
     def _charge(self, size_bytes: int, key: str, what: str = "texts") -> None:
         own = min(size_bytes, self._own_bytes)
