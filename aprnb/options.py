@@ -142,6 +142,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
         Option("base", "text", None, "the base of an adapter to convert to GGUF", "FILE"),
         _flag("modelfile", "also write a Modelfile for Ollama next to a GGUF target"),
         _flag("adapter_only", "write only the adapter, no merged model"),
+        _flag("write_best", "write the model of the lowest held-out loss, not that of the last step"),
         _flag("force", "overwrite existing outputs"),
     ),
     "model": (

@@ -263,7 +263,7 @@ def test_finetune_prints_the_keys_that_scripts_rely_on(tuned: tuple[Path, Any]) 
     assert set(found) >= FINETUNE_KEYS
     assert found["status"] == "finished"
     assert {"first", "last"} <= set(found["loss"])
-    assert {"first", "last", "best"} <= set(found["eval_loss"])
+    assert {"first", "last", "best", "best_step", "written", "written_step"} == set(found["eval_loss"])
     assert "max_abs_difference" in found["merge_check"]
     assert Path(found["output"]) == folder / "tuned.apr"
     assert all(Path(found[name]).exists() for name in ("output", "adapter", "run"))

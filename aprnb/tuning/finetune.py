@@ -57,6 +57,7 @@ def plan(
     output: str | os.PathLike[str] | None = None,
     output_dtype: str | torch.dtype | None = None,
     adapter_only: bool = False,
+    write_best: bool = False,
     force: bool = False,
     resume: bool | Literal["auto"] = False,
     save_every: int | str | None = None,
@@ -133,6 +134,7 @@ def finetune(
     output: str | os.PathLike[str] | None = None,
     output_dtype: str | torch.dtype | None = None,
     adapter_only: bool = False,
+    write_best: bool = False,
     force: bool = False,
     resume: bool | Literal["auto"] = False,
     save_every: int | str | None = None,
@@ -190,6 +192,7 @@ def finetune(
             working folder unless given.
         output_dtype: of the tuned model; that of the base unless given, F16 for a quantised base.
         adapter_only: write no tuned model.
+        write_best: write the weights of the lowest held-out loss, from their saved state, not those of the last step.
         force: overwrite what exists.
         resume: continue the interrupted run of the same output; "auto" continues it if there is one, else starts.
         save_every: optimizer steps between saved states, or a time such as "10min"; ten states in a run, and one

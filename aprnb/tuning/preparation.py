@@ -149,6 +149,8 @@ def _read(recipe: SettledRecipe, options: RunOptions) -> tuple[dict[str, RowSet]
         other = read_rows(options.eval_data)
         return {"data": rows, "eval_data": other}, rows.rows, _not_among(other.rows, rows.rows)
     train, held_out = split_rows(rows.rows, recipe.val_split, recipe.seed)
+    if options.write_best and not held_out:
+        raise UsageProblem("--write-best without held-out rows", expected="--eval-data, or --val-split above 0")
     return {"data": rows}, train, held_out
 
 

@@ -14,6 +14,7 @@ from aprnb.display.curves import MOST_CURVES, loss_curves
 from aprnb.display.document import Block, Cell, Column, Details, Document, Messages, Paragraph, Picture, Table
 from aprnb.errors import AprnbError, FileMissing, UsageProblem
 from aprnb.printable import first_names, visible
+from aprnb.tuning.results.history import best_evaluated, concerns, written_evaluated
 from aprnb.tuning.results.run import Run, open_run
 from aprnb.units import bytes_text, duration_text
 
@@ -22,11 +23,14 @@ if TYPE_CHECKING:
 
 MOST_RUNS, _MOST_COMPARED = 200, 8
 _OF_THE_CALL = frozenset(("output", "force", "resume", "plan", "verbose", "keep", "save_every"))
-_RESULTS = ("status", "steps", "loss", "held-out loss", "tokens", "time", "peak memory", "size")
+_RESULTS = (
+    "status", "steps", "loss", "held-out loss", "lowest held-out loss", "lowest after step", "tokens", "time",
+    "peak memory", "size",
+)  # fmt: skip
 _COLUMNS = (
     Column("run"), Column("status"), Column("model"), Column("method"), Column("rank", "right"),
     Column("learning rate", "right"), Column("steps", "right"), Column("loss", "right"),
-    Column("held-out loss", "right"), Column("time", "right"), Column("size", "right"),
+    Column("held-out loss", "right"), Column("its lowest", "right"), Column("time", "right"), Column("size", "right"),
 )  # fmt: skip
 
 
@@ -46,9 +50,12 @@ class Runs(Displayed):
 
     @property
     def best(self) -> Run | None:
-        """The run with the lowest held-out loss; None where they were evaluated on different rows, or not at all."""
-        losses = [(loss, at) for at, run in enumerate(self.runs) if (loss := _best_loss(run)) is not None]
-        same_rows = {repr(run.history.start.get("rows_sha256")) for run in self.runs if _best_loss(run) is not None}
+        """The run whose written weights, its last ones, have the lowest held-out loss.
+
+        None where the runs were evaluated on different rows, or not at all.
+        """
+        losses = [(found.loss, at) for at, run in enumerate(self.runs) if (found := written_evaluated(run.history))]
+        same_rows = {repr(self.runs[at].history.start.get("rows_sha256")) for _, at in losses}
         return self.runs[min(losses)[1]] if losses and len(same_rows) == 1 else None
 
     @property
@@ -79,9 +86,10 @@ class Runs(Displayed):
         )
         blocks: list[Block] = [Table("Runs", _COLUMNS, rows)]
         if best:
-            blocks.insert(
-                0, Paragraph(f"lowest held-out loss: {names[self.runs.index(best)]} ({_best_loss(best):.4f})")
-            )
+            blocks.insert(0, Paragraph(_best_text(names[self.runs.index(best)], best)))
+        past = tuple(
+            f"{name}: {text}" for name, run in zip(names, self.runs, strict=True) for text in concerns(run.history)
+        )
         drawn = [
             (name, run.history.steps, run.history.evaluations)
             for name, run in zip(names, self.runs, strict=True)
@@ -93,7 +101,7 @@ class Runs(Displayed):
         if 1 < len(self.runs) <= _MOST_COMPARED:
             compared = _differences(names, self.runs, results)
             blocks += compared if self.named else [Details("What differs", tuple(compared))]
-        return Document(title, None, (*blocks, *self._problems()))
+        return Document(title, None, (*blocks, *([Messages("warning", past)] if past else []), *self._problems()))
 
     def _problems(self) -> tuple[Messages, ...]:
         return (Messages("warning", self.unreadable),) if self.unreadable else ()
@@ -151,17 +159,23 @@ def _recipe(run: Run) -> dict[str, Any]:
     return {name: value for name, value in options if name not in _OF_THE_CALL}
 
 
-def _best_loss(run: Run) -> float | None:
-    return min((row["eval_loss"] for row in run.history.evaluations[1:]), default=None)
+def _best_text(name: str, run: Run) -> str:
+    """Which run is the best by what it wrote."""
+    written = written_evaluated(run.history)
+    assert written
+    return f"lowest held-out loss: {name} ({written.loss:.4f} for what it wrote, that of step {written.step})"
 
 
 def _results(run: Run) -> dict[str, Any]:
     found, steps = run.to_json(), run.history.steps
+    written, best = written_evaluated(run.history), best_evaluated(run.history)
     return {
         "status": found["status"],
         "steps": found["steps"],
         "loss": steps[-1]["loss"] if steps else None,
-        "held-out loss": _best_loss(run),
+        "held-out loss": written.loss if written else None,
+        "lowest held-out loss": best.loss if best else None,
+        "lowest after step": best.step if best else None,
         "tokens": found["tokens"],
         "time": duration_text(steps[-1]["elapsed_s"]) if steps else None,
         "peak memory": bytes_text(found["peak_memory_bytes"]) if found["peak_memory_bytes"] else None,
@@ -184,8 +198,15 @@ def _row(name: str, run: Run, result: Mapping[str, Any], *, is_best: bool) -> tu
     return (
         name, result["status"], run.base.name or None, _text(recipe.get("method")), _number(recipe.get("rank")),
         _number(recipe.get("learning_rate")), f"{result['steps']} of {_text(run.plan.to_json().get('steps'))}",
-        None if result["loss"] is None else f"{result['loss']:.4f}", loss, result["time"], result["size"],
+        None if result["loss"] is None else f"{result['loss']:.4f}", loss, _lowest(result), result["time"],
+        result["size"],
     )  # fmt: skip
+
+
+def _lowest(result: Mapping[str, Any]) -> str | None:
+    """The lowest held-out loss and its step."""
+    loss = result["lowest held-out loss"]
+    return None if loss is None else f"{loss:.4f} at {result['lowest after step']}"
 
 
 def _differences(names: list[str], runs: tuple[Run, ...], results: list[dict[str, Any]]) -> list[Block]:

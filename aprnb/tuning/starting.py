@@ -20,7 +20,7 @@ from aprnb.tuning.planning.identity import is_longer
 from aprnb.tuning.planning.plan_document import read_plan
 from aprnb.tuning.planning.recipe import OPTIONS, Recipe, RunOptions
 from aprnb.tuning.preparation import Preparation
-from aprnb.tuning.results.history import read_history
+from aprnb.tuning.results.history import best_evaluated, read_history
 from aprnb.tuning.results.manifest import MANIFEST, installed_version
 from aprnb.tuning.results.places import (
     RUN_FILES,
@@ -35,10 +35,7 @@ from aprnb.tuning.results.request import write_request
 from aprnb.tuning.results.run import Run
 from aprnb.tuning.tracking import require_tracker
 from aprnb.tuning.training.saving.state import RunState
-from aprnb.tuning.training.saving.state_files import load_state, remove_older, saved_steps
-
-_STATE_SLACK_BYTES = 64 << 20
-
+from aprnb.tuning.training.saving.state_files import load_state, most_state_bytes, remove_older, saved_steps
 
 _BY_DEVICE = ("method", "dtype", "micro_batch_tokens", "optimizer", "gradient_checkpointing")
 """What is left open until device and free memory are known."""
@@ -85,6 +82,9 @@ def is_done(run: Run, preparation: Preparation, state: RunState) -> bool:
     ended = (run.history.end or {}).get("status")
     if options.force or options.output_dtype or state.step < preparation.plan.total_steps or ended != "finished":
         return False
+    best = best_evaluated(run.history) if options.write_best else None
+    if (run.history.end or {}).get("written_step", state.step) != (best.step if best else state.step):
+        return False
     wanted = [(run.output, not options.adapter_only), (run.adapter, recipe.trains_adapter)]
     return all(path is not None and path.exists() for path, is_wanted in wanted if is_wanted)
 
@@ -107,9 +107,7 @@ def _wrote_output(where: Places) -> bool:
 
 def saved_state(where: Places, preparation: Preparation) -> RunState:
     """The state to resume from; raises where there is none, or it does not fit the run."""
-    # AdamW keeps three float32 for each trained parameter; random numbers and headers take less than the slack.
-    most_bytes = 16 * preparation.plan.parameters_trainable + _STATE_SLACK_BYTES
-    state = load_state(where.states, preparation.identity, most_bytes)
+    state = load_state(where.states, preparation.identity, most_state_bytes(preparation.plan.parameters_trainable))
     remove_older(where.states, preparation.options.keep, state)  # a killed process may have left one too many
     return state
 

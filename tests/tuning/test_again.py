@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 import aprnb
-from aprnb.errors import NoSpace, UsageProblem
+from aprnb.errors import CheckpointError, NoSpace, UsageProblem
 from aprnb.formats import atomic
 from aprnb.tuning import starting
 from aprnb.tuning.training.events import Notice, Planned, StepEvent
@@ -280,3 +281,42 @@ def test_another_number_of_threads_is_told(again: Any, tmp_path: Path, monkeypat
     again(stop)
     monkeypatch.setattr("torch.get_num_threads", lambda: 7)
     assert any("7 threads, before it were" in text for text in again()[2])
+
+
+# ---- the model of the lowest held-out loss
+
+
+def test_the_best_state_is_written_on_demand_and_again_the_last(
+    pocket_qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aprnb.tuning.finetune._timed", lambda preparation, _: preparation)  # four runs
+
+    def run(**options: Any) -> tuple[aprnb.Run, dict[str, Any]]:
+        rows = [*ROWS, {"instruction": "Spell dog.", "response": "no"}, {"instruction": "Spell cat.", "response": "no"}]
+        found = aprnb.finetune(
+            pocket_qwen3, data=rows, epochs=3, batch_size=2, rank=2, val_split=0.34, learning_rate=5e-3, eval_every=1,
+            output=str(tmp_path / "x.apr"), device="cpu", dtype="float32", adapter_only=True, resume="auto", **options,
+        )  # fmt: skip
+        return found, load_file(tmp_path / "x.adapter" / "adapter_model.safetensors")
+
+    def of_state(step: int) -> Any:
+        state = load_file(tmp_path / "x.run" / "states" / f"step-{step:06d}" / "tensors.safetensors")
+        return {name[6:].replace(".default", ""): tensor for name, tensor in state.items() if name.startswith("model/")}
+
+    def equal(one: Any, other: Any) -> bool:
+        return one.keys() == other.keys() and all(bool((one[name] == other[name]).all()) for name in one)
+
+    first, last = run()
+    losses = first.evaluations["eval_loss"][1:]
+    best = int(losses.argmin()) + 1
+    assert best < first.plan.total_steps  # two of the rows teach what the held-out ones do not have
+    assert equal(last, of_state(first.plan.total_steps))
+    second, written = run(write_best=True)
+    assert equal(written, of_state(best))
+    assert second.to_json()["eval_loss"]["written_step"] == best
+    (tmp_path / "x.run" / "states" / f"step-{best:06d}" / "state.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="without --write-best"):
+        run(write_best=True)
+    assert equal(run()[1], last)
+    with pytest.raises(UsageProblem, match="--write-best without held-out rows"):
+        aprnb.plan(pocket_qwen3, data=ROWS, val_split=0, write_best=True)

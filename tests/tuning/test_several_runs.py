@@ -36,7 +36,8 @@ def test_a_folder_lists_its_runs_and_names_what_is_none(folder: Path) -> None:
     assert "broken.run" in runs.unreadable[0]
     frame = runs.frame
     assert list(frame["rank"]) == [4, 2]
-    assert list(frame["held-out loss"]) == [run.evaluations["eval_loss"][1:].min() for run in runs.runs]
+    assert list(frame["held-out loss"]) == [run.evaluations["eval_loss"].iloc[-1] for run in runs.runs]
+    assert list(frame["lowest held-out loss"]) == [run.evaluations["eval_loss"][1:].min() for run in runs.runs]
     assert runs.best is not None
     assert runs.best.where.run.stem == ("large" if frame["held-out loss"].argmin() == 0 else "small")
     assert "image/png;base64" in runs.to_html()
@@ -78,6 +79,33 @@ def test_names_from_files_are_shown_and_not_run(folder: Path, tmp_path: Path) ->
     assert len(runs.runs) == 1
     assert not any(part in runs.to_html() for part in ("<script>", "\x1b", "<b>$"))
     assert "\x1b" not in str(runs)
+
+
+def history_of(folder: Path, name: str, losses: list[float], written_step: int | None = None) -> None:
+    """A run's folder with a held-out loss after each step, made from one that was trained."""
+    copy = folder.parent / "copies" / f"{name}.run"
+    copy.mkdir(parents=True)
+    (copy / "plan.json").write_bytes((folder / "small.run" / "plan.json").read_bytes())
+    records = [{"event": "start", "rows_sha256": {}}]
+    records += [{"event": "eval", "time": 1.0, "step": step, "eval_loss": loss} for step, loss in enumerate(losses)]
+    end = {"event": "end", "status": "finished"} | ({"written_step": written_step} if written_step else {})
+    (copy / "events.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (*records, end)))
+
+
+def test_runs_are_ranked_by_what_they_wrote_and_not_by_what_they_passed(folder: Path) -> None:
+    history_of(folder, "a", [4.0, 1.0, 3.0])  # was lowest, and wrote 3.0
+    history_of(folder, "b", [4.0, 2.5, 2.4])
+    history_of(folder, "c", [4.0, 2.0, 3.0], written_step=1)  # wrote its best
+    runs = aprnb.open_runs(folder.parent / "copies")
+    assert list(runs.frame["held-out loss"]) == [3.0, 2.4, 2.0]
+    assert list(runs.frame["lowest after step"]) == [1, 2, 1]
+    assert runs.best is runs.runs[2]
+    text = str(runs)
+    assert "lowest held-out loss: c (2.0000 for what it wrote, that of step 1)" in text
+    assert "1.0000 at 1" in text
+    assert "a: the held-out loss was lowest after step 1 (1.0000), that of step 2 is 3.0000" in text
+    assert "--resume --write-best writes the model of step 1" in text
+    assert "c: the held-out loss" not in text
 
 
 # ---- the sweep

@@ -61,6 +61,7 @@ class RunOptions:
     output: str | None = option("output")
     output_dtype: str | None = option("output_dtype")
     adapter_only: bool = option("adapter_only")
+    write_best: bool = option("write_best")
     force: bool = option("force")
     resume: bool | Literal["auto"] = option("resume")
     save_every: str | None = option("save_every")
@@ -118,8 +119,8 @@ class SettledRecipe:
 _ORDER = """
     method rank alpha lora_dropout target_modules start_adapter quantize_nf4 data eval_data val_split task model_size
     max_seq_len learning_rate epochs max_steps batch_size micro_batch_tokens eval_every warmup_ratio weight_decay
-    max_grad_norm seed optimizer gradient_checkpointing output output_dtype adapter_only force resume save_every keep
-    track plan verbose device dtype config overrides chat_template
+    max_grad_norm seed optimizer gradient_checkpointing output output_dtype adapter_only write_best force resume
+    save_every keep track plan verbose device dtype config overrides chat_template
 """.split()
 """The order of the options in documents."""
 _ALL = options_of(Recipe, RunOptions)

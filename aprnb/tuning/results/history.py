@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aprnb.printable import message, visible
 from aprnb.tuning.results.event_log import EventReader
@@ -25,6 +26,8 @@ from aprnb.tuning.training.events import (
 WRITING_MODEL = "writing the model"
 """The phase in which the output is written: after it, a file under that name is the run's own."""
 _MOST_WARNINGS, _MOST_CHARACTERS = 100, 2_000
+_MARGIN = 1.05
+"""A held-out loss that is this many times the lowest one is worth a warning."""
 
 
 @dataclass
@@ -104,11 +107,13 @@ def _drop_from(step: int, *rows: list[dict[str, Any]]) -> None:
 def _ending(record: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an `end` record that are what a run writes there."""
     check, error, peak = (record.get(name) for name in ("merge_check", "error", "peak_memory_bytes"))
+    step = record.get("written_step")
     return {
         "status": record.get("status"),
         "output": record.get("output") is True,
         "adapter": record.get("adapter") is True,
         "peak_memory_bytes": max(0, peak) if isinstance(peak, int) and is_number(peak) else 0,
+        **({"written_step": step} if isinstance(step, int) and is_number(step) else {}),
         "merge_check": check if isinstance(check, Mapping) and all(map(_is_number_or_none, check.values())) else None,
         "error": {name: _short(value) for name, value in error.items()} if isinstance(error, Mapping) else None,
     }
@@ -122,15 +127,41 @@ def _short(value: Any) -> Any:
     return value if _is_number_or_none(value) else message(str(value))[:_MOST_CHARACTERS]
 
 
-def concerns(evaluations: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+class Evaluated(NamedTuple):
+    """A step, and the held-out loss after it."""
+
+    step: int
+    loss: float
+
+
+def best_evaluated(history: History) -> Evaluated | None:
+    """The lowest held-out loss of the trained weights, which a state keeps; None where none was evaluated."""
+    return min(_trained(history), key=lambda each: each.loss, default=None)
+
+
+def written_evaluated(history: History) -> Evaluated | None:
+    """The held-out loss of the written weights, or of the last ones so far; None where none was evaluated."""
+    found = _trained(history)
+    step = (history.end or {}).get("written_step")
+    return next((each for each in found if each.step == step), found[-1] if found else None)
+
+
+def _trained(history: History) -> list[Evaluated]:
+    return [Evaluated(row["step"], row["eval_loss"]) for row in history.evaluations if row["step"]]
+
+
+def concerns(history: History) -> tuple[str, ...]:
     """Warnings from the held-out losses."""
-    losses = [row["eval_loss"] for row in evaluations]
-    if len(losses) < 2:
+    best, written = best_evaluated(history), written_evaluated(history)
+    if best is None or written is None:
         return ()
-    best = evaluations[losses.index(min(losses))]
-    if losses[-1] > losses[0]:
-        return (f"the held-out loss rose from {losses[0]:.4f} to {losses[-1]:.4f}: the base model was better",)
-    if losses[-1] > 1.05 * min(losses):
-        lowest = f"step {best['step']} ({min(losses):.4f})"
-        return (f"the held-out loss was lowest at {lowest} and rose afterwards: try fewer epochs",)
+    base = next((row["eval_loss"] for row in history.evaluations if not row["step"]), math.inf)
+    was_better = best.loss < base and written.loss > _MARGIN * best.loss
+    lowest = f"lowest after step {best.step} ({best.loss:.4f})"
+    more = f"; --resume --write-best writes the model of step {best.step}" if was_better else ""
+    if written.loss > base:
+        return (f"the held-out loss rose from {base:.4f} to {written.loss:.4f}: the base model was better{more}",)
+    if was_better:
+        after = f"that of step {written.step} is {written.loss:.4f}"
+        return (f"the held-out loss was {lowest}, {after}: try fewer epochs{more}",)
     return ()

@@ -9,7 +9,7 @@ from aprnb.display.curve import curve_words, figure_png, training_curve
 from aprnb.display.document import Block, Cell, Details, Document, Fields, Messages, Paragraph, Picture, Status
 from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.plan_document import SavedPlan
-from aprnb.tuning.results.history import History, concerns
+from aprnb.tuning.results.history import History, concerns, written_evaluated
 from aprnb.tuning.results.places import Places
 from aprnb.tuning.results.steps_table import steps_table
 from aprnb.tuning.training.events import mean_tokens_per_s
@@ -32,7 +32,7 @@ def run_json(where: Places, status: str, history: History) -> dict[str, Any]:
         "run": str(where.run),
         "steps": len(losses),
         "loss": {"first": losses[0], "last": losses[-1]} if losses else None,
-        "eval_loss": {"first": evals[0], "last": evals[-1], "best": min(evals)} if evals else None,
+        "eval_loss": _held_out(history) if evals else None,
         "tokens": sum(row["tokens"] for row in history.steps),
         "labelled_tokens": sum(row["labelled_tokens"] for row in history.steps),
         "tokens_per_s": mean_tokens_per_s(history.steps),
@@ -40,6 +40,26 @@ def run_json(where: Places, status: str, history: History) -> dict[str, Any]:
         "merge_check": end.get("merge_check"),
         "error": end.get("error"),
     }
+
+
+def _held_out(history: History) -> dict[str, Any]:
+    """The losses on held-out rows: of the base, after the last step, the lowest, and that of the written weights."""
+    rows, written = history.evaluations, written_evaluated(history)
+    best = min(rows, key=lambda row: row["eval_loss"])
+    return {
+        "first": rows[0]["eval_loss"],
+        "last": rows[-1]["eval_loss"],
+        "best": best["eval_loss"],
+        "best_step": best["step"],
+        "written": written.loss if written else rows[-1]["eval_loss"],
+        "written_step": written.step if written else rows[-1]["step"],
+    }
+
+
+def _of_which_steps(ends: Mapping[str, Any]) -> str:
+    is_lowest = ends["best_step"] == ends["written_step"]
+    lowest = "the lowest" if is_lowest else f"lowest {ends['best']:.4f} after step {ends['best_step']}"
+    return f"base and step {ends['written_step']}; {lowest}"
 
 
 def run_document(
@@ -60,7 +80,7 @@ def run_document(
         blocks.append(Paragraph(f"the plan that was shown is in {where.plan}"))
     else:
         blocks.append(Details("Plan, with warnings" if planned.status == "warning" else "Plan", planned.blocks))
-    found = (*_ending(where, status, history, plan), *history.warnings, *concerns(history.evaluations))
+    found = (*_ending(where, status, history, plan), *history.warnings, *concerns(history))
     if found:
         blocks.insert(0, Messages("warning", found))
     badge = "failed" if _BADGES[status] == "failed" else "warning" if found else _BADGES[status]
@@ -96,7 +116,7 @@ def _outcome(where: Places, status: str, history: History, plan: Plan | SavedPla
         rows.append(("loss", f"{result['loss']['first']:.4f} → {result['loss']['last']:.4f}", "first and last step"))
     if result["eval_loss"]:
         ends = result["eval_loss"]
-        rows.append(("held-out loss", f"{ends['first']:.4f} → {ends['last']:.4f}", f"best {ends['best']:.4f}"))
+        rows.append(("held-out loss", f"{ends['first']:.4f} → {ends['written']:.4f}", _of_which_steps(ends)))
     if result["tokens_per_s"]:
         elapsed = duration_text(history.steps[-1]["elapsed_s"])
         labelled = f"{result['labelled_tokens']:,} labelled"

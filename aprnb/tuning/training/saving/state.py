@@ -59,9 +59,7 @@ def restore(state: RunState, model: nn.Module, optimizer: torch.optim.Optimizer,
     Raises UsageProblem for a state of another model, CheckpointError for one that is damaged; then nothing is changed.
     """
     present, random = trainable_tensors(model), capture_random(device)
-    if present.keys() != state.tensors.keys():
-        odd = sorted(present.keys() ^ state.tensors.keys())[0]
-        raise UsageProblem(f"the saved state does not fit the model: {odd}", expected="the same trainable tensors")
+    _require_same_names(present, state)
     if random.keys() != state.random.keys():
         raise UsageProblem(f"the saved state is from a device other than {device}", action="resume on the same device")
     for part, wanted, found in (("", present, state.tensors), ("random numbers ", random, state.random)):
@@ -74,8 +72,27 @@ def restore(state: RunState, model: nn.Module, optimizer: torch.optim.Optimizer,
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         restore_random(random, device)
         raise damaged(f"cannot be restored: {error}") from None
+    _copy(state, present)
+
+
+def restore_weights(state: RunState, model: nn.Module) -> None:
+    """Restores the parameters alone, as `restore` does."""
+    present = trainable_tensors(model)
+    _require_same_names(present, state)
+    for name, tensor in present.items():
+        _require_like(state.tensors[name], tensor, name)
+    _copy(state, present)
+
+
+def _copy(state: RunState, present: Mapping[str, Tensor]) -> None:
     for name, tensor in present.items():
         tensor.copy_(state.tensors[name])
+
+
+def _require_same_names(present: Mapping[str, Tensor], state: RunState) -> None:
+    if present.keys() != state.tensors.keys():
+        odd = sorted(present.keys() ^ state.tensors.keys())[0]
+        raise UsageProblem(f"the saved state does not fit the model: {odd}", expected="the same trainable tensors")
 
 
 def _require_like(found: Tensor, wanted: Tensor, name: str) -> None:

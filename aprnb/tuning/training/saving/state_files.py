@@ -39,6 +39,7 @@ from aprnb.tuning.training.saving.state_document import (
 MAX_TENSOR_BYTES = 1 << 40
 KEPT = 2
 """States that are kept besides the best one: one to resume from, and one before it, should that be damaged."""
+_SLACK_BYTES = 64 << 20
 _FOLDER = re.compile(r"step-([0-9]{6,9})")
 _MOST_FOLDERS = 1_000
 
@@ -107,12 +108,26 @@ def _require_no_longer_run(folder: Path, identity: Identity) -> None:
         )
 
 
-def _load(folder: Path, step: int, identity: Identity, most_bytes: int) -> RunState:
-    if step > identity.total_steps:
+def most_state_bytes(trainable: int) -> int:
+    """A limit for the tensors of a state of so many trained parameters.
+
+    AdamW keeps three float32 for each; random numbers and headers take less than the slack.
+    """
+    return 16 * trainable + _SLACK_BYTES
+
+
+def load_step(folder: Path, step: int, most_bytes: int = MAX_TENSOR_BYTES) -> RunState:
+    """The state after `step` of a run that was checked to be the present one; raises what `load_state` raises."""
+    return _load(folder / f"step-{step:06d}", step, None, most_bytes)
+
+
+def _load(folder: Path, step: int, identity: Identity | None, most_bytes: int) -> RunState:
+    if identity and step > identity.total_steps:
         expected = f"at most step {identity.total_steps:,}"
         raise CheckpointError(f"{folder} is after the run's last step", expected=expected)
     document = read_document(safe_path(folder, DOCUMENT), step)
-    check_identity(document.identity, identity, step, str(folder))
+    if identity:
+        check_identity(document.identity, identity, step, str(folder))
     path = safe_path(folder, TENSORS)
     tensors = read_tensors(path, most_bytes)
     if file_sha256(path) != document.tensors_sha256:
