@@ -316,7 +316,7 @@ def test_the_best_state_is_written_on_demand_and_again_the_last(
     assert second.to_json()["eval_loss"]["written_step"] == best
     (tmp_path / "x.run" / "states" / f"step-{best:06d}" / "state.json").write_text("{}")
     with pytest.raises(CheckpointError, match="without --write-best"):
-        run(write_best=True)
+        run(write_best=True, force=True)
     assert equal(run()[1], last)
     with pytest.raises(UsageProblem, match="--write-best without held-out rows"):
         aprnb.plan(pocket_qwen3, data=ROWS, val_split=0, write_best=True)
