@@ -40,15 +40,21 @@ def parse(command: str, tokens: Sequence[object], *, prog: str, surface: Surface
 def with_recipe(given: Mapping[str, Any], between: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The options of the file that `given["recipe"]` names, if any, overridden by `between`, then by `given`.
 
-    Raises FileMissing for a missing recipe file, UsageProblem for one that cannot be read.
+    The model of a recipe becomes the argument `checkpoint`. Raises FileMissing for a missing recipe file, UsageProblem
+    for one that cannot be read.
     """
-    options = dict(given)
-    path = options.pop("recipe", None)
+    path = given.get("recipe")
+    options = {**_with_checkpoint(between or {}), **{name: each for name, each in given.items() if name != "recipe"}}
     if path is None:
-        return {**(between or {}), **options}
-    from aprnb.tuning.planning.recipe_file import read_recipe_file  # imports numpy
+        return options
+    from aprnb.tuning.planning.recipe_file import MODEL, read_recipe_file  # imports numpy
 
-    return {**read_recipe_file(Path(path)), **(between or {}), **options}
+    known = [MODEL if name == "checkpoint" else name for name in options]
+    return {**_with_checkpoint(read_recipe_file(Path(path), known)), **options}
+
+
+def _with_checkpoint(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return {"checkpoint" if name == "model" else name: value for name, value in recipe.items()}
 
 
 def help_text(command: str, *, prog: str, surface: Surface) -> str:

@@ -531,6 +531,7 @@ ELSEWHERE = {
     "every step is done and saved: run it again with --resume when more memory is free": "tuning/test_out_of_memory.py",
     "every step is done and saved: {}, then run it again with --resume": "tuning/test_disk.py",
     "every step is done and saved: run it again with --resume, without --write-best": "tuning/test_again.py",
+    "give the checkpoint on the command line, before --recipe": "tuning/test_several_runs.py",
     "free some space, then run it again with --resume auto": "tuning/test_disk.py",
     "use it with its base in llama.cpp: `llama-cli -m BASE.gguf --lora {}`": "conversion/test_adapter_to_gguf.py",
 }

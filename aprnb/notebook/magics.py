@@ -196,7 +196,7 @@ def _with_body(given: dict[str, Any], body: str) -> dict[str, Any]:
     from aprnb.tuning.planning.recipe_reader import read_toml
 
     if not is_rows(body):
-        return with_recipe(given, read_toml(body, _CELL) if body.strip() else {})
+        return with_recipe(given, read_toml(body, _CELL, texts=("model",)) if body.strip() else {})
     if "data" in given:
         raise UsageProblem("--data and training rows in the cell's body", expected="one of them")
     return with_recipe({**given, "data": body})

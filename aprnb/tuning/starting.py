@@ -115,12 +115,20 @@ def saved_state(where: Places, preparation: Preparation) -> RunState:
 def begin(where: Places, preparation: Preparation, state: RunState | None) -> None:
     """Writes what was asked for and the plan into the run's folder; a new run first removes an earlier one."""
     if state is None:
-        clear(where)
+        clear(where, _used(where, preparation))
         write_json(where.run / RUN_LIST, {"files": list(RUN_FILES)}, force=True)
     if state is None or is_longer(state.identity, preparation.identity, state.step):
         (where.run / MANIFEST).unlink(missing_ok=True)
         write_request(where, preparation)
     write_json(where.plan, preparation.plan.to_json(), force=True)
+
+
+def _used(where: Places, preparation: Preparation) -> list[str]:
+    """Names of the files of an earlier run in this folder that the new one reads."""
+    config = preparation.options.config
+    paths = [rows.path for rows in preparation.rows.values()]
+    paths.append(Path(config) if isinstance(config, str | os.PathLike) else None)
+    return [path.name for path in paths if path is not None and path.resolve().parent == where.run.resolve()]
 
 
 def about(preparation: Preparation, state: RunState | None) -> dict[str, Any]:

@@ -57,7 +57,7 @@ RECIPES = (
 )
 FORBIDDEN = ("force", "output", "resume")
 PATHS = ("data", "eval_data", "config", "chat_template")
-KEYS = (*OPTIONS, *OPTIONS, *FORBIDDEN, *PATHS * 4, "set", "Data", "data ", "__class__", "x" * 300)
+KEYS = (*OPTIONS, *OPTIONS, *FORBIDDEN, *PATHS * 4, "model", "set", "Data", "data ", "__class__", "x" * 300)
 _OF_KIND: Mapping[str, tuple[str, ...]] = {
     "integer": ("8", "100", '"12"', "16.0", "9007199254740993"),
     "number": ("0.1", "1", "1e-3", "0"),
@@ -160,10 +160,10 @@ class Recipes:
 
 def hold_options(options: Mapping[str, Any], data: bytes, here: Path) -> None:
     """Raises WrongVerdict for options that no recipe file may set, or that are not what the file says."""
-    allowed = OPTIONS.keys() - set(FORBIDDEN)
+    allowed = {*OPTIONS, "model"} - set(FORBIDDEN)
     if not options.keys() <= allowed:
         raise WrongVerdict(f"the recipe sets {options.keys() - allowed}")
-    for name in PATHS:
+    for name in (*PATHS, "model"):
         value = options.get(name)
         if isinstance(value, str):
             _hold_path(name, value, here)

@@ -47,7 +47,7 @@ def test_a_recipe_file_cannot_say_what_is_written_or_overwritten(here, line):
 
 
 @way("a recipe file that names files outside the working directory")
-@pytest.mark.parametrize("name", ["data", "eval_data", "config", "chat_template"])
+@pytest.mark.parametrize("name", ["model", "data", "eval_data", "config", "chat_template"])
 @pytest.mark.parametrize(
     "path", ["../private.jsonl", "~/private.jsonl", "sub/../../private.jsonl", "/etc/passwd", "link"]
 )

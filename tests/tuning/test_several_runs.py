@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import aprnb
 from aprnb import cli
+from aprnb.arguments import with_recipe
 from aprnb.errors import AprnbError, FileMissing, UsageProblem
 from aprnb.tuning.planning.recipe_reader import read_toml
 from aprnb.tuning.sweep import combinations, read_sweep
@@ -106,6 +108,55 @@ def test_runs_are_ranked_by_what_they_wrote_and_not_by_what_they_passed(folder: 
     assert "a: the held-out loss was lowest after step 1 (1.0000), that of step 2 is 3.0000" in text
     assert "--resume --write-best writes the model of step 1" in text
     assert "c: the held-out loss" not in text
+
+
+# ---- a run executed again from its recipe
+
+
+def test_the_recipe_of_a_run_executes_it_again_and_replaces_it_on_demand(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("small.run", "small.adapter"):
+        shutil.copytree(folder / name, tmp_path / name)
+    names = ("small.run/recipe.toml", "small.run/rows.jsonl", "small.adapter/adapter_model.safetensors")
+    before = [(tmp_path / name).read_bytes() for name in names]
+    words = ["finetune", "--recipe", str(tmp_path / "small.run" / "recipe.toml")]
+    assert cli.main(words) == 2
+    assert "small.adapter exists" in capsys.readouterr().err
+    assert cli.main([*words, "--force"]) == 0  # the rows that it reads are in the folder that it replaces
+    assert [(tmp_path / name).read_bytes() for name in names] == before
+    assert cli.main([*words, "--resume"]) == 0
+    assert "the run is finished after step 2" in capsys.readouterr().err
+
+
+def test_what_the_recipe_of_a_run_names_is_overridden_by_the_line(folder: Path, pocket_qwen3: Path) -> None:
+    path = folder / "small.run" / "recipe.toml"
+    found = with_recipe({"recipe": str(path)})
+    assert found["checkpoint"] == str(pocket_qwen3)
+    assert found["data"] == str(folder / "small.run" / "rows.jsonl")
+    assert found["output"] == str(folder / "small.apr")
+    given = {"recipe": str(path), "checkpoint": "other.apr", "data": "b.jsonl", "output": "c.apr", "rank": 8}
+    assert {**found, **given}.items() - {("recipe", str(path))} == with_recipe(given).items()
+    body = read_toml('model = "mine.apr"\n', texts=("model",))  # a recipe that was pasted into a cell
+    assert with_recipe({"recipe": str(path)}, body)["checkpoint"] == "mine.apr"
+
+
+def test_a_recipe_that_is_none_of_a_run_names_no_model_elsewhere(
+    folder: Path, pocket_qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_bytes((folder / "small.run" / "recipe.toml").read_bytes())
+    with pytest.raises(UsageProblem, match="sets model to .*\n→ give the checkpoint on the command line"):
+        with_recipe({"recipe": "mine.toml"})
+    assert with_recipe({"recipe": "mine.toml", "checkpoint": str(pocket_qwen3)})["data"] == "rows.jsonl"
+    (tmp_path / "evil.run").mkdir()
+    (tmp_path / "evil.run" / "recipe.toml").write_text('model = "m.apr"\ndata = "/etc/passwd"\n')
+    with pytest.raises(UsageProblem, match="sets data to /etc/passwd"):
+        with_recipe({"recipe": "evil.run/recipe.toml"})
+    (tmp_path / "evil.run" / "recipe.toml").write_text('data = "rows.jsonl"\n')
+    (tmp_path / "evil.run" / "rows.jsonl").symlink_to("/etc/passwd")
+    with pytest.raises(AprnbError, match=r"rows\.jsonl is a link"):
+        with_recipe({"recipe": "evil.run/recipe.toml"})
 
 
 # ---- the sweep

@@ -15,7 +15,7 @@ X.run/
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,12 +169,12 @@ def _run_exists(folder: Path) -> OutputExists:
     return OutputExists(f"{folder} exists", action="continue it with --resume, or replace it with --force")
 
 
-def clear(where: Places) -> None:
+def clear(where: Places, used: Collection[str] = ()) -> None:
     """Removes what an earlier run wrote into the folder; raises OutputExists where it contains anything else.
 
-    A stop that was asked for by now stays.
+    A stop that was asked for by now stays, and so do files that are `used`, where the run is executed again.
     """
-    empty_folder(where.run, own_run_files(where.run), keep=(LOCK, RUN_LIST, where.stop.name))
+    empty_folder(where.run, own_run_files(where.run), keep=(LOCK, RUN_LIST, where.stop.name, *used))
 
 
 def _remove_leftovers(where: Places) -> None:

@@ -17,7 +17,7 @@ from aprnb.formats.atomic import atomic_file, write_json, write_text
 from aprnb.formats.json_files import read_text
 from aprnb.formats.sidecar_files import safe_path
 from aprnb.tuning.planning.recipe import OPTIONS
-from aprnb.tuning.planning.recipe_file import NOT_FROM_FILES
+from aprnb.tuning.planning.recipe_file import FILES_OF_A_RUN, NOT_FROM_FILES, RECIPE
 from aprnb.tuning.planning.recipe_reader import read_toml
 
 if TYPE_CHECKING:
@@ -25,11 +25,10 @@ if TYPE_CHECKING:
     from aprnb.tuning.preparation import Preparation
     from aprnb.tuning.results.places import Places
 
-RECIPE = "recipe.toml"
 _COPIED_BYTES = 64 << 20
 _MOST_RECIPE_BYTES = 1 << 20
 _OF_THE_CALL = (*NOT_FROM_FILES, "plan", "verbose", "sweep")
-_ROWS = {"data": "rows.jsonl", "eval_data": "eval-rows.jsonl"}
+_ROWS = ("data", "eval_data")
 
 
 def write_request(where: Places, preparation: Preparation) -> None:
@@ -43,7 +42,7 @@ def write_request(where: Places, preparation: Preparation) -> None:
         if name not in (*_OF_THE_CALL, *_ROWS) and given[name] is not None and given[name] != option.default
     }
     for name, found in preparation.rows.items():
-        kept[name] = _rows_path(where.run / _ROWS[name], given[name], found)
+        kept[name] = _rows_path(where.run / FILES_OF_A_RUN[name], given[name], found)
     if isinstance(given["config"], Mapping):
         write_json(where.run / "config.json", given["config"], force=True)
         kept["config"] = "config.json"
@@ -70,7 +69,7 @@ def read_request(folder: Path) -> dict[str, Any]:
     odd = next((name for name in _OF_THE_CALL if name in options), None)
     if odd or not isinstance(options.get("model"), str):
         raise UsageProblem(f"{path} " + (f"sets {odd}" if odd else "names no model"), expected="the recipe of a run")
-    for name, file in (*_ROWS.items(), ("config", "config.json")):
+    for name, file in FILES_OF_A_RUN.items():
         if options.get(name) == file:
             options[name] = str(safe_path(folder, file))
     return options
