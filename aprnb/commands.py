@@ -61,11 +61,16 @@ def _check(given: dict[str, Any], _: View) -> Answer:
 
 
 def _plan(given: dict[str, Any], view: View) -> Answer:
-    from aprnb.tuning.finetune import plan
-
     given.pop("plan", None)
     checkpoint = given.pop("checkpoint", None)
-    return view.phases(lambda on_phase: plan(checkpoint, on_phase=on_phase, **given))
+
+    def work(on_phase: OnPhase) -> Answer:
+        on_phase(IMPORTING)
+        from aprnb.tuning.finetune import plan
+
+        return plan(checkpoint, on_phase=on_phase, **given)
+
+    return view.phases(work)
 
 
 def _finetune(given: dict[str, Any], view: View) -> Answer:
@@ -100,6 +105,7 @@ def _trained(given: dict[str, Any], view: View, words: str = "") -> Run:
             from aprnb.tuning.child import finetune_in_child
 
             return finetune_in_child(checkpoint, given, listener, background=background)
+        listener(IMPORTING)
         from aprnb.tuning.finetune import finetune
 
         return finetune(checkpoint, listener=listener, **given)

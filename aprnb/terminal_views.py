@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from aprnb.phases import Phase
-from aprnb.terminal import Terminal
+from aprnb.terminal import LiveLine, Terminal
 
 if TYPE_CHECKING:
     from aprnb.conversion import ConversionPlan, Converted
     from aprnb.model.answer import Generation
     from aprnb.phases import OnPhase
     from aprnb.tuning.results.run import Run
-    from aprnb.tuning.training.events import Event, Listener
+    from aprnb.tuning.training.events import Event, Listener, StepEvent
     from aprnb.views import Answer
 
 T = TypeVar("T")
 RunT = TypeVar("RunT", bound="Run")
 ConvertedT = TypeVar("ConvertedT", bound="Converted")
 GenerationT = TypeVar("GenerationT", bound="Generation")
+_LOG_EVERY_S = 10.0
 
 
 class TerminalView:
@@ -51,8 +53,11 @@ class TerminalView:
         return converted
 
     def training(self, work: Callable[[Listener], RunT], _kind: str = "here", /) -> RunT:
-        run = work(Progress(every_step=self.every_step))
-        self._run = run
+        progress = Progress(every_step=self.every_step)
+        try:
+            self._run = run = work(progress)
+        finally:
+            progress.line.clear()
         return run
 
     def text(self, answer: Answer) -> str:
@@ -86,29 +91,19 @@ class PhaseLine:
     """Shows phases on standard error: on a terminal in one line, which is written over, else one for each."""
 
     def __init__(self) -> None:
-        self._terminal = Terminal(sys.stderr)
-        self._begun, self._is_open = "", False
+        self._line, self._begun = LiveLine(Terminal(sys.stderr)), ""
 
     def __call__(self, phase: Phase) -> None:
-        if self._terminal.isatty():
-            self.clear()
-            print(phase, end="", file=self._terminal, flush=True)
-            self._is_open = True
-        elif phase.name != self._begun:
-            print(phase, file=self._terminal, flush=True)
+        self._line.show(str(phase), logged=phase.name != self._begun)
         self._begun = phase.name
 
     def plan(self, plan: ConversionPlan) -> None:
         """Prints what will be written."""
-        self.clear()
-        _print_plan(plan, self._terminal)
+        self._line.keep(_plan_text(plan))
 
     def clear(self) -> None:
         """Erases the line on a terminal."""
-        if self._is_open:
-            self._terminal.clear_line()
-            self._terminal.flush()
-            self._is_open = False
+        self._line.clear()
 
 
 class Streamed:
@@ -146,7 +141,7 @@ class Bar:
 
     def plan(self, plan: ConversionPlan) -> None:
         """Prints what will be written."""
-        _print_plan(plan, self._terminal)
+        print(_plan_text(plan), file=self._terminal, flush=True)
 
     def clear(self) -> None:
         if self._shown:
@@ -154,49 +149,55 @@ class Bar:
             self._terminal.flush()
 
 
-def _print_plan(plan: ConversionPlan, terminal: Terminal) -> None:
+def _plan_text(plan: ConversionPlan) -> str:
     from aprnb.display.text import to_text
 
-    print(f"{to_text(plan.announcement())}\n", file=terminal, flush=True)
+    return f"{to_text(plan.announcement())}\n"
 
 
 class Progress:
-    """A run's listener that prints events: each step on a terminal, about twenty steps in a log."""
+    """A run's listener that prints events: each step on a terminal, about twenty steps in a log, or one each 10 s.
+
+    What is done now is `line`; on a terminal the numbers of the last step stand behind it.
+    """
 
     def __init__(self, *, every_step: bool) -> None:
-        self._terminal = Terminal(sys.stderr)
-        self.every_step = every_step
-        self.in_place = self._terminal.isatty() and not every_step
-        self.open_line = False
-        self._phase = ""
+        self.line, self.every_step = LiveLine(Terminal(sys.stderr)), every_step
+        self._phase, self._step, self._next, self._printed_s = "", "", "", 0.0
 
     def __call__(self, event: Event) -> None:
         from aprnb.tuning.training import events
 
         if isinstance(event, events.StepEvent):
-            if self.in_place or self.every_step or event.step % max(1, event.total_steps // 20) == 0 or event.step == 1:
-                self._say(_step_text(event), in_place=self.in_place)
-        elif isinstance(event, events.EvalEvent):
-            self._say(f"step {event.step}: held-out loss {event.eval_loss:.4f}")
+            self._show_step(event)
         elif isinstance(event, Phase):
-            if self.in_place or event.name != self._phase:
-                self._say(str(event), in_place=self.in_place)
+            is_next_step = event.name == self._next
+            behind = f" · {self._step}" if self._step and not self.every_step else ""
+            self.line.show(str(event), behind=behind, logged=not is_next_step and event.name != self._phase)
+        elif isinstance(event, events.EvalEvent):
+            self.line.keep(f"step {event.step}: held-out loss {event.eval_loss:.4f}", self._next)
         elif isinstance(event, events.Notice):
-            self._say(f"{event.kind}: {event.text}")
+            self.line.keep(f"{event.kind}: {event.text}")
         elif isinstance(event, events.Saved):
-            self._say(f"step {event.step}: state saved in {event.path}")
+            self.line.keep(f"step {event.step}: state saved in {event.path}", self._next)
         elif isinstance(event, events.Finished):
-            self._say(f"{event.status} after step {event.step}")
+            self._step = self._next = ""
+            self.line.keep(f"{event.status} after step {event.step}", "")
         else:
-            self._say(f"{event.plan}\n")
-
+            self.line.keep(f"{event.plan}\n", "")
         self._phase = event.name if isinstance(event, Phase) else ""
 
-    def _say(self, text: str, *, in_place: bool = False) -> None:
-        if self.open_line:
-            self._terminal.clear_line()
-        print(text, end="" if in_place else "\n", file=self._terminal, flush=True)
-        self.open_line = in_place
+    def _show_step(self, event: StepEvent) -> None:
+        self._step, now_s = _step_text(event), time.monotonic()
+        self._next = f"step {event.step + 1}" if event.step < event.total_steps else ""
+        is_chosen = event.step % max(1, event.total_steps // 20) == 0 or event.step == 1
+        if self.line.is_terminal and not self.every_step:
+            self.line.show(self._step)
+        elif self.every_step or is_chosen or now_s > self._printed_s + _LOG_EVERY_S:
+            self._printed_s = now_s
+            self.line.keep(self._step, self._next)
+        else:
+            self.line.show(self._next, logged=False)
 
 
 def _step_text(event: Any) -> str:

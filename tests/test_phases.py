@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 import aprnb
 from aprnb import phases
 from aprnb.phases import Counted, Phase
+from aprnb.terminal import LiveLine, Terminal
 from aprnb.terminal_views import PhaseLine
+from aprnb.tuning.training import loop
 from aprnb.tuning.training.events import Event, Planned, StepEvent
 from aprnb_tests.tiny import schedule_of, tiny_examples, tiny_run
 
@@ -80,8 +83,9 @@ def test_a_run_tells_its_phases_from_the_first_to_the_last(
         "reading the checkpoint", "importing torch", "encoding 86 rows", "importing the training code",
         "measuring this machine", "Planned",
         "quantising", "attaching the adapter", "checking the base", "step 1", "StepEvent", "evaluating",
-        "writing the adapter", "reading the adapter", "writing the model", "checking the model: loading the base",
-        "checking the model: computing its logits", "checking the model", "checking the model: loading it",
+        "saving the state", "writing the results", "writing the adapter", "reading the adapter", "writing the model",
+        "checking the model: loading the base", "checking the model: computing its logits", "checking the model",
+        "checking the model: loading it", "writing the manifest",
     ]  # fmt: skip
 
 
@@ -91,3 +95,61 @@ def test_a_long_step_and_a_long_evaluation_tell_their_micro_batches(monkeypatch:
     told = [str(event) for event in tiny_run(one_by_one, micro_batch_tokens=8).events() if isinstance(event, Phase)]
     assert [text for text in told if text.startswith("step")] == ["step 1", "step 1 0/3", "step 1 1/3", "step 1 2/3"]
     assert "evaluating 1/6" in told
+
+
+def ticking(monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool) -> tuple[LiveLine, io.StringIO, list[float]]:
+    """A line without its thread, what it wrote, and its clock, which stands until the test sets it."""
+    stream, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(LiveLine, "_run", lambda *_: None)
+    return LiveLine(Terminal(stream), clock=lambda: now[0]), stream, now
+
+
+def test_a_terminal_shows_the_seconds_of_what_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    line, stream, now = ticking(monkeypatch, is_terminal=True)
+    line.show("step 3", behind=" · step 2/9: loss 1")
+    for now[0] in (0.5, 1.0, 1.5, 2.0):
+        line.tick()
+    line.keep("state saved", "step 4")
+    now[0] = 5.0
+    line.tick()
+    line.clear()
+    now[0] = 9.0
+    line.tick()
+    shown = stream.getvalue().split("\r\x1b[K")
+    loss = " · step 2/9: loss 1"
+    assert shown == [f"step 3{loss}", f"step 3 … 1 s{loss}", f"step 3 … 2 s{loss}", "state saved\nstep 4 … 3 s", ""]
+
+
+def test_a_log_gets_a_line_after_10_20_and_40_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    line, stream, now = ticking(monkeypatch, is_terminal=False)
+    line.show("loading", behind=" · step 2/9")
+    line.show("step 3", logged=False)
+    for now[0] in (float(second) for second in range(1, 42)):
+        line.tick()
+    assert stream.getvalue().splitlines() == ["loading", "step 3 … 10 s", "step 3 … 20 s", "step 3 … 40 s"]
+
+
+def test_what_is_silent_for_a_second_is_said_by_a_thread() -> None:
+    written = threading.Event()
+
+    class Heard(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            if "reading … 1 s" in text:
+                written.set()
+            return len(text)
+
+    line = LiveLine(Terminal(Heard()))
+    line.show("reading")
+    assert written.wait(30)
+    line.clear()
+
+
+def test_a_slow_step_says_that_the_next_one_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_LONG_S", 0.0)
+    steps = schedule_of(tiny_examples(), ((0,),), ((1,),))
+    told = [str(event) for event in tiny_run(steps).events() if isinstance(event, Phase)]
+    assert [text for text in told if text.startswith("step")] == ["step 1", "step 2"]

@@ -31,6 +31,7 @@ def write_results(
 ) -> dict[str, Any]:
     """Writes adapter, merged model with its check, manifest: in the order in which each needs the one before."""
     options, where, checkpoint = preparation.options, run.where, preparation.checkpoint
+    note(Phase("writing the results"))
     release_freed(preparation.placement.device)
     step = preparation.plan.total_steps
     best = best_evaluated(run.history) if options.write_best else None
@@ -51,6 +52,7 @@ def write_results(
     if found["output"]:
         own = run.history.wrote_model
         found["merge_check"] = _merged_and_compared(preparation, module, where, own, note).to_json()
+    note(Phase("writing the manifest"))
     found["peak_memory_bytes"] = peak_bytes(preparation.placement.device)
     history = replace(run.history, end=found)
     write_manifest(preparation, where, used, run_json(where, "finished", history))

@@ -49,7 +49,7 @@ from aprnb.tuning.training.saving.saver import Saver
 from aprnb.tuning.training.saving.state import RunState, capture_random, restore, trainable_tensors
 
 CHECKING_BASE = Phase("checking the base")
-_PROBE_TOKENS = 64
+_PROBE_TOKENS, _LONG_S = 64, 1.0
 
 
 def train(
@@ -131,7 +131,7 @@ class Training:
         self._batches = Batches(model, device, recipe.micro_batch_tokens, getattr(torch, recipe.dtype))
         self._clock, self._forecast = Clock(self.total_steps, forecast=forecast), forecast
         self._random: Mapping[str, Tensor] = capture_random(device)
-        self.between_steps = False
+        self.between_steps = self._takes_long = False
 
     @property
     def kept(self) -> str:
@@ -184,7 +184,7 @@ class Training:
         rate = learning_rate(step, self.total_steps, recipe.learning_rate, recipe.warmup_ratio)
         set_learning_rate(self._optimizer, rate)
         phase = f"step {step}"
-        if self._clock.is_first:
+        if self._clock.is_first or self._takes_long:
             yield Phase(phase)
         self._clock.start_step()
 
@@ -200,6 +200,7 @@ class Training:
         gates.check_labelled(step, result.labelled_tokens, planned.labelled_tokens)
         self._update(step)
         speed, remaining_s = self._clock.end_step(step, result.tokens)
+        self._takes_long = result.tokens / speed > _LONG_S
         return StepEvent(
             step=step,
             total_steps=self.total_steps,
@@ -233,6 +234,8 @@ class Training:
 
     def save(self) -> Iterator[Event]:
         """Saves the run as of its last complete step."""
+        if self.saver.would_save(self.step):
+            yield Phase("saving the state")
         state = RunState(
             step=self.step,
             identity=self._identity,

@@ -42,6 +42,10 @@ class Saver:
         is_best = self.best is not None and self.best[0] == step
         return is_best or self._rule.is_due(step, time.monotonic() - self._saved_at_s)
 
+    def would_save(self, step: int) -> bool:
+        """Whether the state after `step` is to be written and is not yet."""
+        return self._write is not None and self._saved_step != step
+
     def save(self, state: RunState) -> Iterator[Event]:
         """Saves `state`, unless its step is saved already.
 
