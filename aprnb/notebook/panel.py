@@ -19,11 +19,11 @@ from aprnb.display.bundle import Displayed
 from aprnb.display.curve import figure_png, training_curve
 from aprnb.display.document import Details, Document, Messages
 from aprnb.errors import AprnbError, MissingExtra
-from aprnb.notebook.live_view import LiveView, clock_text
+from aprnb.notebook.live_view import LiveView, now_text
 from aprnb.notebook.pacing import Pace
 from aprnb.notebook.progress import Progress
 from aprnb.notebook.screen import Screen
-from aprnb.notebook.stop import obey, pressed_button, stop_button
+from aprnb.notebook.stop import answer_pages, stop_button, watch_command
 from aprnb.tuning.results.history import read_history
 from aprnb.tuning.results.places import places_of
 from aprnb.tuning.training.events import STOPPING, EvalEvent, Event, Notice, Planned, Saved, StepEvent
@@ -50,12 +50,12 @@ class Panel:
         self._view: LiveView | None = None
         self._folder: Path | None = None
         self._run: Displayed | None = None
-        self._is_followed = False
-        self._disobey: Callable[[], None] = lambda: None
+        self._is_followed = self._is_stopping = self._is_closed = False
 
     def __call__(self, event: Event) -> None:
         if self._view is None and self.screen.is_live:
-            self._view = LiveView(self.progress.live_html(clock_text()))
+            self._view = LiveView(*self._numbers())
+            answer_pages(self._view.panel, self._view.again, self._ask_to_stop)
             self._show_stop(self._view)
         if isinstance(event, Planned):
             self._begin(event.plan, event.run)
@@ -75,7 +75,7 @@ class Panel:
         if self._view is None:
             return None
         self._is_followed = True
-        self.screen.was_shown(run)
+        self.screen.was_shown(run, run.where.run.name)
         thread = threading.Thread(target=self._follow, args=(run,), name=self._view.panel, daemon=True)
         thread.start()
         return thread
@@ -102,7 +102,7 @@ class Panel:
             self.screen.was_shown(self._run)
 
     def _close(self) -> None:
-        self._disobey()
+        self._is_closed = True
         document = self.document() if self.progress.plan is not None else None
         if self._view:
             self._view.close(document)
@@ -128,24 +128,28 @@ class Panel:
         self._show_stop(self._view)
 
     def _show_stop(self, view: LiveView) -> None:
-        if self.is_asked and self._folder:
-            self._disobey()
-            self._disobey = obey(view.panel, self._ask_to_stop)
-        view.stop(stop_button(self.screen.kernel_id, view.panel, self._folder, is_asked=self.is_asked))
+        how = {"is_asked": self.is_asked, "is_pressed": self._is_stopping}
+        view.stop(stop_button(self.screen.kernel, view.panel, self._folder, **how))
 
     def _ask_to_stop(self) -> None:
         from aprnb.tuning.results.run import open_run
 
-        if self._folder:
+        if self._folder and self.is_asked and not self._is_closed:
             open_run(self._folder).stop()
             self(Notice("info", STOPPING))
 
+    def _numbers(self) -> tuple[str, str]:
+        """The numbers as HTML, and as text of a viewer without HTML."""
+        as_of, watch = now_text(), watch_command(self._folder)
+        return self.progress.live_html(as_of, watch), self.progress.state_text(as_of, watch)
+
     def _refresh(self, view: LiveView, event: Event) -> None:
         if isinstance(event, Notice) and event.text == STOPPING:
-            view.stop(pressed_button())
+            self._is_stopping = True
+            self._show_stop(view)
         start_s = self.clock()
         if not isinstance(event, _OFTEN) or self.pace.is_due(start_s):
-            view.numbers(self.progress.live_html(clock_text()))
+            view.numbers(*self._numbers())
             self.pace.refreshed(start_s, self.clock())
 
 

@@ -34,6 +34,9 @@ _BESIDE = "display: flex; flex-wrap: wrap; gap: 8px 24px; align-items: flex-star
 # Wide enough to be read at 900 pixels; where there is no room beside the numbers it comes below them.
 _CURVE = "flex: 3 1 440px; max-width: 820px"
 
+_HIDDEN = ' style="display: none"'
+"""Until the page's script knows that the page is connected to the run."""
+_STORED = "border-left: 3px solid #b7791f; padding-left: 8px"
 _NAME, _NUMBER = "opacity: 0.75; font-size: 90%", "font-size: 115%; font-variant-numeric: tabular-nums"
 
 
@@ -65,7 +68,8 @@ class Progress:
         elif isinstance(event, Saved):
             self.saved = event
         elif isinstance(event, Finished):
-            self.status, self.doing = event.status, "writing the results"
+            self.status = event.status
+            self.doing = "writing the results" if event.status == "finished" else f"stopped after step {event.step}"
 
     def before(self, history: History) -> None:
         """Takes the steps and evaluations that were done before the run was resumed."""
@@ -101,21 +105,32 @@ class Progress:
             *([("time left", left)] if self.status == "running" else []),
         ]
 
-    def live_html(self, as_of: str = "") -> str:
-        """The numbers as tiles under a progress bar, the curve beside them; `as_of` is the time that is shown."""
+    def state_text(self, as_of: str, watch: str) -> str:
+        """What is true of the numbers at any later time; `watch` is the command that shows the run."""
+        return f"State of {as_of} ({self.doing}): {watch} shows what became of the run."
+
+    def live_html(self, as_of: str = "", watch: str = "") -> str:
+        """The numbers as tiles under a progress bar, the curve beside them.
+
+        `as_of` is the day and time. A page that is not connected to the run shows `state_text` in place of the bar.
+        """
         done, total = (self.last.step, self.last.total_steps) if self.last else (0, 1)
         tiles = "".join(
-            f'<span class="aprnb-number"><span style="{_NAME}">{escaped(name)}</span>'
+            f'<span class="{"aprnb-connected" if name == "time left" else "aprnb-number"}"'
+            f'{_HIDDEN if name == "time left" else ""}><span style="{_NAME}">{escaped(name)}</span>'
             f'<br><b style="{_NUMBER}">{escaped(value)}</b></span>'
             for name, value in self.numbers()
         )
         warnings = "".join(f"<div>⚠ {escaped(text)}</div>" for text in self.warnings[-3:])
         bar = f'<progress class="aprnb-progress" value="{done}" max="{total}" style="width: 100%"></progress>'
-        doing = f'<div role="status" style="opacity: 0.75">{escaped(self.doing)} <small>{escaped(as_of)}</small></div>'
+        doing = f'<div role="status">{escaped(self.doing)} <small>{escaped(as_of.partition(" ")[2])}</small></div>'
         curve = f'<div style="{_CURVE}">{curve_svg(self.steps, self.evals)}</div>' if self.steps else ""
         beside = f'<div style="{_BESIDE}"><div style="{_TILES}">{tiles}</div>{curve}</div>'
         return (
-            f'<div class="aprnb-live" style="line-height: 1.35; max-width: 1200px">{bar}{doing}{beside}{warnings}</div>'
+            '<div class="aprnb-live" style="line-height: 1.35; max-width: 1200px">'
+            f'<div class="aprnb-connected"{_HIDDEN}>{bar}{doing}</div>'
+            f'<div class="aprnb-stored" style="{_STORED}">{escaped(self.state_text(as_of, watch))}</div>'
+            f"{beside}{warnings}</div>"
         )
 
     def _drop_from(self, step: int) -> None:

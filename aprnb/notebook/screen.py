@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,21 @@ def wants_static() -> bool:
     return os.environ.get(STATIC_VARIABLE, "") not in ("", "0")
 
 
+@dataclass(frozen=True)
+class KernelName:
+    """A kernel in a Jupyter server: its id, which a restart keeps, and the session of its process."""
+
+    id: str
+    session: str
+
+
 class Screen:
     """One shell's outputs."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self.shell = shell
         self.tables = TableScript()
-        self._shown_result: tuple[int, int] | None = None
+        self._shown_result: tuple[int, int, str] | None = None
 
     @property
     def is_live(self) -> bool:
@@ -35,11 +44,13 @@ class Screen:
         return hasattr(self.shell, "kernel") and not wants_static()
 
     @property
-    def kernel_id(self) -> str | None:
-        """The kernel's id in a Jupyter server: part of the connection file's name."""
+    def kernel(self) -> KernelName | None:
+        """The kernel, where a Jupyter server started it; its id is part of the connection file's name."""
         kernel = getattr(self.shell, "kernel", None)
         name = Path(getattr(getattr(kernel, "parent", None), "connection_file", "")).stem
-        return name.removeprefix("kernel-") if name.startswith("kernel-") else None
+        if not name.startswith("kernel-"):
+            return None
+        return KernelName(name.removeprefix("kernel-"), str(getattr(getattr(kernel, "session", None), "session", "")))
 
     @property
     def cell_id(self) -> str | None:
@@ -56,15 +67,15 @@ class Screen:
         for picture in pictures(document):
             publish(picture_bundle(picture))
 
-    def was_shown(self, result: object) -> None:
-        """Notes that the cell's result was already displayed, so that it is not displayed twice."""
-        self._shown_result = (id(result), self.shell.execution_count)
+    def was_shown(self, result: object, words: str = "") -> None:
+        """Notes that the cell's result was already displayed: in its place are `words`, or its title."""
+        self._shown_result = (id(result), self.shell.execution_count, words)
 
     def bundle(self, shown: Displayed) -> dict[str, str]:
         """The MIME bundle of an object of ours: static HTML, with interactive tables where scripts may run."""
         document = shown.document()
-        if self._shown_result == (id(shown), self.shell.execution_count):
-            return {"text/plain": f"{type(shown).__name__}: {document.title} (shown above)"}
+        if self._shown_result and self._shown_result[:2] == (id(shown), self.shell.execution_count):
+            return {"text/plain": f"{type(shown).__name__}: {self._shown_result[2] or document.title} (shown above)"}
         bundle = static_bundle(document)
         if self.is_live:
             bundle["text/html"] = interactive_html(document, self.tables, self.cell_id) or bundle["text/html"]

@@ -42,6 +42,10 @@ class LabPage:
         self.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=_READY_MS)
         self.page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=_READY_MS)
 
+    def reload(self) -> None:
+        self.page.reload()
+        self.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=_READY_MS)
+
     def start(self, number: int) -> None:
         """Runs a cell and does not wait for its end."""
         self.cell(number).locator(".cm-content").click()
@@ -93,6 +97,10 @@ class LabPage:
     def interrupt_kernels(self) -> None:
         for kernel in self._kernels():
             self._request("POST", f"api/kernels/{kernel}/interrupt")
+
+    def restart_kernels(self) -> None:
+        for kernel in self._kernels():
+            self._request("POST", f"api/kernels/{kernel}/restart")
 
     def shut_down_kernels(self) -> None:
         for kernel in self._kernels():

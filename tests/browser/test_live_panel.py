@@ -65,8 +65,7 @@ def test_a_reloaded_page_shows_the_last_state_goes_on_and_stops(ready: LabPage, 
     page.start(1)
     page.cell(1).get_by_text("tokens/s").wait_for(timeout=90_000)
     page.save("reload.ipynb")
-    page.page.reload()
-    page.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    page.reload()
     page.cell(1).locator(".aprnb-live svg").wait_for(timeout=30_000)
     last = page.cell(1).locator(".aprnb-live").inner_text()
     assert "Loading widget" not in page.output_text(1)
@@ -79,6 +78,36 @@ def test_a_reloaded_page_shows_the_last_state_goes_on_and_stops(ready: LabPage, 
     page.cell(1).locator("img[src^='data:image/png']").wait_for(timeout=10_000)
     assert not page.cell(1).locator("button.aprnb-stop").count()
     assert "Run interrupted" in page.run(2), "and the object shows it again"
+
+    page.reload()  # the file holds the panel as it was during the run
+    page.cell(1).get_by_text("Run interrupted").wait_for(timeout=30_000)
+    assert not page.cell(1).locator("button.aprnb-stop").count(), "the kernel answers after the end too"
+    page.restart_kernels()
+    page.reload()
+    page.page.wait_for_timeout(3000)
+    shown = page.output_text(1)
+    assert shown.startswith("State of 20"), "another process knows nothing of the run"
+    assert "(training): %apr_watch reloaded.run shows what became of the run" in shown
+    assert "Not connected to this run" in shown
+    assert not page.cell(1).locator("button.aprnb-stop, progress").first.is_visible()
+    page.page.screenshot(path=tmp_path / "restarted.png")
+
+
+def test_a_panel_whose_kernel_was_restarted_under_it_offers_no_stop(page: LabPage, tmp_path: Path) -> None:
+    events = (
+        "from aprnb.notebook.panel import Panel\nfrom aprnb.notebook.screen import Screen\n"
+        "from aprnb.tuning.training.events import Phase\n"
+        "panel = Panel(Screen(get_ipython()))\npanel(Phase('starting'))"
+    )
+    page.open("lost.ipynb", [events])
+    page.run(0)
+    page.cell(0).locator("button.aprnb-stop").wait_for()
+    page.page.wait_for_timeout(13_000)  # longer than a page waits before it asks
+    assert page.cell(0).locator("button.aprnb-stop").is_visible(), "a phase may be long: the kernel answers"
+    page.restart_kernels()
+    page.cell(0).get_by_text("Not connected to this run").wait_for(timeout=60_000)
+    assert not page.cell(0).locator("button.aprnb-stop").is_visible()
+    page.page.screenshot(path=tmp_path / "lost.png")
 
 
 def test_a_run_in_the_background_is_shown_and_stopped_while_the_kernel_is_busy(ready: LabPage, tmp_path: Path) -> None:

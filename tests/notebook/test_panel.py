@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from IPython.utils.capture import capture_output
 from aprnb.display.bundle import Displayed
 from aprnb.display.document import Document, Fields, Messages, Table
 from aprnb.notebook.panel import Panel
-from aprnb.notebook.screen import Screen
+from aprnb.notebook.screen import KernelName, Screen
 from aprnb.notebook.stop import stop_button
 from aprnb.tuning.training.events import STOPPING, EvalEvent, Finished, Notice, Phase, Planned, Saved, StepEvent
 
@@ -90,7 +91,7 @@ class LiveScreen(Screen):
     """A screen with a browser, which shows displays that are updated."""
 
     is_live = True
-    kernel_id = "0a1b-2c"
+    kernel = KernelName("0a1b-2c", "a-session")
 
 
 def displays(captured) -> dict[str, dict[str, str]]:
@@ -119,6 +120,49 @@ def test_the_live_panel_is_html_that_is_replaced_in_place(shell):
     assert "<svg" not in numbers["text/html"], "the end is static"
     assert set(picture) == {"image/png", "text/plain"}
     assert stop["text/html"] == plan["text/html"] == ""
+
+
+def test_what_is_stored_of_a_live_panel_says_that_it_is_a_state_and_has_no_button(shell):
+    with capture_output() as captured, Panel(LiveScreen(shell), clock=lambda: 0.0) as panel:
+        panel(Planned(SmallPlan(), Path("a run.run")))
+        panel(step(1))
+        shown = displays(captured)
+    numbers, stop = (Stored(shown[name]["text/html"]) for name in ("", "stop"))
+    assert re.match(r"State of \d{4}-\d\d-\d\d [\d:]{8} \(training\): %apr_watch 'a run.run' shows what", numbers.text)
+    assert "State of" in shown[""]["text/plain"]
+    assert "1 of 3" in numbers.text
+    assert "time left" not in numbers.text
+    assert "progress" not in numbers.tags
+    assert "button" not in stop.tags
+    assert stop.text.startswith("Not connected to this run: %apr_watch 'a run.run' shows it")
+
+
+class Stored(HTMLParser):
+    """The elements and the text of a page that runs no script, or whose script found no kernel of the run."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.hidden, self.tags, self.text = 0, list[str](), ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if self.hidden or ("style", "display: none") in attrs or tag == "script":
+            self.hidden += tag != "br"
+        else:
+            self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.hidden = max(0, self.hidden - 1)
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self.hidden else data
+
+
+def test_after_a_stop_no_results_are_announced(shell):
+    with capture_output(), Panel(Screen(shell)) as panel:
+        for event in (Planned(SmallPlan()), step(1), Notice("info", STOPPING), Finished("interrupted", 1)):
+            panel(event)
+        assert panel.progress.doing == "stopped after step 1"
 
 
 def test_the_end_of_training_shows_the_last_step_and_what_comes_next(shell):
@@ -174,7 +218,7 @@ def test_without_a_server_the_stop_button_is_a_sentence():
 
 
 def test_a_path_in_the_script_ends_no_script_and_no_attribute():
-    button = stop_button("0a1b", "p", Path("</script><img src=x onerror='alert(1)'>\".run"))
+    button = stop_button(KernelName("0a1b", "s"), "p", Path("</script><img src=x onerror='alert(1)'>\".run"))
     assert button.count("</script>") == 1
     assert button.endswith("</script>")
     assert "<img src=x" not in button.partition("<script>")[0]

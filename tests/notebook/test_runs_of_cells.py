@@ -16,7 +16,7 @@ from IPython.utils.capture import capture_output
 import aprnb
 from aprnb.errors import Interrupted
 from aprnb.notebook.screen import Screen
-from aprnb.notebook.stop import stop_target
+from aprnb.notebook.stop import comm_target
 
 OPTIONS = "--method lora --rank 4 --batch-size 4 --epochs 40"
 
@@ -51,16 +51,24 @@ def test_a_cell_in_the_background_returns_the_run_and_its_panel_goes_on(
         run = ran(shell, "--background")
         assert run.status == "running"
         assert "%apr_watch" in str(run)
+        shown = shell.display_formatter.format(run)[0]
+        assert shown == {"text/plain": "Run: tuned.run (shown above)"}, "nothing that is old when it is saved"
         wait_for_steps(here / "tuned.run", 2)
         panel = captured.outputs[0].transient["display_id"]
-        press_stop(panel)
+        from_page(panel, "stop")
         follower = next(thread for thread in threading.enumerate() if thread.name == panel)
         follower.join(60)
     shown = [output.data for output in captured.outputs if output.transient["display_id"] == panel]
     assert any("tokens/s" in data["text/html"] for data in shown), "numbers, although the cell has returned"
     assert "stopping after this micro-batch" in "".join(data["text/html"] for data in shown)
     assert "Run interrupted" in shown[-1]["text/plain"]
-    assert stop_target(panel) not in get_comm_manager().targets
+    (here / "tuned.run" / "stop").unlink()
+    with capture_output() as again:
+        from_page(panel, "state")  # a page that was opened after the end
+        from_page(panel, "stop")
+    assert "Run interrupted" in again.outputs[0].data["text/plain"]
+    assert again.outputs[-1].transient["display_id"] == f"{panel}-stop", "empty: the page needs no more"
+    assert not (here / "tuned.run" / "stop").exists(), "nothing is asked of a run that has ended"
     monkeypatch.undo()
     monkeypatch.chdir(here)
     watched = shell.run_line_magic("apr_watch", "tuned.run")
@@ -68,9 +76,11 @@ def test_a_cell_in_the_background_returns_the_run_and_its_panel_goes_on(
     assert "after step" in shell.run_line_magic("apr_inspect", "tuned.run").to_html()
 
 
-def press_stop(panel: str) -> None:
-    """What arrives from the button of a panel."""
-    get_comm_manager().targets[stop_target(panel)](BaseComm(target_name=stop_target(panel), primary=False), {})
+def from_page(panel: str, asked: str) -> None:
+    """What arrives from the script of a panel."""
+    comm = BaseComm(target_name=comm_target(panel), primary=False)
+    get_comm_manager().register_comm(comm)
+    get_comm_manager().targets[comm_target(panel)](comm, {"content": {"data": {"ask": asked}}})
 
 
 def test_an_interrupted_cell_fails_after_its_state_is_saved(shell: Any, here: Path) -> None:
