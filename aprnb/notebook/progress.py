@@ -55,6 +55,8 @@ class Progress:
 
     def take(self, event: Event) -> None:
         """Adds one event."""
+        if isinstance(event, StepEvent) or (isinstance(event, Phase) and self.status == "interrupted"):
+            self.status = "running"  # again, where another process resumed the run
         if isinstance(event, StepEvent):
             self._drop_from(event.step)
             self.steps.append(to_metrics_row(event))

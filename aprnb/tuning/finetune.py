@@ -15,7 +15,7 @@ from aprnb.tuning.preparation import Preparation, prepare, require_named, resume
 from aprnb.tuning.results.places import claimed
 from aprnb.tuning.results.run import Run
 from aprnb.tuning.starting import is_done, saved_state, start
-from aprnb.tuning.training.events import Listener, Notice, Planned
+from aprnb.tuning.training.events import Listener, Notice, Planned, mean_step_s
 
 Rows = str | os.PathLike[str] | Iterable[Any]
 """A path, JSON Lines as text, a list of rows, a DataFrame, or a Dataset."""
@@ -231,7 +231,8 @@ def finetune(
             tell(Notice("info", f"the run is finished after step {state.step}; more --epochs train it on"))
             return run
         preparation = _timed(preparation, tell)
-        preparation = resumed(preparation, state.step) if state else preparation
+        if state:
+            preparation = resumed(preparation, state.step, mean_step_s(run.history.steps[: state.step]))
         tell(Planned(preparation.plan, where.run))
         run = Run(where, preparation.plan)
         from aprnb.tuning.execution import execute

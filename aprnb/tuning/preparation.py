@@ -126,13 +126,16 @@ def placement_of(device: torch.device, recipe: SettledRecipe) -> Placement:
     return place(str(device), dtype, "nf4" if recipe.quantize_nf4 else None)
 
 
-def resumed(preparation: Preparation, step: int) -> Preparation:
-    """The preparation whose plan counts the seconds after `step` alone."""
+def resumed(preparation: Preparation, step: int, step_s: float | None = None) -> Preparation:
+    """The preparation whose plan counts the seconds after `step` alone; a step takes `step_s`, if some were timed."""
     plan = preparation.plan
     if plan.seconds is None:
         return preparation
-    rest = plan.seconds.rest(1 - step / plan.total_steps)
-    return replace(preparation, plan=replace(plan, seconds=rest))
+    rest, forecast = plan.seconds.rest(1 - step / plan.total_steps), plan.forecast
+    if step_s is not None and forecast is not None:
+        rest = replace(rest, steps=step_s * (plan.total_steps - step))
+        forecast = replace(forecast, step=step_s)
+    return replace(preparation, plan=replace(plan, seconds=rest, forecast=forecast))
 
 
 def _check_size(model_size: str | None, report: ContractReport) -> None:

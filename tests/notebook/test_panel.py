@@ -203,6 +203,17 @@ def test_steps_that_are_done_again_replace_the_earlier_ones(shell):
         assert [row["step"] for row in panel.progress.evals] == [0]
 
 
+def test_a_run_that_was_resumed_has_time_left_again(shell):
+    with capture_output(), Panel(Screen(shell)) as panel:
+        for event in (Planned(SmallPlan()), step(1), Finished("interrupted", 1)):
+            panel(event)
+        assert "time left" not in dict(panel.progress.numbers())
+        panel(Phase("loading"))
+        assert panel.progress.document().title == "Fine-tuning"
+        panel(step(2))
+        assert dict(panel.progress.numbers())["time left"] == "1.0 s"
+
+
 def test_an_error_before_the_plan_leaves_no_live_display(shell):
     with capture_output() as captured, pytest.raises(ValueError, match="broke"), Panel(LiveScreen(shell)) as panel:
         panel(Phase("starting"))

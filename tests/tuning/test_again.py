@@ -81,6 +81,9 @@ def test_a_finished_run_is_trained_on_with_more_epochs(again: Any, tmp_path: Pat
     assert steps == [5, 6]
     assert "the finished run is trained on: the rates are those of 6 steps" in notices
     assert longer.metrics[:4].equals(tuned)
+    timed = (tuned.tokens / tuned.tokens_per_s)[1:].mean()  # the first step warms up
+    assert longer.plan.forecast.step == pytest.approx(timed), "the steps before say how long the others take"
+    assert longer.plan.seconds.steps == pytest.approx(2 * timed)
     assert (longer.plan.total_steps, longer.to_json()["steps"]) == (6, 6)
     assert (tmp_path / "x.apr").read_bytes() != base
     recipe = (tmp_path / "x.run" / "recipe.toml").read_text("utf-8")

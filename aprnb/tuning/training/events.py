@@ -158,3 +158,9 @@ def mean_tokens_per_s(rows: Sequence[Mapping[str, Any]]) -> float | None:
     counted = steps[1:] or steps
     seconds = sum(row["tokens"] / row["tokens_per_s"] for row in counted)
     return sum(row["tokens"] for row in counted) / seconds if seconds else None
+
+
+def mean_step_s(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Seconds of a step over the step rows, without the first, which warms up; None where no other was made."""
+    counted = rows[1:]
+    return sum(row["tokens"] / row["tokens_per_s"] for row in counted) / len(counted) if counted else None
