@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == [REQUEST]:
         return _serve()
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminate)
+    if threading.current_thread() is threading.main_thread():
+        _handle_endings()
     with redirect_stdout(_terminal(sys.stdout)), redirect_stderr(_terminal(sys.stderr)):
         try:
             return _verdict(arguments, as_json="--json" in arguments, verbose="--verbose" in arguments)
@@ -54,8 +54,18 @@ def _serve() -> int:
         return serve_request(sys.stdin.fileno(), answers)
 
 
+def _handle_endings() -> None:
+    """SIGTERM, which containers and batch queues send before SIGKILL, and the SIGHUP of a closed terminal are Ctrl-C.
+
+    What a process ignores, as under `nohup`, it still ignores.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _terminate)
+
+
 def _terminate(_number: int, frame: FrameType | None) -> None:
-    """Handles SIGTERM, which containers and batch queues send before SIGKILL, as Ctrl-C."""
     interrupt = signal.getsignal(signal.SIGINT)
     if callable(interrupt):
         interrupt(signal.SIGINT, frame)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import threading
@@ -39,6 +40,7 @@ class Terminal(io.TextIOBase):
 
     def __init__(self, stream: TextIO) -> None:
         self._stream: TextIO = stream._stream if isinstance(stream, Terminal) else stream
+        self._is_screen = not self._stream.closed and self._stream.isatty()
 
     def write(self, text: str) -> int:
         shown = running_text(text)
@@ -71,7 +73,10 @@ class Terminal(io.TextIOBase):
         try:
             method(*arguments)
         except OSError as reason:
-            raise OutputLost(self._stream, reason) from reason
+            lost = OutputLost(self._stream, reason)
+            if not (self._is_screen and reason.errno == errno.EIO):
+                raise lost from reason
+            lost.discard()  # the terminal was closed: SIGHUP says what is to end
 
 
 class LiveLine:

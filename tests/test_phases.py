@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -153,3 +154,14 @@ def test_a_slow_step_says_that_the_next_one_begins(monkeypatch: pytest.MonkeyPat
     steps = schedule_of(tiny_examples(), ((0,),), ((1,),))
     told = [str(event) for event in tiny_run(steps).events() if isinstance(event, Phase)]
     assert [text for text in told if text.startswith("step")] == ["step 1", "step 2"]
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="a terminal of POSIX")
+def test_a_terminal_that_was_closed_ends_no_run_before_its_state_is_saved() -> None:
+    """The kernel sends SIGHUP then, which does."""
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as stream:  # noqa: PTH123  a descriptor
+        terminal = Terminal(stream)
+        assert terminal.isatty()
+        os.close(ours)
+        print("step 1", file=terminal, flush=True)

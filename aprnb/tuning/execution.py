@@ -120,8 +120,10 @@ def _executed(run: Run, preparation: Preparation, state: RunState | None, note: 
 
 def _failure(error: BaseException) -> dict[str, Any]:
     """What `events.jsonl` ends with: the status, and the error as `--json` prints it."""
+    if isinstance(error, KeyboardInterrupt):
+        error = Interrupted("stopped at once")
     known = error if isinstance(error, AprnbError) else InternalError(error, traceback_shown=False)
-    status = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+    status = "interrupted" if isinstance(known, Interrupted) else "failed"
     return {"status": status, "error": known.to_json()}
 
 

@@ -16,6 +16,7 @@ from aprnb.tuning.results.places import claimed
 from aprnb.tuning.results.run import Run
 from aprnb.tuning.starting import is_done, saved_state, start
 from aprnb.tuning.training.events import Listener, Notice, Planned, mean_step_s
+from aprnb.tuning.training.interrupt import ending_as_interrupts
 
 Rows = str | os.PathLike[str] | Iterable[Any]
 """A path, JSON Lines as text, a list of rows, a DataFrame, or a Dataset."""
@@ -146,9 +147,9 @@ def finetune(
     """Fine-tune the checkpoint at `model` on rows of instructions and answers.
 
     The plan is reported to `listener` as `Planned` before any weight is loaded; the events of the run follow. What
-    takes time is reported as `Phase`, also before the plan. The first
-    SIGINT ends the run after the current micro-batch with its state saved (`run.status == "interrupted"`; `resume=True`
-    continues it), a second one raises `Interrupted`. None as a value means that the option is not given.
+    takes time is a `Phase`, also before the plan. In training the first SIGINT, SIGTERM or SIGHUP ends the run after
+    the current micro-batch with its state saved (`run.status == "interrupted"`; `resume=True` continues it); a second
+    SIGINT, and any of them elsewhere, stops it at once (`Interrupted`). None as a value: the option is not given.
 
     Args:
         model: an `.apr`, GGUF or safetensors file, or a Hugging Face folder.
@@ -223,7 +224,7 @@ def finetune(
     recipe, options = read_options(given)
     base = require_named(base, options.model_size)
     where, recipe, options = start(base, recipe, options)
-    with claimed(where, may_exist=bool(options.resume or options.force)):
+    with ending_as_interrupts(), claimed(where, may_exist=bool(options.resume or options.force)):
         preparation = prepare(base, recipe, options, tell)
         state = saved_state(where, preparation) if options.resume else None
         if state and is_done(run := Run(where, preparation.plan), preparation, state):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import aprnb
-from aprnb.errors import CheckpointError
+from aprnb.errors import CheckpointError, Interrupted
 from aprnb.tuning.training.events import Notice, StepEvent
 
 ROWS = [{"instruction": f"Spell {word}.", "response": " ".join(word)} for word in ("fish", "cow", "hen", "goat")]
@@ -45,6 +45,23 @@ def test_a_signal_saves_and_ends_the_run_and_its_handler_is_as_before(
     tune(pocket_qwen3, tmp_path, lambda event: steps.append(event.step) if isinstance(event, StepEvent) else None,
          save_every="1h", resume=True)  # fmt: skip
     assert steps == [4]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals of POSIX")
+def test_a_signal_outside_the_training_ends_the_run_with_what_is_saved(pocket_qwen3: Path, tmp_path: Path) -> None:
+    """By default SIGTERM and SIGHUP would end this process here."""
+
+    def listening(number: int, name: str) -> Any:
+        return lambda event: signal.raise_signal(number) if str(event).startswith(name) else None
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(pocket_qwen3, tmp_path, listening(signal.SIGHUP, "encoding"))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(Interrupted, match="the state of step 1 is saved"):
+        tune(pocket_qwen3, tmp_path, listening(signal.SIGTERM, "writing the adapter"), max_steps=1)
+    assert aprnb.open_run(tmp_path / "x.run").status == "interrupted"
+    assert not aprnb.open_run(tmp_path / "x.run").where.is_running
+    assert signal.getsignal(signal.SIGHUP) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 # ---- damaged states

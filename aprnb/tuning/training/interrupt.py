@@ -6,7 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -66,6 +67,29 @@ class Interrupt:
         if number == signal.SIGINT and self._pressed.is_set():
             raise KeyboardInterrupt
         self.request()
+
+
+@contextmanager
+def ending_as_interrupts() -> Iterator[None]:
+    """During the block SIGTERM and SIGHUP raise KeyboardInterrupt where they would end the process without a word.
+
+    A handler of the program's own stays, and so does SIGHUP that is ignored. Only the main thread can own handlers.
+    """
+    numbers = [getattr(signal, name) for name in _ENDING[1:] if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, _raise_interrupt)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _raise_interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _hears_hang_up() -> bool:
