@@ -173,7 +173,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
         _flag("background", "return at once; the run goes on in a process of its own"),
         _flag("in_kernel", "train in the kernel, not in a process of its own", only="notebook"),
         _flag("keep_going", "let the cells after an interrupted run go on", only="notebook"),
-        _flag("verbose", "report every step; show the traceback of an unexpected error"),
+        _flag("verbose", "show the whole plan and every step, and the traceback of an unexpected error"),
     ),
     "general": (
         Option("as", "text", None, "also store the result under this name", "NAME", only="notebook"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from aprnb.model.answer import Generation
     from aprnb.phases import OnPhase
     from aprnb.tuning.results.run import Run
-    from aprnb.tuning.training.events import Event, Listener, StepEvent
+    from aprnb.tuning.training.events import Event, Listener, Planned, StepEvent
     from aprnb.views import Answer
 
 T = TypeVar("T")
@@ -184,7 +185,8 @@ class Progress:
             self._step = self._next = ""
             self.line.keep(f"{event.status} after step {event.step}", "")
         else:
-            self.line.keep(f"{event.plan}\n", "")
+            is_short = self.line.is_terminal and not self.every_step
+            self.line.keep(f"{_short_plan(event) if is_short else event.plan}\n", "")
         self._phase = event.name if isinstance(event, Phase) else ""
 
     def _show_step(self, event: StepEvent) -> None:
@@ -198,6 +200,18 @@ class Progress:
             self.line.keep(self._step, self._next)
         else:
             self.line.show(self._next, logged=False)
+
+
+def _short_plan(planned: Planned) -> str:
+    """What fits on a screen: outcome, facts and warnings, and where the rest is."""
+    from aprnb.display.document import Document, Messages, Paragraph
+    from aprnb.display.text import to_text
+
+    plan = planned.plan.document()
+    warnings = [block for block in plan.blocks if isinstance(block, Messages) and block.kind == "warning"]
+    rest = f"aprnb inspect {shlex.quote(str(planned.run))}" if planned.run else "aprnb plan"
+    more = Paragraph(f"memory by term, architecture, recipe, assumptions: {rest}, or --verbose")
+    return to_text(Document(plan.title, plan.status, (*warnings, *plan.blocks[:1], more)))
 
 
 def _step_text(event: Any) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ import pytest
 
 import aprnb
 from aprnb.errors import AprnbError, CheckpointError, FileMissing
+from aprnb.terminal_views import Progress
 from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.plan_document import plan_document, read_plan
+from aprnb.tuning.training.events import Planned
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +40,30 @@ def test_a_stored_plan_shows_the_card_of_the_live_one(plan: Plan, stored: dict[s
     assert str(saved) == str(plan)
     assert saved.to_html() == plan.to_html()
     assert saved.to_json() == stored
+
+
+@pytest.mark.parametrize(("is_terminal", "verbose"), [(True, False), (True, True), (False, False)])
+def test_a_terminal_shows_what_fits_on_a_screen_and_where_the_rest_is(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, is_terminal: bool, verbose: bool
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    progress = Progress(every_step=verbose)
+    progress(Planned(plan, Path("a folder/x.run")))
+    progress.line.clear()
+    shown = stream.getvalue()
+    if verbose or not is_terminal:
+        assert str(plan) in shown
+        return
+    assert len(shown.splitlines()) <= 30  # 19 facts, two warnings, title, empty lines
+    assert shown.splitlines()[0] == str(plan).splitlines()[0]
+    for warning in plan.warnings:
+        assert f"warning: {warning}" in " ".join(shown.split())
+    for name in ("learning rate", "rows", "time", "writes"):
+        assert f"\n{name} " in shown
+    assert "Memory at the peak" not in shown
+    assert "recipe, assumptions: aprnb inspect 'a folder/x.run', or --verbose" in shown
 
 
 def places(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
