@@ -65,6 +65,7 @@ def _plan(given: dict[str, Any], view: View) -> Answer:
     checkpoint = given.pop("checkpoint", None)
 
     def work(on_phase: OnPhase) -> Answer:
+        _require_usable(checkpoint, given)
         on_phase(IMPORTING)
         from aprnb.tuning.finetune import plan
 
@@ -105,12 +106,22 @@ def _trained(given: dict[str, Any], view: View, words: str = "") -> Run:
             from aprnb.tuning.child import finetune_in_child
 
             return finetune_in_child(checkpoint, given, listener, background=background)
+        _require_usable(checkpoint, given)
         listener(IMPORTING)
         from aprnb.tuning.finetune import finetune
 
         return finetune(checkpoint, listener=listener, **given)
 
     return view.training(work, "background" if background else "here")
+
+
+def _require_usable(checkpoint: Any, given: Mapping[str, Any]) -> None:
+    """Raises what the options alone are wrong in, before torch is imported."""
+    from aprnb.tuning.planning.model_size import require_named
+    from aprnb.tuning.planning.recipe_reader import read_options
+
+    _, options = read_options(given)
+    require_named(checkpoint, options.model_size)
 
 
 def _watch(given: dict[str, Any], view: View) -> Answer:

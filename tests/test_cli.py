@@ -292,6 +292,11 @@ def test_what_exists_is_not_overwritten_without_force(pocket_qwen3: Path, tuned:
     assert (folder / "tuned.apr").read_bytes() == before
 
 
+def _without_seconds(text: str) -> list[str]:
+    """The lines but for those in which a slow machine says how long a phase takes."""
+    return [line for line in text.splitlines() if " … " not in line]
+
+
 def test_merge_writes_a_model_equal_to_the_run_s_own(pocket_qwen3: Path, tuned: tuple[Path, Any]) -> None:
     folder, _ = tuned
     again = folder / "again.apr"
@@ -300,11 +305,11 @@ def test_merge_writes_a_model_equal_to_the_run_s_own(pocket_qwen3: Path, tuned: 
     assert document(run)["output"] == str(again)
     assert document(run)["changed"] > 0
     before, _, after = run.stderr.partition("Plan of again.apr\n")
-    assert before.splitlines() == ["importing torch", "reading the adapter"]
+    assert _without_seconds(before) == ["importing torch", "reading the adapter"]
     assert "What becomes what" in after
     shown, _, phases = after.rpartition("\n\n")  # the plan ends with an empty line
     assert "writing" not in shown
-    assert phases.splitlines() == ["writing the model 0/35", "checking the model 0/21"]
+    assert _without_seconds(phases) == ["writing the model 0/35", "checking the model 0/21"]
     assert aprnb("check", again).returncode == 0
 
 

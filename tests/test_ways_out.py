@@ -514,18 +514,17 @@ def a_rate_that_drives_the_weights_to_infinity(place: Place) -> Situation:
 
 
 ELSEWHERE = {
-    "continue from step {} with --resume": "tuning/test_child.py",
-    "continue it with --resume; `run` holds it as it is, and --keep-going lets the next cells run": (
-        "notebook/test_runs_of_cells.py"
-    ),
+    "run it again with --resume, or --resume auto: step {} is saved": "tuning/test_child.py",
+    "`aprnb runs FOLDER` shows the runs of a folder by their present names": "tuning/test_several_runs.py",
+    "{}; `run` holds it as it is, and --keep-going lets the next cells run": ("notebook/test_runs_of_cells.py"),
     "wait until it ends, stop it, or choose another --output": "tuning/test_child.py",
     "the output of a run is None until it has finished, and with --adapter-only: see run.status": (
         "formats/test_folder.py"
     ),
     "--set {}=null": "conversion/test_gguf_llama_cpp.py",
     "use the base that it was trained on, or add --other-base": "attacks/test_changed_base.py",
-    "the state of step {} is saved: continue with the same command and --resume": "tuning/test_run.py",
-    "no state was saved: start again with --force": "tuning/test_run.py",
+    "the state of step {} is saved: run the same command again with --resume, or --resume auto": "tuning/test_run.py",
+    "give the --adapter of the saved run, or start a new one": "tuning/test_again.py",
     "give the --epochs or --max-steps that it was trained on with, or start anew with --force": "tuning/test_again.py",
     "every step is done and saved: run it again with --resume, or also --adapter-only": "tuning/test_out_of_memory.py",
     "every step is done and saved: run it again with --resume when more memory is free": "tuning/test_out_of_memory.py",

@@ -148,7 +148,9 @@ class Magic:
         enough = out_of_memory_in("in this cell", "end other programs, or use a machine with more memory")
         try:
             with enough:
-                result: Any = COMMANDS[self.command].run(read_body(given, body), self.session)
+                options = read_body(given, body)
+                goes_on = options.get("resume") == "auto"
+                result: Any = COMMANDS[self.command].run(options, self.session)
         except KeyboardInterrupt:
             raise Interrupted("stopped", action="no incomplete file is left: run the cell again") from None
         if name:
@@ -156,7 +158,7 @@ class Magic:
         if self.command == "finetune" and result.exit_code == Interrupted.exit_code and not keeps_going:
             stopped = getattr(result, "runs", (result,))[-1]
             self.session.shell.push({"run": stopped})
-            raise _interrupted(stopped)
+            raise _interrupted(stopped, goes_on=goes_on)
         if self.command == "check" and not result.ok:
             self.session.screen.show(result)
             result.raise_for_violations()
@@ -202,11 +204,15 @@ def _with_body(given: dict[str, Any], body: str) -> dict[str, Any]:
     return with_recipe({**given, "data": body})
 
 
-def _interrupted(run: Any) -> Interrupted:
-    """Raised after the state was saved, so that the cells behind an interrupted run do not run on."""
+def _interrupted(run: Any, *, goes_on: bool) -> Interrupted:
+    """Raised after the state was saved, so that the cells behind an interrupted run do not run on.
+
+    A cell that `goes_on` has --resume auto.
+    """
+    how = "run the cell again: it continues" if goes_on else "continue it with --resume"
     return Interrupted(
         f"the run stopped after step {len(run.history.steps)}; its state is saved in {run.where.run}",
-        action="continue it with --resume; `run` holds it as it is, and --keep-going lets the next cells run",
+        action=f"{how}; `run` holds it as it is, and --keep-going lets the next cells run",
     )
 
 

@@ -164,9 +164,9 @@ def _killed(code: int, said: bytes, run: Run | None) -> TrainingError:
     last = said.decode("utf-8", "replace").strip().splitlines()[-1:]
     often = "; the system does that when memory runs out" if code == -9 else ""
     saved = run.history.saved if run is not None else None
-    action = (
-        f"continue from step {saved.step} with --resume" if saved else "no state was saved: start again with --force"
-    )
+    action = "no state was saved: run it again"
+    if saved:
+        action = f"run it again with --resume, or --resume auto: step {saved.step} is saved"
     return TrainingError(
         f"the process of the run was ended {how}{often}{''.join(f': {line}' for line in last)}", action=action
     )

@@ -112,9 +112,9 @@ def _executed(run: Run, preparation: Preparation, state: RunState | None, note: 
         with room_for_results(preparation.recipe):
             return write_results(run, preparation, module, content, note)
     except KeyboardInterrupt:
-        kept = f"the state of step {saved_step} is saved: continue with the same command and --resume"
+        kept = f"the state of step {saved_step} is saved: run the same command again with --resume, or --resume auto"
         raise Interrupted(
-            "stopped at once", action=kept if saved_step else "no state was saved: start again with --force"
+            "stopped at once", action=kept if saved_step else "no state was saved: run the same command again"
         ) from None
 
 

@@ -9,13 +9,14 @@ from typing import Any, Literal
 import torch
 
 from aprnb.phases import OnPhase, Phase, silent
+from aprnb.tuning.planning.model_size import require_named
 from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.recipe_reader import read_options
-from aprnb.tuning.preparation import Preparation, prepare, require_named, resumed
+from aprnb.tuning.preparation import Preparation, prepare, resumed
 from aprnb.tuning.results.places import claimed
 from aprnb.tuning.results.run import Run
-from aprnb.tuning.starting import is_done, saved_state, start
-from aprnb.tuning.training.events import Listener, Notice, Planned, mean_step_s
+from aprnb.tuning.starting import is_done, leave_as_it_is, saved_state, start
+from aprnb.tuning.training.events import Listener, Planned, mean_step_s
 from aprnb.tuning.training.interrupt import ending_as_interrupts
 
 Rows = str | os.PathLike[str] | Iterable[Any]
@@ -228,8 +229,7 @@ def finetune(
         preparation = prepare(base, recipe, options, tell)
         state = saved_state(where, preparation) if options.resume else None
         if state and is_done(run := Run(where, preparation.plan), preparation, state):
-            tell(Planned(preparation.plan, where.run))
-            tell(Notice("info", f"the run is finished after step {state.step}; more --epochs train it on"))
+            leave_as_it_is(run, preparation, state, tell)
             return run
         preparation = _timed(preparation, tell)
         if state:

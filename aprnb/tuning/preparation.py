@@ -23,7 +23,7 @@ from aprnb.tuning.data.rows import Row, RowSet, read_rows, split_rows
 from aprnb.tuning.planning.device import device_facts
 from aprnb.tuning.planning.identity import Identity
 from aprnb.tuning.planning.make_plan import make_plan
-from aprnb.tuning.planning.model_size import check_model_size, size_without_file
+from aprnb.tuning.planning.model_size import check_model_size
 from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.recipe import Recipe, RunOptions, SettledRecipe
 from aprnb.tuning.planning.settle import settle
@@ -57,15 +57,6 @@ class Preparation:
     @property
     def options(self) -> RunOptions:
         return self.plan.options
-
-
-def require_named(model: str | os.PathLike[str] | None, model_size: str | None) -> str | os.PathLike[str]:
-    """The checkpoint's path; raises UsageProblem where none is given."""
-    if model is not None:
-        return model
-    if model_size:
-        raise size_without_file(model_size)
-    raise UsageProblem("no checkpoint is given", action="give the path of a checkpoint, such as model.apr")
 
 
 def prepare(

@@ -34,6 +34,7 @@ from aprnb.tuning.results.places import (
 from aprnb.tuning.results.request import write_request
 from aprnb.tuning.results.run import Run
 from aprnb.tuning.tracking import require_tracker
+from aprnb.tuning.training.events import Listener, Notice, Planned
 from aprnb.tuning.training.saving.state import RunState
 from aprnb.tuning.training.saving.state_files import load_state, most_state_bytes, remove_older, saved_steps
 
@@ -89,6 +90,13 @@ def is_done(run: Run, preparation: Preparation, state: RunState) -> bool:
     return all(path is not None and path.exists() for path, is_wanted in wanted if is_wanted)
 
 
+def leave_as_it_is(run: Run, preparation: Preparation, state: RunState, tell: Listener) -> None:
+    """Tells the plan, and that nothing is left to do; a state too many, of a killed process, is removed."""
+    remove_older(run.where.states, preparation.options.keep, state)
+    tell(Planned(preparation.plan, run.where.run))
+    tell(Notice("info", f"the run is finished after step {state.step}; more --epochs train it on"))
+
+
 def _holds_nothing(where: Places) -> bool:
     """Whether an earlier run stands there that ended before its first state: nothing is lost with it."""
     has_results = any(map(os.path.lexists, (where.output, where.adapter)))
@@ -107,16 +115,19 @@ def _wrote_output(where: Places) -> bool:
 
 def saved_state(where: Places, preparation: Preparation) -> RunState:
     """The state to resume from; raises where there is none, or it does not fit the run."""
-    state = load_state(where.states, preparation.identity, most_state_bytes(preparation.plan.parameters_trainable))
-    remove_older(where.states, preparation.options.keep, state)  # a killed process may have left one too many
-    return state
+    return load_state(where.states, preparation.identity, most_state_bytes(preparation.plan.parameters_trainable))
 
 
 def begin(where: Places, preparation: Preparation, state: RunState | None) -> None:
-    """Writes what was asked for and the plan into the run's folder; a new run first removes an earlier one."""
+    """Writes what was asked for and the plan into the run's folder; a new run first removes an earlier one.
+
+    Call with a `state` once it is known to fit: a killed process may have left one too many, which is removed.
+    """
     if state is None:
         clear(where, _used(where, preparation))
         write_json(where.run / RUN_LIST, {"files": list(RUN_FILES)}, force=True)
+    else:
+        remove_older(where.states, preparation.options.keep, state)
     if state is None or is_longer(state.identity, preparation.identity, state.step):
         (where.run / MANIFEST).unlink(missing_ok=True)
         write_request(where, preparation)

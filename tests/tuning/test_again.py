@@ -93,7 +93,8 @@ def test_a_finished_run_is_trained_on_with_more_epochs(again: Any, tmp_path: Pat
 
 
 def test_a_refused_base_changes_nothing_of_a_finished_run(again: Any, pocket_qwen3: Path, tmp_path: Path) -> None:
-    run, _, _ = again()
+    run, _, _ = again(save_every=1)
+    shutil.copytree(run.where.states / "step-000003", run.where.states / "step-000001")  # one too many
     whole = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     aprnb.convert(pocket_qwen3, tmp_path / "other.apr", dtype="F16")
     with pytest.raises(UsageProblem, match="the base checkpoint changed"):
@@ -191,8 +192,10 @@ def test_another_adapter_at_resume_is_named(adapter: Path, again: Any, tmp_path:
     assert str(adapter) in (tmp_path / "x.run" / "recipe.toml").read_text("utf-8")
     weights = adapter / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
-    with pytest.raises(UsageProblem, match="--start-adapter is "):
+    with pytest.raises(UsageProblem, match="begins with another adapter than the saved run.*\n→ give the --adapter"):
         again(**start)
+    with pytest.raises(UsageProblem, match="the saved run began with an adapter, none is given here"):
+        again(rank=None)
 
 
 def test_a_run_that_was_not_finished_keeps_its_length(again: Any, tmp_path: Path) -> None:

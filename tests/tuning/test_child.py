@@ -119,7 +119,7 @@ def test_a_killed_child_is_an_error_that_names_the_signal_and_the_saved_step(
         if isinstance(event, StepEvent) and event.step == 4:
             os.kill(holder_of(lock)["process"], signal.SIGKILL)
 
-    with pytest.raises(TrainingError, match=r"SIGKILL.*memory runs out[^→]*→ continue from step [23] with --resume"):
+    with pytest.raises(TrainingError, match=r"SIGKILL.*memory runs out[^→]*→ run it again with --resume.*step [23] is"):
         finetune_in_child(pocket_qwen3, asked | {"save_every": "1"}, kill)
     run = aprnb.open_run(lock.parent)
     assert run.status == "killed"

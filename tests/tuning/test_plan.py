@@ -249,7 +249,7 @@ def test_the_first_line_says_how_much_memory_of_how_much_and_what_is_written_and
     plan = dataclasses.replace(plan_of(Recipe()), writes={"out/tuned.apr": 1_258_291, "out/tuned.run": 1 << 21})
     first = str(plan).splitlines()[0]
     total = bytes_text(plan.memory.total)
-    assert first.startswith(f"Plan: {total} of 16.00 GiB · writes 1.20 MiB tuned.apr")
+    assert first.startswith(f"Plan: {total} of 16.00 GiB · writes 3.20 MiB: tuned.apr, .run")
     others = [line for line in str(plan).splitlines()[1:] if "of 16.00 GiB" in line or line.startswith("total")]
     assert [line.split()[1:3] for line in others] == [total.split()]
 

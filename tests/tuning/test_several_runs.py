@@ -14,7 +14,11 @@ from aprnb import cli
 from aprnb.arguments import with_recipe
 from aprnb.errors import AprnbError, FileMissing, UsageProblem
 from aprnb.tuning.planning.recipe_reader import read_toml
+from aprnb.tuning.results.history import History
+from aprnb.tuning.results.places import claimed, places_of
+from aprnb.tuning.results.run_document import run_document
 from aprnb.tuning.sweep import combinations, read_sweep
+from aprnb.tuning.training.events import StepEvent
 
 ROWS = [{"instruction": f"Spell {word}.", "response": " ".join(word)} for word in ("fish", "cow", "hen", "goat")]
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 2, "val_split": 0.25, "adapter_only": True, "device": "cpu"}
@@ -108,6 +112,36 @@ def test_runs_are_ranked_by_what_they_wrote_and_not_by_what_they_passed(folder: 
     assert "a: the held-out loss was lowest after step 1 (1.0000), that of step 2 is 3.0000" in text
     assert "--resume --write-best writes the model of step 1" in text
     assert "c: the held-out loss" not in text
+
+
+def test_a_folder_that_is_removed_while_it_is_watched_is_an_error(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "small.run", tmp_path / "x.run")
+    run = aprnb.open_run(tmp_path / "x.run")
+
+    def listen(event: Any) -> None:
+        if isinstance(event, StepEvent) and event.step == 1:
+            (tmp_path / "x.run").rename(tmp_path / "y.run")
+
+    with pytest.raises(FileMissing, match=r"x\.run was removed or renamed while it was watched\n→ `aprnb runs FOLDER`"):
+        run.follow(listen)
+    assert str(aprnb.open_runs(tmp_path).runs[0].where.run.name) == "y.run"
+
+
+def test_a_run_without_a_plan_yet_says_that_it_prepares_itself(tmp_path: Path) -> None:
+    where = places_of(tmp_path / "x.run")
+    with claimed(where, may_exist=False), pytest.raises(FileMissing, match="has no plan yet: its run prepares itself"):
+        aprnb.open_run(where.run)
+
+
+def test_a_killed_run_is_told_to_resume_only_where_a_state_was_saved(folder: Path) -> None:
+    run = aprnb.open_run(folder / "small.run")
+    history = History()
+    history.take({"event": "start", "resumed_from": None})
+    killed = run_document(run.where, "killed", history, run.plan).blocks[0]
+    assert "no state was saved: run the same command again" in str(killed)
+    history.take({"event": "saved", "step": 1, "path": "x"})
+    killed = run_document(run.where, "killed", history, run.plan).blocks[0]
+    assert "run the same command again with --resume, or --resume auto" in str(killed)
 
 
 # ---- a run executed again from its recipe

@@ -25,6 +25,7 @@ class Identity:
 
 
 _DATA = ("the training rows", "the chat template", "the tokenizer")
+_START = "start_adapter"
 _LENGTH = frozenset(("epochs", "max_steps"))
 
 
@@ -39,6 +40,7 @@ def check_identity(saved: Identity, present: Identity, step: int, where: str) ->
     A run that was finished may be trained on: with more epochs, and the rest as it was.
     """
     wanted = json.loads(json.dumps(dict(present.recipe)))
+    _require_same_start(saved.recipe.get(_START), wanted.get(_START), where)
     free = _LENGTH if is_longer(saved, present, step) else ()
     for name in (*wanted, *sorted(saved.recipe.keys() - wanted.keys())):  # a rank before the alpha that follows from it
         if name in free:
@@ -52,6 +54,15 @@ def check_identity(saved: Identity, present: Identity, step: int, where: str) ->
         raise UsageProblem(
             f"{what} changed since the state was saved", where=where, action="start a new run (without --resume)"
         )
+
+
+def _require_same_start(saved: str | None, present: str | None, where: str) -> None:
+    """Raises UsageProblem where the two runs began with different adapters, by their SHA-256; "" is none."""
+    if (saved or "") == (present or ""):
+        return
+    now = "another adapter than the saved run" if saved else "an adapter, the saved run with a new one"
+    found = f"this run begins with {now}" if present else "the saved run began with an adapter, none is given here"
+    raise UsageProblem(found, where=where, action="give the --adapter of the saved run, or start a new one")
 
 
 def _changed(saved: Identity, present: Identity) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from decimal import Decimal
 
@@ -56,3 +57,12 @@ def size_without_file(text: str) -> UsageProblem:
         f"--model-size {text} without a checkpoint: a size does not identify a model",
         action="give the path of a checkpoint, such as model.apr (`apr import` makes one from a model)",
     )
+
+
+def require_named(model: str | os.PathLike[str] | None, model_size: str | None) -> str | os.PathLike[str]:
+    """The checkpoint's path; raises UsageProblem where none is given."""
+    if model is not None:
+        return model
+    if model_size:
+        raise size_without_file(model_size)
+    raise UsageProblem("no checkpoint is given", action="give the path of a checkpoint, such as model.apr")

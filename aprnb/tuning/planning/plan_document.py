@@ -85,13 +85,19 @@ def plan_document(stored: Mapping[str, Any], where: str = "the plan") -> Documen
 
 
 def _summary(plan: StoredObject) -> str:
-    """How long, how much memory of how much, what is written: `≈ 6 min · 4.6 of 21 GiB · writes 1.2 GiB x.apr`."""
+    """How long, how much memory of how much, what is written, as a total and by its endings.
+
+    `≈ 6 min · 4.6 of 21 GiB · writes 1.2 GiB: x.apr, .adapter, .run`
+    """
     needed, of = plan.inner("memory_bytes").integer("total"), plan.integer("memory_available_bytes")
     seconds = _seconds(plan)
     parts = [] if seconds is None else [f"≈ {duration_text(seconds.number('total'))}"]
     parts.append(f"{bytes_text(needed)} of {bytes_text(of)}")
     writes = plan.inner("writes")
-    parts += [f"writes {bytes_text(writes.integer(path))} {Path(path).name}" for path in list(writes.values)[:1]]
+    if writes.values:
+        size = bytes_text(sum(writes.integer(path) for path in writes.values))
+        first, *others = map(Path, writes.values)
+        parts.append(f"writes {size}: {', '.join([first.name, *(path.suffix for path in others)])}")
     return " · ".join(parts)
 
 

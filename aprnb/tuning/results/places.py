@@ -169,6 +169,19 @@ def _run_exists(folder: Path) -> OutputExists:
     return OutputExists(f"{folder} exists", action="continue it with --resume, or replace it with --force")
 
 
+def without_plan(where: Places) -> FileMissing:
+    """The error for the folder of a run that has no plan, or for what is not the folder of a run."""
+    if where.is_running:
+        return FileMissing(f"{where.run} has no plan yet: its run prepares itself", action="try again in a moment")
+    return FileMissing(f"{where.run} is not the folder of a run", action="give a folder such as tuned.run")
+
+
+def removed(run: Path) -> FileMissing:
+    """The error for a run whose folder went while it was watched."""
+    action = "`aprnb runs FOLDER` shows the runs of a folder by their present names"
+    return FileMissing(f"{run} was removed or renamed while it was watched", action=action)
+
+
 def clear(where: Places, used: Collection[str] = ()) -> None:
     """Removes what an earlier run wrote into the folder; raises OutputExists where it contains anything else.
 

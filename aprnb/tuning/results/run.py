@@ -17,8 +17,9 @@ from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.plan_document import SavedPlan, read_plan
 from aprnb.tuning.results.event_log import EventReader
 from aprnb.tuning.results.history import History
-from aprnb.tuning.results.places import Places, places_of
+from aprnb.tuning.results.places import Places, places_of, removed, without_plan
 from aprnb.tuning.results.run_document import run_document, run_json
+from aprnb.tuning.results.steps_table import rows_frame
 from aprnb.tuning.training.events import Listener, Planned
 
 if TYPE_CHECKING:
@@ -81,12 +82,12 @@ class Run(Displayed):
     @property
     def metrics(self) -> pandas.DataFrame:
         """One row per optimizer step; losses are means over labelled tokens, in nats."""
-        return _frame(self.history.steps)
+        return rows_frame(self.history.steps)
 
     @property
     def evaluations(self) -> pandas.DataFrame:
         """One row per evaluation, `step` and `eval_loss`; the first is that of the base."""
-        return _frame(self.history.evaluations)
+        return rows_frame(self.history.evaluations)
 
     @property
     def output(self) -> Path | None:
@@ -109,7 +110,10 @@ class Run(Displayed):
             self.where.stop.touch()
 
     def follow(self, listener: Listener, pause_s: float = 0.3) -> None:
-        """Tells `listener` the plan and all events, looking for new ones every `pause_s` seconds until the run ends."""
+        """Tells `listener` the plan and all events, looking for new ones every `pause_s` seconds until the run ends.
+
+        Raises FileMissing where the run's folder is removed or renamed meanwhile.
+        """
         listener(Planned(self.plan, self.where.run))
         reader, history = EventReader(self.where.events), History()
         while True:
@@ -118,6 +122,8 @@ class Run(Displayed):
                 event = history.take(record)
                 if event is not None:
                     listener(event)
+            if not self.where.run.is_dir():
+                raise removed(self.where.run)
             if not is_live:
                 return
             time.sleep(pause_s)
@@ -241,10 +247,4 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     try:
         return Run(where, read_plan(safe_path(where.run, where.plan.name)))
     except FileMissing:
-        raise FileMissing(f"{folder} is not the folder of a run", action="give a folder such as tuned.run") from None
-
-
-def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
-    import pandas
-
-    return pandas.DataFrame(rows)
+        raise without_plan(where) from None

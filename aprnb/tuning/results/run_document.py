@@ -57,9 +57,9 @@ def _held_out(history: History) -> dict[str, Any]:
 
 
 def _of_which_steps(ends: Mapping[str, Any]) -> str:
-    is_lowest = ends["best_step"] == ends["written_step"]
-    lowest = "the lowest" if is_lowest else f"lowest {ends['best']:.4f} after step {ends['best_step']}"
-    return f"base and step {ends['written_step']}; {lowest}"
+    """Of which steps the two losses are, and the lowest one where it is clearly lower."""
+    lowest = f"; lowest {ends['best']:.4f} after step {ends['best_step']}"
+    return f"base and step {ends['written_step']}" + lowest * (ends["written"] > 1.01 * ends["best"])
 
 
 def run_document(
@@ -97,7 +97,9 @@ def _ending(where: Places, status: str, history: History, plan: Plan | SavedPlan
         said = error.get("message") if isinstance(error, Mapping) else None
         return (f"failed {done}: {said or 'without a message'}",)
     what = "interrupted" if status == "interrupted" else "the process ended without a word"
-    text = f"{what} {done}; continue with the same command and --resume"
+    if history.saved is None:
+        return (f"{what} {done}; no state was saved: run the same command again",)
+    text = f"{what} {done}; run the same command again with --resume, or --resume auto"
     if where.output.exists():
         return (text, f"{where.output} is from an earlier run: add --force to --resume to replace it")
     return (text,)

@@ -1,11 +1,14 @@
-"""The table of a run's steps."""
+"""The steps of a run as a table and as a DataFrame."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aprnb.display.document import Column, Table
+
+if TYPE_CHECKING:
+    import pandas
 
 _STEP_COLUMNS = (
     Column("step", "right"),
@@ -37,3 +40,10 @@ def steps_table(steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mappin
         for i in chosen
     )
     return Table("Steps", _STEP_COLUMNS, rows, hidden=len(steps) - len(rows))
+
+
+def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
+    """Rows of numbers, one for each step or evaluation."""
+    import pandas
+
+    return pandas.DataFrame(rows)
