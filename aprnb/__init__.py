@@ -19,7 +19,7 @@ _HOMES = {
     "inspect": "aprnb.inspection",
     "load": "aprnb.model",
     "generate": "aprnb.model",
-    "plan": "aprnb.tuning.finetune",
+    "plan": "aprnb.tuning.plan_run",
     "finetune": "aprnb.tuning.finetune",
     "open_run": "aprnb.tuning.results.run",
     "open_runs": "aprnb.tuning.runs",
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from aprnb.formats import Checkpoint, open
     from aprnb.inspection import inspect
     from aprnb.model import generate, load
-    from aprnb.tuning.finetune import finetune, plan
+    from aprnb.tuning.finetune import finetune
+    from aprnb.tuning.plan_run import plan
     from aprnb.tuning.results.merge import merge
     from aprnb.tuning.results.run import open_run
     from aprnb.tuning.runs import open_runs

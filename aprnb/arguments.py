@@ -32,6 +32,8 @@ def parse(command: str, tokens: Sequence[object], *, prog: str, surface: Surface
             prog, objects.get(rest[0], rest[0]), [flag for option in options.values() for flag in option.flags]
         )
     given = {name: _restored(value, objects) for name, value in vars(known).items()}
+    single = {name for name, value in given.items() if options[name].kind == "rows" and len(value) == 1}
+    given |= {name: given[name][0] for name in single}
     if "target_dtype" in given:
         given["target_dtype"] = for_target(given["target_dtype"], given.get("target"))
     return {name: read_value(options[name], value, prog) for name, value in given.items()}
@@ -117,7 +119,7 @@ def _add(group: argparse._ArgumentGroup, option: Option) -> None:
     elif option.kind == "flag":
         group.add_argument(*option.flags, dest=option.name, help=text, action="store_true")
     else:
-        action = "append" if option.kind in ("pairs", "texts") else "store"
+        action = "append" if option.kind in ("pairs", "texts", "rows") else "store"
         group.add_argument(
             *option.flags,
             dest=option.name,

@@ -67,7 +67,7 @@ def _plan(given: dict[str, Any], view: View) -> Answer:
     def work(on_phase: OnPhase) -> Answer:
         _require_usable(checkpoint, given)
         on_phase(IMPORTING)
-        from aprnb.tuning.finetune import plan
+        from aprnb.tuning.plan_run import plan
 
         return plan(checkpoint, on_phase=on_phase, **given)
 

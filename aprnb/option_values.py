@@ -20,7 +20,7 @@ def read_value(known: Option, value: Any, where: str | None = None) -> Any:
 
     Raises UsageProblem with the option, what was given and what it takes.
     """
-    if known.kind == "source":
+    if known.kind in ("source", "rows"):
         return value
     reader = {
         "flag": _flag,
@@ -28,6 +28,7 @@ def read_value(known: Option, value: Any, where: str | None = None) -> Any:
         "number": _number,
         "modules": _modules,
         "pairs": _pairs,
+        "names": _names,
         "texts": _texts,
     }
     reader |= {"choice": _choice, "dtype": _choice}
@@ -126,6 +127,17 @@ def _texts(known: Option, value: Any, where: str | None) -> tuple[str, ...]:
     if not all(isinstance(text, str) and text for text in texts):
         raise _invalid(known, value, "texts that are not empty", where)
     return tuple(texts)
+
+
+def _names(known: Option, value: Any, where: str | None) -> dict[str, str]:
+    """`a=b,c=d`, or an object of names."""
+    given = (
+        value.items() if isinstance(value, Mapping) else [each.partition("=")[::2] for each in str(value).split(",")]
+    )
+    pairs = [(str(name).strip().replace("-", "_"), str(column).strip()) for name, column in given]
+    if not pairs or not all(map(all, pairs)) or len(dict(pairs)) != len(pairs):
+        raise _invalid(known, value, "name=column, several separated by commas", where)
+    return dict(pairs)
 
 
 def _pairs(known: Option, value: Any, where: str | None) -> dict[str, Any]:

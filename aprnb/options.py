@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from aprnb.dtype_names import FLOATS, MIXES, TARGETS, short_dtype
 
-Kind = Literal["text", "choice", "dtype", "integer", "number", "flag", "modules", "pairs", "texts", "source"]
+Kind = Literal[
+    "text", "choice", "dtype", "integer", "number", "flag", "modules", "pairs", "names", "texts", "source", "rows"
+]
 Surface = Literal["notebook", "shell"]
 
 
@@ -76,12 +78,19 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
                place="FOLDER ..."),
     ),
     "what to train on": (
-        Option("data", "source", None, "training rows: a file, folder or pattern, list, DataFrame or text", short="-d"),
-        Option("eval_data", "source", None, "rows to evaluate on; replaces --val-split"),
+        Option("data", "rows", None, "training rows: a file, folder or pattern, list, DataFrame or text; several as"
+               " --data A --data B=0.5, with weights", "ROWS", short="-d"),
+        Option("eval_data", "rows", None, "rows to evaluate on; replaces --val-split", "ROWS"),
         Option("val_split", "number", None, "fraction of the rows to hold out (default 0.1)", "FRACTION", 0, 0.9),
         Option("task", "text", "instruct", "what to train for; only instruct is supported", "TASK"),
-        Option("max_seq_len", "integer", None, "longer rows are cut (default 1024 or the model's limit)", "TOKENS",
+        Option("columns", "names", None, "names of the columns to read, such as instruction=q,response=a",
+               "NAME=COLUMN,..."),
+        Option("train_on", "choice", "answers", "which tokens of a row are learned",
+               choices=("answers", "last", "everything")),
+        Option("max_seq_len", "integer", None, "most tokens of a row (default 1024 or the model's limit)", "TOKENS",
                8, 1 << 24),
+        Option("too_long", "choice", "truncate-prompt", "what happens to a longer row",
+               choices=("truncate-prompt", "drop", "split", "error")),
     ),
     "method": (
         Option("method", "choice", "auto", "auto: lora where the base fits into memory, else qlora",

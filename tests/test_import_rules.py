@@ -118,8 +118,8 @@ WITHOUT_TORCH = (
     "planning.device", "planning.identity", "planning.make_plan", "planning.memory", "planning.model_size",
     "planning.plan", "planning.plan_document", "planning.recipe", "planning.recipe_file", "planning.recipe_reader",
     "planning.settle",
-    "data.examples", "data.forms", "data.json_rows", "data.labels", "data.messages", "data.packing", "data.row_files",
-    "data.row_sources", "data.rows", "data.tables", "training.events",
+    "data.examples", "data.forms", "data.labels", "data.messages", "data.packing", "data.rows",
+    "data.sources.row_sources", "training.events",
 )  # fmt: skip
 
 PUBLIC_FUNCTIONS = {

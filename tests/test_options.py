@@ -143,9 +143,10 @@ def test_a_recipe_takes_every_spelling_and_stores_the_same_as_before() -> None:
 def test_a_recipe_that_says_plan_is_false_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: dict[str, Any] = {}
     monkeypatch.setattr("aprnb.tuning.finetune.finetune", lambda model, **options: taken.update(options, model=model))
-    view: Any = SimpleNamespace(training=lambda work, _kind: work(None), starts_processes=False)
+    heard: list[object] = []
+    view: Any = SimpleNamespace(training=lambda work, _kind: work(heard.append), starts_processes=False)
     COMMANDS["finetune"].run({"checkpoint": "x.apr", "plan": False, "rank": 8}, view)
-    assert taken == {"model": "x.apr", "rank": 8, "listener": None}
+    assert taken == {"model": "x.apr", "rank": 8, "listener": heard.append}
 
 
 def test_the_python_functions_take_every_spelling(pocket_qwen3: Path, tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ def test_help_of_finetune_is_grouped() -> None:
     assert titles == [
         "arguments", "what to train on", "method", "schedule", "output", "model", "device and memory", "run", "general",
     ]  # fmt: skip
-    for shown in ("--data FILE", "--rank N", "--learning-rate RATE", "--max-seq-len TOKENS", "--output FILE"):
+    for shown in ("--data ROWS", "--rank N", "--learning-rate RATE", "--max-seq-len TOKENS", "--output FILE"):
         assert shown in text
 
 

@@ -227,18 +227,30 @@ def rows_in_both(place: Place) -> Situation:
     ]
 
 
-@advises("give a larger --max-seq-len")
-def answers_without_their_end(place: Place) -> Situation:
-    rows = [{"instruction": "a", "response": "f i s h " * 16}]
-    options = {**QUICK, "data": rows}
+@advises("give a larger --max-seq-len, or another --too-long")
+def a_row_that_is_too_long(place: Place) -> Situation:
+    rows = [ROW, {"instruction": "f i s h " * 16, "response": "a"}]
+    options = {**QUICK, "data": rows, "too_long": "error"}
     return lambda: aprnb.plan(place.base, **options), [
-        lambda: aprnb.plan(place.base, **{**options, "max_seq_len": 512})
+        lambda: aprnb.plan(place.base, **{**options, "max_seq_len": 512}),
+        *(
+            lambda too_long=too_long: aprnb.plan(place.base, **{**options, "too_long": too_long})
+            for too_long in ("truncate-prompt", "drop", "split")
+        ),
+    ]
+
+
+@advises("give --columns instruction={},response={}")
+def columns_of_other_names(place: Place) -> Situation:
+    options = {**QUICK, "data": [{"question": "a", "answer": "b"}]}
+    return lambda: aprnb.plan(place.base, **options), [
+        lambda: aprnb.plan(place.base, **options, columns="instruction=question,response=answer")
     ]
 
 
 @advises("give rows with an assistant turn, or a larger --max-seq-len")
-def rows_that_are_cut_before_the_answer(place: Place) -> Situation:
-    rows = [{"instruction": "f i s h " * 16, "response": "a"}]
+def answers_that_are_too_long(place: Place) -> Situation:
+    rows = [{"instruction": "a", "response": "f i s h " * 16}]
     options = {**QUICK, "data": rows}
     return lambda: aprnb.plan(place.base, **options), [
         lambda: aprnb.plan(place.base, **{**options, "max_seq_len": 512}),

@@ -184,7 +184,7 @@ def _is_folder(path: Path) -> bool:
 
 def _as_path(path: str, flag: str) -> str | None:
     """The path as a value that is not read as an option, home folder, JSON or template; None if that is impossible."""
-    from aprnb.tuning.data.row_sources import is_rows
+    from aprnb.tuning.data.sources.several import is_rows
 
     is_data = flag in ("--data", "--eval-data")
     # Reading rows expands a leading `~` also after `./`, which pathlib removes.

@@ -194,7 +194,7 @@ def _with_body(given: dict[str, Any], body: str) -> dict[str, Any]:
     A body that begins with `{` contains training rows as JSON Lines, any other is a recipe in TOML.
     """
     from aprnb.arguments import with_recipe
-    from aprnb.tuning.data.row_sources import is_rows
+    from aprnb.tuning.data.sources.several import is_rows
     from aprnb.tuning.planning.recipe_reader import read_toml
 
     if not is_rows(body):

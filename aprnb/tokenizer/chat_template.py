@@ -42,10 +42,16 @@ _CHILD = Path(__file__).with_name("sandbox") / "template_child.py"
 
 @dataclass(frozen=True)
 class Request:
-    """One conversation to render."""
+    """One conversation to render, with the tools that it offers."""
 
-    messages: Sequence[Mapping[str, str]]
+    messages: Sequence[Mapping[str, Any]]
     add_generation_prompt: bool
+    tools: Sequence[Mapping[str, Any]] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The template's variables."""
+        tools = {"tools": list(self.tools)} if self.tools else {}
+        return {"messages": list(self.messages), "add_generation_prompt": self.add_generation_prompt, **tools}
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def render_all(tokenizer: Any, requests: Sequence[Request]) -> list[Rendering]:
     """
     template = require_template(tokenizer, action=CHOOSE_ANOTHER)
     variables = {name: str(text) for name, text in tokenizer.special_tokens_map.items() if text is not None}
-    lines = [_json({"messages": list(r.messages), "add_generation_prompt": r.add_generation_prompt}) for r in requests]
+    lines = [_json(request.to_json()) for request in requests]
     found: list[Rendering] = []
     while len(found) < len(lines):
         count = _batch_length(lines, len(found))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from aprnb.errors import AprnbError, InternalError, TrainingError, error_from_json
-from aprnb.tuning.data.rows import read_rows
+from aprnb.tuning.data.rows import portable_rows
 from aprnb.tuning.planning.plan_document import SavedPlan
 from aprnb.tuning.results.places import places_of
 from aprnb.tuning.results.run import Run, open_run
@@ -53,9 +53,8 @@ def finetune_in_child(base: Any, given: Mapping[str, Any], listener: Listener, *
 
 def _request(base: Any, given: Mapping[str, Any], background: bool) -> str:
     found = {name: value for name, value in given.items() if value is not None}
-    for name in ("data", "eval_data"):
-        if name in found and not isinstance(found[name], str | os.PathLike):
-            found[name] = b"".join(read_rows(found[name]).lines()).decode("utf-8", "surrogatepass")
+    rows: dict[str, Any] = {name: found[name] for name in ("data", "eval_data") if name in found}
+    found |= portable_rows(rows, found.get("columns"))
     return json.dumps({"base": base, "given": found, "background": background, "time": time.time()}, default=str)
 
 

@@ -1,103 +1,22 @@
-"""`aprnb.plan` and `aprnb.finetune`: from a checkpoint and options to the plan of a run, and to the run itself."""
+"""`aprnb.finetune`: from a checkpoint and options to a run."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 
-from aprnb.phases import OnPhase, Phase, silent
-from aprnb.tuning.planning.model_size import require_named
-from aprnb.tuning.planning.plan import Plan
+from aprnb.tuning.plan_run import Rows, timed
 from aprnb.tuning.planning.recipe_reader import read_options
-from aprnb.tuning.preparation import Preparation, prepare, resumed
+from aprnb.tuning.planning.model_size import require_named
+from aprnb.tuning.preparation import prepare, resumed
 from aprnb.tuning.results.places import claimed
 from aprnb.tuning.results.run import Run
 from aprnb.tuning.starting import is_done, leave_as_it_is, saved_state, start
 from aprnb.tuning.training.events import Listener, Planned, mean_step_s
 from aprnb.tuning.training.interrupt import ending_as_interrupts
-
-Rows = str | os.PathLike[str] | Iterable[Any]
-"""A path, JSON Lines as text, a list of rows, a DataFrame, or a Dataset."""
-
-
-def plan(
-    model: str | os.PathLike[str] | None = None,
-    *,
-    data: Rows | None = None,
-    eval_data: Rows | None = None,
-    val_split: float | None = None,
-    task: str = "instruct",
-    method: Literal["auto", "lora", "qlora", "full"] = "auto",
-    rank: int | None = None,
-    alpha: float | None = None,
-    lora_dropout: float | None = None,
-    target_modules: str | Sequence[str] | None = None,
-    start_adapter: str | os.PathLike[str] | None = None,
-    quantize_nf4: bool = False,
-    max_seq_len: int | None = None,
-    epochs: int = 3,
-    max_steps: int | None = None,
-    batch_size: int = 16,
-    micro_batch_tokens: int | None = None,
-    learning_rate: float | None = None,
-    warmup_ratio: float = 0.03,
-    weight_decay: float = 0.0,
-    max_grad_norm: float = 1.0,
-    optimizer: Literal["auto", "adamw", "adamw8bit", "paged_adamw8bit"] = "auto",
-    gradient_checkpointing: Literal["auto", "on", "off"] = "auto",
-    eval_every: int | None = None,
-    seed: int = 42,
-    device: str = "auto",
-    dtype: str | torch.dtype = "auto",
-    model_size: str | None = None,
-    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    chat_template: str | None = None,
-    output: str | os.PathLike[str] | None = None,
-    output_dtype: str | torch.dtype | None = None,
-    adapter_only: bool = False,
-    write_best: bool = False,
-    force: bool = False,
-    resume: bool | Literal["auto"] = False,
-    save_every: int | str | None = None,
-    keep: int = 2,
-    track: Literal["tensorboard", "trackio", "wandb", "mlflow"] | None = None,
-    verbose: bool = False,
-    on_phase: OnPhase | None = None,
-) -> Plan:
-    """Show what `finetune` would do with the same arguments, before any weight is loaded; nothing is written.
-
-    The arguments are those of `aprnb.finetune`, with the same meaning and defaults; `aprnb.finetune?` describes each.
-    `output`, `force`, `resume` and `verbose` change nothing here.
-
-    Args:
-        model: an `.apr`, GGUF or safetensors file, or a Hugging Face folder.
-        data: training rows, which are read to count tokens and steps.
-        method: "lora", "qlora", "full", or "auto"; with `rank`, `optimizer` and `dtype` it decides the memory.
-        max_seq_len: longest row in tokens; with `micro_batch_tokens` it decides the memory of the activations.
-        epochs: how often each row is seen; with `batch_size` and `max_steps` it decides the number of steps.
-        on_phase: called with a `Phase` before work that takes time.
-
-    Returns:
-        The `Plan` with the architecture and its sources, settled recipe, numbers of rows, tokens and steps,
-        memory by term in bytes, seconds by phase, assumptions, warnings. `print(plan)` shows it, `plan.to_json()` is
-        the document.
-
-    Raises:
-        AprnbError: what `aprnb.finetune` raises before it trains.
-
-    Example:
-        >>> plan = aprnb.plan("pocket-qwen3.apr", data="rows.jsonl", rank=8)
-        >>> plan.total_steps
-        18
-    """
-    given = {**locals(), "plan": True}
-    base, on_phase = given.pop("model"), given.pop("on_phase") or silent
-    recipe, options = read_options(given)
-    return _timed(prepare(require_named(base, options.model_size), recipe, options, on_phase), on_phase).plan
 
 
 def finetune(
@@ -105,8 +24,10 @@ def finetune(
     *,
     data: Rows | None = None,
     eval_data: Rows | None = None,
+    columns: str | Mapping[str, str] | None = None,
     val_split: float | None = None,
     task: str = "instruct",
+    train_on: Literal["answers", "last", "everything"] = "answers",
     method: Literal["auto", "lora", "qlora", "full"] = "auto",
     rank: int | None = None,
     alpha: float | None = None,
@@ -115,6 +36,7 @@ def finetune(
     start_adapter: str | os.PathLike[str] | None = None,
     quantize_nf4: bool = False,
     max_seq_len: int | None = None,
+    too_long: Literal["truncate-prompt", "drop", "split", "error"] = "truncate-prompt",
     epochs: int = 3,
     max_steps: int | None = None,
     batch_size: int = 16,
@@ -156,10 +78,14 @@ def finetune(
         model: an `.apr`, GGUF or safetensors file, or a Hugging Face folder.
         data: training rows: path of a JSON Lines, JSON, CSV, TSV or Parquet file, of a folder or pattern of such files,
             JSON Lines as text, a list of dicts, a DataFrame or a Dataset. A row has `instruction` and `response` (or
-            `output`), optionally `system` and `input`; or `messages`, `conversations`, or `prompt` and `completion`.
+            `output`), optionally `system` and `input`; `messages` or `conversations`, optionally `tools`; `prompt` and
+            `completion`; `text`, which is learned whole; or `input_ids`.
         eval_data: rows to evaluate on, in place of `val_split`.
+        columns: the names of these keys in `data` and `eval_data`: {"instruction": "question", "response": "answer"};
+            `role` and `content` for those of messages.
         val_split: part of the rows held out for evaluation, 0 to 0.9; 0.1 unless given.
         task: "instruct", the only one.
+        train_on: which tokens are learned: "answers", only the "last" answer of each row, or "everything", prompts too.
         method: "lora" (Hu et al. 2021), "qlora" (base in NF4, Dettmers et al. 2023), "full", or "auto": lora where
             the base fits into memory, else qlora.
         rank: of the LoRA matrices; 16 unless given.
@@ -169,7 +95,9 @@ def finetune(
         start_adapter: folder of a plain LoRA adapter of this base, which is trained on; it decides rank, alpha and
             target modules.
         quantize_nf4: the same as method "qlora".
-        max_seq_len: longest row in tokens, longer ones are cut; 1024 or the model's limit unless given.
+        max_seq_len: longest row in tokens; 1024 or the model's limit unless given.
+        too_long: of a longer row, "truncate-prompt" cuts the head and keeps the answer's end (a row without a prompt is
+            split), "drop" leaves it out, "split" makes several of it, "error" stops.
         epochs: how often each row is seen.
         max_steps: stop after this many optimizer steps.
         batch_size: rows per optimizer step.
@@ -231,7 +159,7 @@ def finetune(
         if state and is_done(run := Run(where, preparation.plan), preparation, state):
             leave_as_it_is(run, preparation, state, tell)
             return run
-        preparation = _timed(preparation, tell)
+        preparation = timed(preparation, tell)
         if state:
             preparation = resumed(preparation, state.step, mean_step_s(run.history.steps[: state.step]))
         tell(Planned(preparation.plan, where.run))
@@ -240,11 +168,3 @@ def finetune(
 
         execute(run, preparation, state, tell)
     return run
-
-
-def _timed(preparation: Preparation, on_phase: OnPhase) -> Preparation:
-    """The preparation with the seconds of its plan; what is measured needs the training code."""
-    on_phase(Phase("importing the training code"))
-    from aprnb.tuning.timing.estimate import with_seconds
-
-    return with_seconds(preparation, on_phase)

@@ -17,9 +17,11 @@ from aprnb.model.device import Placement, place
 from aprnb.phases import IMPORTING, OnPhase, Phase, silent
 from aprnb.tokenizer.choose import TokenizerChoice, choose_tokenizer
 from aprnb.tokenizer.sandbox.tokenizer_process import row_encoder
-from aprnb.tuning.data.examples import Examples, encode_rows
+from aprnb.tuning.data.example import Examples
+from aprnb.tuning.data.examples import encode_rows
 from aprnb.tuning.data.packing import Schedule, build_schedule
-from aprnb.tuning.data.rows import Row, RowSet, read_rows, split_rows
+from aprnb.tuning.data.row import AnyRow
+from aprnb.tuning.data.rows import RowSet, read_rows, split_rows
 from aprnb.tuning.planning.device import device_facts
 from aprnb.tuning.planning.identity import Identity
 from aprnb.tuning.planning.make_plan import make_plan
@@ -102,13 +104,14 @@ def prepare(
 
 
 def _encoded(
-    train: Sequence[Row], held_out: Sequence[Row], choice: TokenizerChoice, recipe: SettledRecipe
+    train: Sequence[AnyRow], held_out: Sequence[AnyRow], choice: TokenizerChoice, recipe: SettledRecipe
 ) -> tuple[Examples, Examples | None]:
     """The rows to train on and those to evaluate on, if there are any."""
     tokenizer, longest = choice.checkpoint_tokenizer, recipe.max_seq_len
+    how = {"train_on": recipe.train_on, "too_long": recipe.too_long}
     with row_encoder(tokenizer) as encode:
-        examples = encode_rows(train, tokenizer, longest, encode)
-        return examples, encode_rows(held_out, tokenizer, longest, encode) if held_out else None
+        examples = encode_rows(train, tokenizer, longest, encode, **how)
+        return examples, encode_rows(held_out, tokenizer, longest, encode, **how) if held_out else None
 
 
 def placement_of(device: torch.device, recipe: SettledRecipe) -> Placement:
@@ -136,11 +139,13 @@ def _check_size(model_size: str | None, report: ContractReport) -> None:
     check_model_size(model_size, unique, unique + head)
 
 
-def _read(recipe: SettledRecipe, options: RunOptions) -> tuple[dict[str, RowSet], tuple[Row, ...], tuple[Row, ...]]:
+def _read(
+    recipe: SettledRecipe, options: RunOptions
+) -> tuple[dict[str, RowSet], tuple[AnyRow, ...], tuple[AnyRow, ...]]:
     """The sets read by their option, the rows to train on and those to evaluate on."""
-    rows = read_rows(options.data)
+    rows = read_rows(options.data, columns=options.columns)
     if options.eval_data is not None:
-        other = read_rows(options.eval_data)
+        other = read_rows(options.eval_data, columns=options.columns)
         return {"data": rows, "eval_data": other}, rows.rows, _not_among(other.rows, rows.rows)
     train, held_out = split_rows(rows.rows, recipe.val_split, recipe.seed)
     if options.write_best and not held_out:
@@ -148,10 +153,10 @@ def _read(recipe: SettledRecipe, options: RunOptions) -> tuple[dict[str, RowSet]
     return {"data": rows}, train, held_out
 
 
-def _not_among(held_out: tuple[Row, ...], train: tuple[Row, ...]) -> tuple[Row, ...]:
+def _not_among(held_out: tuple[AnyRow, ...], train: tuple[AnyRow, ...]) -> tuple[AnyRow, ...]:
     """The rows to evaluate on; raises DataError where one is also a training row."""
-    trained = {row.texts for row in train}
-    shared = [row.origin for row in held_out if row.texts in trained]
+    trained = {row.key for row in train}
+    shared = [row.origin for row in held_out if row.key in trained]
     if shared:
         raise DataError(
             f"{len(shared)} of {len(held_out)} evaluation rows are also training rows, first {shared[0]}",

@@ -15,7 +15,7 @@ import aprnb
 from aprnb.architecture import parameter_count
 from aprnb.model.build import build_model
 from aprnb.model.device import place
-from aprnb.tuning.data.examples import Example, Examples
+from aprnb.tuning.data.example import Example, Examples
 from aprnb.tuning.planning.memory import adapted_shapes, adapter_parameters, linear_shapes, plan_memory
 from aprnb.tuning.planning.recipe import SettledRecipe
 from aprnb.tuning.training import gates
@@ -100,7 +100,8 @@ def train_large(smoke: Smoke) -> None:
 def _recipe(smoke: Smoke) -> SettledRecipe:
     return SettledRecipe(
         method="qlora", rank=16, alpha=32.0, lora_dropout=0.0, target_modules="all-linear", quantize_nf4=True,
-        val_split=0.0, task="instruct", max_seq_len=512, learning_rate=1e-4, epochs=1, max_steps=None, batch_size=16,
+        val_split=0.0, task="instruct", train_on="answers", max_seq_len=512, too_long="truncate-prompt",
+        learning_rate=1e-4, epochs=1, max_steps=None, batch_size=16,
         micro_batch_tokens=8192, warmup_ratio=0.0, weight_decay=0.0, max_grad_norm=1.0, seed=42, optimizer="adamw",
         gradient_checkpointing="off", dtype=smoke.fast_dtype, chat_template=None,
     )  # fmt: skip

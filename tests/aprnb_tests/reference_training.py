@@ -63,16 +63,21 @@ class Outcome:
 
 
 def encode(tokenizer: Any, messages: Messages, longest: int) -> Document:
-    """Every answer with its end of turn is labelled: what follows the prompt that is opened for it."""
+    """Every answer with its end of turn is labelled: what follows the prompt that is opened for it.
+
+    Of a long conversation the last tokens stay, and of its answers those that stay whole, behind one token at least.
+    """
     answers = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
     ids = _ids(tokenizer, tokenizer.apply_chat_template(messages[: answers[-1] + 1], tokenize=False))
     labels = torch.full((len(ids),), -100)
+    start = max(0, len(ids) - longest)
     for at in answers:
         prompt = tokenizer.apply_chat_template(messages[:at], tokenize=False, add_generation_prompt=True)
         before, through = (_ids(tokenizer, prompt + end) for end in ("", messages[at]["content"] + "<|im_end|>"))
         assert ids[: len(through)] == through
-        labels[len(before) : len(through)] = torch.tensor(through[len(before) :])
-    return Document(torch.tensor(ids)[:longest], labels[:longest])
+        if len(before) > start:
+            labels[len(before) : len(through)] = torch.tensor(through[len(before) :])
+    return Document(torch.tensor(ids)[start:], labels[start:])
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

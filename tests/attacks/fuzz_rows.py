@@ -14,7 +14,8 @@ from fuzz_documents import blind, changed_json, damaged
 from fuzz_judges import text_of
 from judges import WrongVerdict
 
-from aprnb.tuning.data.rows import Row, RowSet, read_rows, split_rows
+from aprnb.tuning.data.row import Row
+from aprnb.tuning.data.rows import RowSet, read_rows, split_rows
 
 ROOT = Path(__file__).parents[2]
 WORDS = (
@@ -130,8 +131,8 @@ def hold_split(rows: tuple[Row, ...], share: float, train: tuple[Row, ...], held
     """Raises WrongVerdict where a row is lost or twice, a conversation on both sides, or a side empty without need."""
     if sorted(row.origin for row in (*train, *held_out)) != sorted(row.origin for row in rows):
         raise WrongVerdict("the two parts are not the whole")
-    if {row.texts for row in train} & {row.texts for row in held_out}:
+    if {row.key for row in train} & {row.key for row in held_out}:
         raise WrongVerdict("a conversation is trained on and held out")
-    different = len({row.texts for row in rows})
+    different = len({row.key for row in rows})
     if not train or bool(held_out) != (share > 0 and different > 1):
         raise WrongVerdict(f"{len(train)} rows to train on and {len(held_out)} held out of {different} different ones")

@@ -20,8 +20,8 @@ from aprnb.errors import AprnbError
 from aprnb.formats.json_files import read_object
 from aprnb.tokenizer.choose_template import choose_template, find_template
 from aprnb.tokenizer.tokenizer_files import find_tokenizer_files, sidecar_object
-from aprnb.tuning.data import row_files
 from aprnb.tuning.data.rows import read_rows
+from aprnb.tuning.data.sources import row_files
 from aprnb.tuning.planning.identity import Identity
 from aprnb.tuning.planning.recipe_file import read_recipe_file
 from aprnb.tuning.training.saving.state_files import load_state

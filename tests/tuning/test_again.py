@@ -50,7 +50,7 @@ def test_a_finished_run_is_found_and_nothing_is_done_again(again: Any, tmp_path:
 
 def test_a_finished_run_is_found_without_measuring(again: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     again()
-    monkeypatch.setattr("aprnb.tuning.finetune._timed", lambda *_: pytest.fail("measured for nothing"))
+    monkeypatch.setattr("aprnb.tuning.finetune.timed", lambda *_: pytest.fail("measured for nothing"))
     assert again()[0].status == "finished"
 
 
@@ -295,7 +295,7 @@ def test_another_number_of_threads_is_told(again: Any, tmp_path: Path, monkeypat
 def test_the_best_state_is_written_on_demand_and_again_the_last(
     pocket_qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aprnb.tuning.finetune._timed", lambda preparation, _: preparation)  # four runs
+    monkeypatch.setattr("aprnb.tuning.finetune.timed", lambda preparation, _: preparation)  # four runs
 
     def run(**options: Any) -> tuple[aprnb.Run, dict[str, Any]]:
         rows = [*ROWS, {"instruction": "Spell dog.", "response": "no"}, {"instruction": "Spell cat.", "response": "no"}]

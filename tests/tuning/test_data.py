@@ -16,10 +16,12 @@ from hypothesis import given, settings
 import aprnb
 from aprnb.errors import ChatTemplateError, DataError, FileMissing
 from aprnb.tokenizer.choose import build_tokenizer
-from aprnb.tuning.data.examples import Example, encode_rows
+from aprnb.tuning.data.example import Example
+from aprnb.tuning.data.examples import encode_rows
 from aprnb.tuning.data.labels import Turn, find_answers
 from aprnb.tuning.data.messages import Message
-from aprnb.tuning.data.rows import Row, read_rows, split_rows
+from aprnb.tuning.data.row import Row
+from aprnb.tuning.data.rows import read_rows, split_rows
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +109,10 @@ BAD_ROWS = {
     '{"messages": "hi"}': "messages is string, not a list",
     '{"messages": ["hi"]}': "message 1 is string, not an object",
     '{"messages": [{"role": "assistent", "content": "x"}]}': "role 'assistent' (did you mean assistant?)",
-    '{"messages": [{"role": "tool", "content": "x"}]}': "role 'tool', not one of system, developer, user, assistant",
+    '{"messages": [{"role": "ipython", "content": "x"}]}': "role 'ipython', not one of system, developer, user, assis",
     '{"messages": [{"role": "user"}]}': "content of message 1 is null, not text",
     '{"messages": [{"role": "assistant", "content": " "}]}': "message 1 is an empty answer",
-    '{"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]}': "message 1 has 'tool_calls'",
+    '{"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]}': "tool call 1 of message 1 is number, n",
     '{"messages": [{"role": "user", "content": "x"}], "response": "b"}': "has both messages and response",
     "[" * 100_000: "nested too deeply",
 }
@@ -310,22 +312,22 @@ def test_an_end_token_that_is_not_the_tokenizer_s_is_reported(metadata):
 # ---- lengths and counts
 
 
-def test_long_rows_are_cut_at_the_end_and_counted(tokenizer):
+def test_of_long_rows_the_head_is_cut_and_that_is_counted(tokenizer):
     rows = [talk("a", "b"), talk("a", "word " * 100), talk("word " * 100, "b"), talk("only a question")]
     found = encode(rows, tokenizer, max_seq_len=40)
-    assert (found.rows, len(found.examples), found.rows_without_labels, found.truncated) == (4, 2, 2, 2)
+    assert (found.rows, len(found.examples), found.rows_without_labels, found.truncated) == (4, 2, 2, 1)
     assert max(found.lengths) == 40
+    assert marked(found.examples[1], tokenizer).endswith("word word <|im_end|>\n<|im_start|>assistant\n⟦b<|im_end|>⟧\n")
     assert found.tokens == sum(found.lengths)
     assert found.labelled_tokens == sum(found.labelled)
-    assert any("1 answer(s) are cut off" in warning for warning in found.warnings)
+    assert any("1 row(s) are left out: what they train does not fit" in warning for warning in found.warnings)
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (talk("only a question"), "1 without an answer, 0 whose answer begins after"),
-        (talk("word " * 100, "b"), "0 without an answer, 1 whose answer begins after --max-seq-len 40"),
-        (talk("a", "word " * 100), "every answer is cut off at --max-seq-len 40"),
+        (talk("only a question"), "1 without an answer, 0 longer than"),
+        (talk("a", "word " * 100), "0 without an answer, 1 longer than --max-seq-len 40"),
     ],
 )
 def test_rows_that_teach_nothing_are_rejected_when_all_are_so(tokenizer, row, reason):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from aprnb.errors import DataError
-from aprnb.tuning.data.examples import Example
+from aprnb.tuning.data.example import Example
 from aprnb.tuning.data.packing import build_schedule, pack
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)

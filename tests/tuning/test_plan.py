@@ -218,8 +218,8 @@ def test_rows_that_are_cut_or_left_out_are_warnings() -> None:
     report = ContractReport(Path("tiny.apr"), TINY, (), (), {})
     plan = make_plan(report, recipe, RunOptions(), examples, None, schedule_of(examples, ((0,),)), LAPTOP)
     text = " ".join(plan.warnings)
-    assert "2 rows are cut at 128 tokens" in text
-    assert "3 rows have no answer to train on" in text
+    assert "2 rows have more than 128 tokens and are cut at the head" in text
+    assert "3 rows have nothing to train on" in text
     assert "no rows are held out" in text
 
 

@@ -100,7 +100,7 @@ def compared(request: Any, base: Path, rows: list[Messages], tmp_path_factory: p
 
 
 def test_the_rows_and_settings_exercise_what_they_should(compared: Compared) -> None:
-    """Several micro-batches in a step; some gradients are clipped and some are not; an answer is cut off."""
+    """Several micro-batches in a step; some gradients are clipped and some are not; a conversation is cut."""
     norms = [step["grad_norm"] for step in compared.wanted.steps]
     assert min(norms) < compared.settings.max_grad_norm < max(norms)
     assert max(step["tokens"] for step in compared.wanted.steps) > 2 * compared.settings.micro_batch_tokens

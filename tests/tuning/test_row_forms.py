@@ -27,6 +27,10 @@ def tokenizer(pocket_qwen3: Path) -> Any:
     return build_tokenizer(dict(aprnb.open(pocket_qwen3).metadata), "qwen3").tokenizer
 
 
+def turns(row: Any) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in row.messages]
+
+
 def trained_text(row: Any, tokenizer: Any) -> tuple[str, str]:
     """The text of the tokens that have a label, and of all tokens."""
     [example] = encode_rows(read_rows([row]).rows, tokenizer, 512).examples
@@ -59,7 +63,7 @@ def test_weights_are_part_of_the_rows_hash_and_survive_being_stored():
 
 def test_conversations_that_differ_in_weights_only_land_on_one_side():
     rows = read_rows([{"messages": [USER, {**GOOD, "weight": at % 2}]} for at in range(6)] + [{"messages": [BAD]}]).rows
-    sides = [{row.texts for row in side} for side in split_rows(rows, 0.5, 1)]
+    sides = [{row.key for row in side} for side in split_rows(rows, 0.5, 1)]
     assert not sides[0] & sides[1]
 
 
@@ -97,7 +101,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_each_form_is_recognised_by_its_keys(form):
     found = read_rows([{**FORMS[form], "id": 7}])
-    assert list(found.rows[0].texts) == ASKED
+    assert turns(found.rows[0]) == ASKED
     assert found.warnings == ("data: unused keys: 'id'",)
     assert found.description == f"{form}, from data"
 
@@ -120,7 +124,7 @@ def test_prompt_and_completion_may_be_messages_of_which_the_completion_is_traine
 
 def test_a_sharegpt_row_may_have_a_system_text_and_roles_of_messages():
     row = {"system": "S", "conversations": [{"role": "user", "content": "a"}, {"from": "gpt", "value": "b"}]}
-    assert read_rows([row]).rows[0].texts == (("system", "S"), ("user", "a"), ("assistant", "b"))
+    assert turns(read_rows([row]).rows[0]) == [("system", "S"), ("user", "a"), ("assistant", "b")]
 
 
 def test_a_developer_turn_is_a_system_turn_unless_the_template_knows_the_role(tokenizer):
@@ -135,24 +139,24 @@ def test_a_developer_turn_is_a_system_turn_unless_the_template_knows_the_role(to
 
 REFUSED = {
     "prompt, chosen, rejected": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "a preference row", "completion"),
-    "tokenised": ({"input_ids": [1], "labels": [1]}, "a tokenised row", "give the text"),
-    "text": ({"text": "a"}, "a row of plain text", "split it"),
-    "other names": ({"question": "a", "answer": "b"}, "its keys are 'question', 'answer'", "question .* answer"),
+    "other names": (
+        {"question": "a", "answer": "b"}, "its keys are 'question', 'answer'",
+        "give --columns instruction=question,response=answer",
+    ),
     "answer": ({"instruction": "a", "answer": "b"}, "no response, but a key 'answer'", "a row is"),
     "nothing": ({}, "its keys are none", "a row is"),
     "two answers": ({"instruction": "a", "output": "b", "response": "c"}, "both response and output", "a row is"),
-    "tools": ({**FORMS["messages"], "tools": [{"type": "function"}]}, "the row has 'tools'", "remove the rows"),
+    "tools of an instruction": ({**FORMS["alpaca"], "tools": [{"name": "f"}]}, "the row has 'tools'", "remove"),
+    "a class": ({"text": "a", "label": 1}, "a row of a classification", "as the response"),
     "images": ({**FORMS["alpaca"], "images": ["x.png"]}, "the row has 'images'", "remove the rows"),
     "history": ({**FORMS["alpaca"], "history": [["a", "b"]]}, "the row has 'history'", "remove the rows"),
     "weight of a row": ({**FORMS["alpaca"], "weight": 2}, "the row has 'weight'", "to the messages"),
     "label": ({**FORMS["prompt/completion"], "label": False}, "the row has 'label'", "good answers only"),
-    "thinking": ({"messages": [USER, {**GOOD, "reasoning_content": "x"}]}, "message 2 has 'reasoning_c", "thinking"),
-    "a call": ({"messages": [USER, {**GOOD, "tool_calls": [1]}]}, "message 2 has 'tool_calls'", "remove the rows"),
     "a picture": (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
         "part 1 of content of message 1 is of type 'image_url', not a text part", "a row is",
     ),
-    "a speaker": ({"conversations": [{"from": "observation", "value": "x"}]}, "has from 'observation'", "a row is"),
+    "a speaker": ({"conversations": [{"from": "bard", "value": "x"}]}, "has from 'bard'", "a row is"),
     "an empty answer": ({**FORMS["alpaca"], "output": " "}, "empty output", "a row is"),
 }  # fmt: skip
 

@@ -11,13 +11,21 @@ import pandas as pd
 import pytest
 import zstandard
 
+import aprnb
+from aprnb.arguments import parse
 from aprnb.errors import DataError, FileMissing, UsageProblem
-from aprnb.tuning.data import row_files
-from aprnb.tuning.data.rows import read_rows
+from aprnb.tuning.data.row import Row
+from aprnb.tuning.data.rows import RowSet, portable_rows, read_rows, split_rows
+from aprnb.tuning.data.sources import row_files
+from aprnb.tuning.planning.recipe_file import read_recipe_file
 
 ROWS = [{"instruction": 'Spell, "fish".\nNow', "response": "f i s h"}, {"instruction": "Ä?", "response": "b" * 200_000}]
 LINES = "".join(f"{json.dumps(row)}\n" for row in ROWS)
 TEXTS = [(("user", row["instruction"]), ("assistant", row["response"])) for row in ROWS]
+
+
+def turns(row: Row) -> tuple[tuple[str, str], ...]:
+    return tuple((message.role, message.content) for message in row.messages)
 
 
 def table(separator: str) -> bytes:
@@ -51,7 +59,7 @@ def test_a_file_gives_the_rows_that_json_lines_give(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(FILES[name](tmp_path))
     found = read_rows(path)
-    assert [row.texts for row in found.rows] == TEXTS
+    assert [turns(row) for row in found.rows] == TEXTS
     assert found.description == f"instruction/response, from {name}"
     # its identity is that of the conversations, which the run's folder stores; the file itself is not needed again
     assert found.path is None
@@ -62,7 +70,7 @@ def test_empty_cells_are_absent_and_origins_are_lines(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text('instruction,input,output\n"a\nb",,c\n\nd,e,f\n')
     found = read_rows(path)
-    assert [row.texts[0][1] for row in found.rows] == ["a\nb", "d\n\ne"]
+    assert [row.messages[0].content for row in found.rows] == ["a\nb", "d\n\ne"]
     assert [row.origin for row in found.rows] == ["rows.csv line 2", "rows.csv line 5"]
 
 
@@ -124,7 +132,7 @@ def folder(tmp_path: Path) -> Path:
 )
 def test_a_folder_or_pattern_gives_its_files_by_name_without_hidden_ones(folder, pattern, names):
     found = read_rows(f"{folder}/{pattern}")
-    assert [row.texts[0][1] for row in found.rows] == names
+    assert [row.messages[0].content for row in found.rows] == names
     assert found.rows[0].origin == f"{names[0]} line {2 if names[0] == 'a.csv' else 1}"
 
 
@@ -149,7 +157,7 @@ def test_a_saved_dataset_is_read_without_datasets_and_within_its_folder(folder):
         stream.write_table(content)
     (folder / "dataset_info.json").write_text("{}")
     (folder / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
-    assert [row.texts for row in read_rows(folder).rows] == TEXTS
+    assert [turns(row) for row in read_rows(folder).rows] == TEXTS
     (folder / "state.json").write_text('{"_data_files": [{"filename": "../data.arrow"}]}')
     with pytest.raises(DataError, match="a plain file name"):
         read_rows(folder)
@@ -161,6 +169,88 @@ def test_a_saved_dataset_is_read_without_datasets_and_within_its_folder(folder):
 def test_the_objects_of_datasets_are_read_and_a_dict_of_splits_names_them():
     datasets = pytest.importorskip("datasets")
     found = datasets.Dataset.from_list(ROWS)
-    assert [row.texts for row in read_rows(found).rows] == TEXTS
+    assert [turns(row) for row in read_rows(found).rows] == TEXTS
     with pytest.raises(DataError, match=r"DatasetDict(.|\n)*data\['train'\]"):
         read_rows(datasets.DatasetDict({"train": found}))
+
+
+# ---- several sources
+
+
+@pytest.fixture()
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """A file of four rows and one of two."""
+    paths = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    for path, count in zip(paths, (4, 2), strict=True):
+        path.write_text("".join(f'{{"instruction": "{path.stem}{at}", "response": "x"}}\n' for at in range(count)))
+    return paths
+
+
+def asked(found: RowSet) -> list[str]:
+    return [row.messages[0].content for row in found.rows]
+
+
+def test_several_sources_are_read_one_after_the_other_as_often_as_their_weights_say(two):
+    first, second = two
+    both = ["a0", "a1", "a2", "a3", "b0", "b1"]
+    assert asked(read_rows([first, str(second)])) == both
+    twice = read_rows({first: 1, second: 2.0})
+    assert asked(twice) == [*both, "b0", "b1"]
+    assert twice.description == "instruction/response, from a.jsonl; instruction/response, from b.jsonl × 2"
+    half = read_rows([f"{first}=0.5", second])
+    assert len(half.rows) == 4
+    assert asked(half) == asked(read_rows({first: 0.5, second: 1}))
+    assert asked(read_rows({first: 1.5})) == ["a0", "a1", "a2", "a3", *asked(half)[:2]]
+
+
+def test_equal_rows_of_two_sources_are_on_one_side_of_the_split(two):
+    rows = read_rows([two[0], two[0], two[1]]).rows
+    train, held_out = split_rows(rows, 0.3, 1)
+    assert held_out
+    assert not {row.key for row in train} & {row.key for row in held_out}
+
+
+def test_a_file_whose_name_ends_like_a_weight_is_that_file(two, tmp_path):
+    odd = two[0].rename(tmp_path / "a=2")
+    assert len(read_rows(str(odd)).rows) == 4
+
+
+@pytest.mark.parametrize("weight", [0, -1, 101, float("inf"), float("nan")])
+def test_a_weight_that_is_no_number_of_times_is_an_error(two, weight):
+    with pytest.raises(DataError, match="the weight of .*a.jsonl is .*; expected a number above 0, at most 100"):
+        read_rows({two[0]: weight})
+
+
+def test_every_side_takes_several_sources(two, pocket_qwen3, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = ["pocket", "--data", "a.jsonl", "--data", "b.jsonl=2", "--plan"]
+    given = parse("finetune", line, prog="x", surface="shell")
+    assert given["data"] == ["a.jsonl", "b.jsonl=2"]
+    (tmp_path / "recipe.toml").write_text('data = {"a.jsonl" = 1, "b.jsonl" = 2}\n')
+    of_recipe = read_recipe_file(tmp_path / "recipe.toml")
+    plans = [aprnb.plan(pocket_qwen3, **options).to_json() for options in ({"data": given["data"]}, of_recipe)]
+    assert plans[0]["data"] == plans[1]["data"]
+    assert plans[0]["recipe"]["data"] == {"a.jsonl": 1.0, "b.jsonl": 2.0}
+    assert portable_rows({"data": {Path("a.jsonl"): 2}}, None) == {"data": {"a.jsonl": 2.0}}
+
+
+@pytest.mark.parametrize("data", ['["../x.jsonl"]', '{"../x.jsonl" = 1}', '"..=0.5"', '["a.jsonl", "/etc/passwd=2"]'])
+def test_no_source_of_a_recipe_file_lies_outside_the_working_folder(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.toml").write_text(f"data = {data}\n")
+    with pytest.raises(UsageProblem, match="expected a path below"):
+        read_recipe_file(tmp_path / "recipe.toml")
+
+
+def test_rows_with_other_columns_are_stored_under_the_names_of_the_forms(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("q,a\nx,y\n")
+    sources = {"data": [{"q": "x", "a": "y"}], "eval_data": path}
+    columns = {"instruction": "q", "response": "a"}
+    sent = portable_rows(sources, columns)
+    assert sent["columns"] is None
+    assert sent["data"] == sent["eval_data"]
+    assert asked(read_rows(sent["data"])) == ["x"]
+    assert portable_rows({"data": path}, columns) == {"data": path}
+    found = read_rows(path, columns=columns)
+    assert found.path is None  # so that a run's folder gets the rows, not the file

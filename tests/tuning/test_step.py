@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from aprnb.tuning.data.examples import Examples
+from aprnb.tuning.data.example import Examples
 from aprnb.tuning.training.events import EvalEvent, StepEvent
 from aprnb_tests.tiny import schedule_of, tiny_examples, tiny_run
 

@@ -5,7 +5,7 @@ enough to block a process or fill its memory, and no sandbox bounds that. So tim
 template sees what transformers would give it; transformers itself is not imported, since that takes a second.
 
 stdin: a line with the JSON object {template, variables, requests, seconds, rendering_bytes, bytes_per_input_byte,
-answer_bytes}, then `requests` lines with a JSON object {messages, add_generation_prompt} each.
+answer_bytes}, then `requests` lines with a JSON object {messages, add_generation_prompt, tools?} each.
 stdout: one answer as bounded_child.py reads it, of lines `KIND "TEXT"`, the text as JSON. KIND is `text` or `problem`,
 one for each request; or it is `unusable`, in a single line, for the whole template.
 Both are UTF-8 with lone surrogates passed through, so that both processes have the same text.
@@ -115,7 +115,7 @@ def rendered(template: jinja2.Template, variables: dict[str, Any], line: bytes, 
     """The answer's line for one request, of at most `most_bytes`: its text, or the problem."""
     request = json.loads(line.decode("utf-8", "surrogatepass"))
     try:
-        found = _line("text", "".join(_bounded(template.generate(**variables, **request), most_bytes)))
+        found = _line("text", "".join(_bounded(template.generate(**{**variables, **request}), most_bytes)))
         if len(found) > most_bytes:
             raise OverflowError(GROWS)
     except (Exception, RecursionError, MemoryError) as problem:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,10 @@ class Encoded:
     offsets: NDArray[np.int32]
 
 
-Encode = Callable[[Sequence[str]], list[Encoded]]
+class Encode(Protocol):
+    """Texts as tokens; `special` adds what the post-processor adds."""
+
+    def __call__(self, texts: Sequence[str], special: bool = False) -> list[Encoded]: ...
 
 
 class TokenizerProcess:
@@ -164,20 +167,22 @@ def _decoded(answer: bytes, texts: int) -> Iterator[Encoded]:
 
 @contextmanager
 def row_encoder(tokenizer: CheckpointTokenizer) -> Iterator[Encode]:
-    """A function that encodes texts without special tokens: in a child process where the tokenizer is untrusted.
+    """A function that encodes texts: in a child process where the tokenizer is untrusted.
 
     Ctrl-C ends it between two small batches, or at once.
     """
     if not tokenizer.untrusted:
-        yield lambda texts: [one for batch in _batches(texts, _SMALL_BATCH_BYTES) for one in _encoded(tokenizer, batch)]
+        yield lambda texts, special=False: [
+            one for batch in _batches(texts, _SMALL_BATCH_BYTES) for one in _encoded(tokenizer, batch, special)
+        ]
         return
     with TokenizerProcess(tokenizer.backend_tokenizer.to_str(), "the tokenizer.json") as process:
         yield process.encode
 
 
-def _encoded(tokenizer: CheckpointTokenizer, batch: list[str]) -> Iterator[Encoded]:
+def _encoded(tokenizer: CheckpointTokenizer, batch: list[str], special: bool) -> Iterator[Encoded]:
     with library_errors("the tokenizer cannot encode the rows"):
-        encodings = tokenizer.backend_tokenizer.encode_batch(batch, add_special_tokens=False)
+        encodings = tokenizer.backend_tokenizer.encode_batch(batch, add_special_tokens=special)
     for encoding in encodings:
         offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
         yield Encoded(np.array(encoding.ids, np.int32), offsets)

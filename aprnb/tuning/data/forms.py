@@ -1,26 +1,26 @@
-"""The forms of a training row, recognised by its keys, and read as messages (no torch)."""
+"""The forms of a training row, recognised by its keys, and read as one of the three kinds of rows (no torch)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
 from aprnb.errors import closest
 from aprnb.printable import first_names
-from aprnb.tuning.data.messages import BadRow, Message, json_type, note_keys, read_messages, read_text, require_no
+from aprnb.tuning.data.messages import Message, read_messages
+from aprnb.tuning.data.row import AnyRow, Row, TextRow
+from aprnb.tuning.data.row_values import BadRow, json_type, note_keys, read_text, require_no
+from aprnb.tuning.data.token_rows import read_tokens
+from aprnb.tuning.data.tool_use import read_tools
 
-ROW_FORMS = '{"instruction", "response", ["system"], ["input"]} or {"messages": [{"role", "content"}, …]}'
+ROW_FORMS = '{"instruction", "response", ["system"], ["input"]}, {"messages": [{"role", "content"}, …]} or {"text"}'
 _INSTRUCTION_KEYS = ("instruction", "response", "system", "input")
-_UNSUPPORTED = ("tools", "functions", "tool_calls", "history", "image", "images", "audio", "video", "videos")
+_UNSUPPORTED = ("functions", "tool_calls", "history", "image", "images", "audio", "video", "videos")
 """Keys of a row that change what it means and that training would lose."""
 _OTHER_FORMS = {
     ("chosen", "rejected"): ("a preference row (chosen, rejected)", "name the answer to learn response or completion"),
-    ("input_ids",): (
-        "a tokenised row (input_ids)",
-        "give the text: the checkpoint's tokenizer is used",
-    ),
-    ("text",): ("a row of plain text (text), of which no part is an answer", "split it into instruction and response"),
 }
 _QUESTIONS = ("instruction", "prompt", "question", "query", "problem", "input", "user", "q")
 _ANSWERS = ("response", "output", "completion", "answer", "solution", "target", "reply", "assistant", "a")
@@ -28,8 +28,8 @@ _ANSWERS = ("response", "output", "completion", "answer", "solution", "target", 
 Ignored = dict[str, None]
 
 
-def read_form(value: Any, ignored: Ignored) -> tuple[str, tuple[Message, ...]]:
-    """The name of the row's form and its messages; keys without a use are added to `ignored`.
+def read_form(value: Any, origin: str, ignored: Ignored) -> tuple[str, AnyRow]:
+    """The name of the row's form and the row; keys without a use are added to `ignored`.
 
     Raises BadRow with the reason where the row is of no form that is supported.
     """
@@ -45,23 +45,25 @@ def read_form(value: Any, ignored: Ignored) -> tuple[str, tuple[Message, ...]]:
     if form is None:
         raise _unknown(row)
     name, read = form
-    return name, read(row, ignored)
+    return name, read(row, origin, ignored)
 
 
-def _from_messages(row: Mapping[str, Any], ignored: Ignored) -> tuple[Message, ...]:
+def _from_messages(row: Mapping[str, Any], origin: str, ignored: Ignored) -> Row:
     both = [key for key in _INSTRUCTION_KEYS if key in row]
     if both:
         raise BadRow(f"has both messages and {both[0]}: use one of the two forms")
-    note_keys(row, ("messages",), "", ignored)
-    return read_messages(row["messages"], "messages", ignored)
+    note_keys(row, ("messages", "tools"), "", ignored)
+    return Row(read_messages(row["messages"], "messages", ignored), origin, read_tools(row.get("tools")))
 
 
-def _from_sharegpt(row: Mapping[str, Any], ignored: Ignored) -> tuple[Message, ...]:
-    note_keys(row, ("conversations", "system"), "", ignored)
-    return (*_system(row), *read_messages(row["conversations"], "conversations", ignored))
+def _from_sharegpt(row: Mapping[str, Any], origin: str, ignored: Ignored) -> Row:
+    note_keys(row, ("conversations", "system", "tools"), "", ignored)
+    turns = read_messages(row["conversations"], "conversations", ignored)
+    return Row((*_system(row), *turns), origin, read_tools(row.get("tools")))
 
 
-def _from_instruction(row: Mapping[str, Any], ignored: Ignored) -> tuple[Message, ...]:
+def _from_instruction(row: Mapping[str, Any], origin: str, ignored: Ignored) -> Row:
+    require_no(row, ("tools",), "the row")
     if "response" in row and "output" in row:
         raise BadRow("has both response and output: use one of the two forms")
     answer = "response" if "response" in row else "output"
@@ -69,30 +71,45 @@ def _from_instruction(row: Mapping[str, Any], ignored: Ignored) -> tuple[Message
     instruction, response = _filled(row, "instruction"), _filled(row, answer)
     extra = read_text(row.get("input", ""), "input")
     question = f"{instruction}\n\n{extra}" if extra.strip() else instruction
-    return (*_system(row), Message("user", question), Message("assistant", response))
+    return Row((*_system(row), Message("user", question), Message("assistant", response)), origin)
 
 
-def _from_prompt(row: Mapping[str, Any], ignored: Ignored) -> tuple[Message, ...]:
+def _from_prompt(row: Mapping[str, Any], origin: str, ignored: Ignored) -> Row:
     if "label" in row:
         raise BadRow("the row has 'label' (is the answer good), which is not supported", "keep the good answers only")
-    note_keys(row, ("prompt", "completion", "system"), "", ignored)
+    note_keys(row, ("prompt", "completion", "system", "tools"), "", ignored)
     parts: list[Message] = []
     for key, role in (("prompt", "user"), ("completion", "assistant")):
         if isinstance(row[key], str):
             parts.append(Message(role, _filled(row, key)))
         else:  # the answers of a prompt are not trained, as in TRL
             read = read_messages(row[key], key, ignored)
-            parts += [Message(turn.role, turn.content, False) if role == "user" and turn.role == "assistant" else turn
-                      for turn in read]  # fmt: skip
-    return (*_system(row), *parts)
+            is_context = role == "user"
+            parts += [
+                replace(turn, trained=False) if is_context and turn.role == "assistant" else turn for turn in read
+            ]
+    return Row((*_system(row), *parts), origin, read_tools(row.get("tools")))
 
 
-_FORMS: Mapping[tuple[str, ...], tuple[str, Callable[[Mapping[str, Any], Ignored], tuple[Message, ...]]]] = {
+def _from_text(row: Mapping[str, Any], origin: str, ignored: Ignored) -> TextRow:
+    label = next((key for key in ("label", "labels") if key in row), None)
+    if label:
+        found = f"a row of a classification (text, {label}), which is not supported"
+        raise BadRow(found, "write the label as the response of an instruction")
+    require_no(row, ("tools",), "the row")
+    note_keys(row, ("text",), "", ignored)
+    return TextRow(_filled(row, "text"), origin)
+
+
+_Reader = Callable[[Mapping[str, Any], str, Ignored], AnyRow]
+_FORMS: Mapping[tuple[str, ...], tuple[str, _Reader]] = {
     ("messages",): ("messages", _from_messages),
     ("conversations",): ("ShareGPT", _from_sharegpt),
     ("instruction", "response"): ("instruction/response", _from_instruction),
     ("instruction", "output"): ("alpaca", _from_instruction),
     ("prompt", "completion"): ("prompt/completion", _from_prompt),
+    ("input_ids",): ("tokens", read_tokens),
+    ("text",): ("plain text", _from_text),
 }
 """The keys that a form needs, in the order in which forms are recognised: its name and its reader."""
 
@@ -122,5 +139,5 @@ def _unknown(row: Mapping[str, Any]) -> BadRow:
     question = next((names[name] for name in _QUESTIONS if name in names), "")
     answer = next((names[name] for name in _ANSWERS if name in names), "")
     shown = first_names([repr(str(key)[:60]) for key in row], 8) or "none"
-    action = f"rename {question} to instruction and {answer} to response" if question and answer else ""
+    action = f"give --columns instruction={question},response={answer}" if question and answer else ""
     return BadRow(f"the row is of no known form; its keys are {shown}", action)

@@ -15,7 +15,10 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Turn:
-    """An answer with its two renderings: the prompt opened for it, and the conversation up to and with it."""
+    """An answer with its two renderings: the prompt opened for it, and the conversation up to and with it.
+
+    `content` is empty where the template writes more than that of the message: tool calls or thinking.
+    """
 
     content: str
     prompt: str
@@ -71,12 +74,19 @@ def _last_answer(text: str, turn: Turn, added_tokens: Sequence[Span]) -> Answer 
 def _earlier_answer(text: str, turn: Turn, added_tokens: Sequence[Span]) -> Answer | None:
     if not text.startswith(turn.prompt):
         return None
-    return _place(text, turn.content, (len(turn.prompt), shared_length(text, turn.answered)), added_tokens)
+    start = len(turn.prompt)
+    if not turn.content:
+        end = len(turn.answered.rstrip())
+        token = next((span for span in added_tokens if span[1] == end and span[0] >= start), None)
+        return Answer((start, end), token) if text.startswith(turn.answered) and token else None
+    return _place(text, turn.content, (start, shared_length(text, turn.answered)), added_tokens)
 
 
 def _place(text: str, content: str, region: Span, added_tokens: Sequence[Span]) -> Answer | None:
     """The answer whose content ends right before an added token; without one, where the content occurs exactly once."""
     start, stop = region
+    if not content:
+        return None
     begins = {span[0]: span for span in added_tokens if start <= span[0] and span[1] <= stop}
     wanted = content.strip()
     ends: list[int] = []

@@ -1,82 +1,60 @@
-"""Messages of training rows: role, text, and whether an answer is trained; each error names the message (no torch)."""
+"""Messages of training rows: role, text, tool calls, thinking, and whether an answer is trained (no torch).
+
+Each error names the message.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
 from aprnb.errors import closest
+from aprnb.tuning.data.row_values import BadRow, as_list, is_empty, json_type, note_keys, read_text, require_no
+from aprnb.tuning.data.tool_use import called, read_calls
 
-ROLES = ("system", "developer", "user", "assistant")
-_SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "chatgpt": "assistant"}
-_REASONING = ("reasoning_content", "reasoning", "thinking")
-_UNSUPPORTED = ("tool_calls", "function_call", "tool_call_id", "images", "image", "audio", "videos", *_REASONING)
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_CALL = "function_call"
+_SHAREGPT_ROLES = {
+    "human": "user", "gpt": "assistant", "model": "assistant", "chatgpt": "assistant", _CALL: "assistant",
+    "observation": "tool",
+}  # fmt: skip
+THINKING = ("reasoning_content", "thinking", "reasoning")
+"""The names under which rows and chat templates have what a model thought before its answer."""
+_NAMING = ("name", "tool_call_id")
+_UNSUPPORTED = ("function_call", "images", "image", "audio", "videos")
 """Keys of a message that templates or models use and that training would lose."""
-
-
-class BadRow(Exception):
-    """Why a row cannot be used, and what to do; `read_rows` adds which row it is."""
-
-    def __init__(self, reason: str, action: str = "") -> None:
-        super().__init__(reason)
-        self.action = action
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn: `role` is one of `ROLES`; an answer that is not `trained` is context only."""
+    """One turn: `role` is one of `ROLES`; an answer that is not `trained` is context only.
+
+    `more` has what else chat templates read: `tool_calls`, `reasoning_content`, `name`, `tool_call_id`.
+    """
 
     role: str
     content: str
     trained: bool = True
+    more: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def thinking(self) -> str:
+        """What was thought before the content; empty where the row has none."""
+        return str(self.more.get(THINKING[0], ""))
+
+    def to_json(self) -> dict[str, Any]:
+        """The message without whether it is trained, as a row has it."""
+        return {"role": self.role, "content": self.content, **self.more}
 
 
 def read_messages(value: Any, name: str, ignored: dict[str, None]) -> tuple[Message, ...]:
     """The messages in the list `value`, the row's key `name`; keys without a use are added to `ignored`."""
-    turns = value.tolist() if hasattr(value, "tolist") else value  # data frames contain arrays
+    turns = as_list(value)
     if not isinstance(turns, (list, tuple)) or not turns:
         raise BadRow(f"{name} is empty" if turns in ([], ()) else f"{name} is {json_type(turns)}, not a list")
     return tuple(_message(turn, f"message {at}", f"{name}.", ignored) for at, turn in enumerate(turns, 1))
-
-
-def read_text(value: Any, what: str) -> str:
-    """`value` where it is text that UTF-8 can encode."""
-    if not isinstance(value, str):
-        raise BadRow(f"{what} is {json_type(value)}, not text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise BadRow(f"{what} contains half a surrogate pair, which is not a character") from None
-    return value
-
-
-def json_type(value: Any) -> str:
-    """What JSON calls the type of `value`."""
-    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
-
-
-def note_keys(value: Mapping[Any, Any], known: Sequence[str], prefix: str, ignored: dict[str, None]) -> None:
-    """Adds the keys of `value` that are not `known` and not empty to `ignored`."""
-    for key, content in value.items():
-        if key not in known and not _is_empty(content):
-            ignored[f"{prefix}{key}"] = None
-
-
-def require_no(value: Mapping[Any, Any], keys: Sequence[str], where: str) -> None:
-    """Raises BadRow for a key of `keys` that has a value: to ignore it would change what the row means."""
-    for key in keys:
-        if not _is_empty(value.get(key)):
-            action = "write the thinking into content, as the chat template has it" if key in _REASONING else ""
-            raise BadRow(
-                f"{where} has {key!r}, which is not supported", action or f"remove the rows with {key}, or the key"
-            )
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or (hasattr(value, "__len__") and not isinstance(value, Mapping) and len(value) == 0)
 
 
 def _message(turn: Any, where: str, prefix: str, ignored: dict[str, None]) -> Message:
@@ -85,11 +63,32 @@ def _message(turn: Any, where: str, prefix: str, ignored: dict[str, None]) -> Me
     names = ("from", "value") if turn.get("role") is None and turn.get("from") is not None else ("role", "content")
     require_no(turn, _UNSUPPORTED, where)
     role = _role(turn.get(names[0]), names[0], where)
-    content = _content(turn.get(names[1]), f"{names[1]} of {where}")
-    if role == "assistant" and not content.strip():
+    more = _more(turn, where)
+    given, what = turn.get(names[1]), f"{names[1]} of {where}"
+    content = "" if given is None and "tool_calls" in more else _content(given, what)
+    if turn.get(names[0]) == _CALL:
+        content, more = "", {**more, "tool_calls": called(content, where)}
+    if role != "assistant" and ("tool_calls" in more or THINKING[0] in more):
+        raise BadRow(f"{where} has tool calls or thinking and role {role}: only answers have them")
+    if role == "assistant" and not content.strip() and "tool_calls" not in more:
         raise BadRow(f"{where} is an empty answer")
-    note_keys(turn, (*names, "weight", "train"), prefix, ignored)
-    return Message(role, content, _trained(turn, role, where))
+    note_keys(turn, (*names, *THINKING, *_NAMING, "tool_calls", "weight", "train"), prefix, ignored)
+    return Message(role, content, _trained(turn, role, where), more)
+
+
+def _more(turn: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """`Message.more`; thinking may have any of three names."""
+    more: dict[str, Any] = {}
+    if not is_empty(turn.get("tool_calls")):
+        more["tool_calls"] = read_calls(turn["tool_calls"], where)
+    thinking = {name: read_text(turn[name], f"{name} of {where}") for name in THINKING if not is_empty(turn.get(name))}
+    if len(set(thinking.values())) > 1:
+        raise BadRow(f"{where} has {' and '.join(thinking)}, which differ")
+    if thinking:
+        more[THINKING[0]] = next(iter(thinking.values()))
+    return more | {
+        name: read_text(turn[name], f"{name} of {where}") for name in _NAMING if not is_empty(turn.get(name))
+    }
 
 
 def _role(given: Any, key: str, where: str) -> str:
@@ -103,7 +102,7 @@ def _role(given: Any, key: str, where: str) -> str:
 
 def _content(value: Any, what: str) -> str:
     """Text, or the text parts of a list joined without a separator, as chat templates join them."""
-    parts = value.tolist() if hasattr(value, "tolist") else value
+    parts = as_list(value)
     if not isinstance(parts, (list, tuple)):
         return read_text(value, what)
     texts: list[str] = []

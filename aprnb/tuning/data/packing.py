@@ -11,7 +11,7 @@ import numpy as np
 from aprnb.errors import DataError
 
 if TYPE_CHECKING:
-    from aprnb.tuning.data.examples import Example, IntArray, Mask
+    from aprnb.tuning.data.example import Example, IntArray, Mask
 
 
 @dataclass(frozen=True)

@@ -1,50 +1,28 @@
-"""Training rows: conversations read and checked, each error with its row, and the split for evaluation (no torch)."""
+"""Training rows read and checked, each error with its row, and the split for evaluation (no torch)."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aprnb.errors import DataError
 from aprnb.printable import and_more, first_names
+from aprnb.tuning.data.columns import check_columns, renamed
 from aprnb.tuning.data.forms import ROW_FORMS, read_form
-from aprnb.tuning.data.messages import BadRow, Message
-from aprnb.tuning.data.row_sources import expanded, numbered_rows
-
-
-@dataclass(frozen=True)
-class Row:
-    """One conversation; `origin` is its place in the source, for errors."""
-
-    messages: tuple[Message, ...]
-    origin: str
-
-    @property
-    def texts(self) -> tuple[tuple[str, str], ...]:
-        """Roles and contents: conversations that differ only in what is trained have equal ones."""
-        return tuple((message.role, message.content) for message in self.messages)
-
-    def for_template(self, template: str) -> Row:
-        """The row with its developer turns as system turns where the template does not know the role."""
-        if "developer" in template or not any(message.role == "developer" for message in self.messages):
-            return self
-        turns = (replace(turn, role="system") if turn.role == "developer" else turn for turn in self.messages)
-        return replace(self, messages=tuple(turns))
-
-    def to_json(self) -> list[dict[str, str]]:
-        """The conversation as a chat template takes it."""
-        return [{"role": role, "content": content} for role, content in self.texts]
+from aprnb.tuning.data.row import AnyRow
+from aprnb.tuning.data.row_values import BadRow
+from aprnb.tuning.data.sources.row_sources import expanded, numbered_rows
+from aprnb.tuning.data.sources.several import are_paths, described, parts_of
 
 
 @dataclass(frozen=True)
 class RowSet:
     """Rows in their order; `sha256` is that of a JSON Lines file's bytes, elsewhere that of `lines()`."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[AnyRow, ...]
     warnings: tuple[str, ...]
     sha256: str
     path: Path | None = None
@@ -52,20 +30,33 @@ class RowSet:
     """The forms of the rows and the name of their source."""
 
     def lines(self) -> Iterator[bytes]:
-        """The conversations as JSON Lines, with what is not trained."""
-        return (_canonical([row]) for row in self.rows)
+        """The rows as JSON Lines, with what is not trained."""
+        return (row.line for row in self.rows)
 
 
-def read_rows(source: Any, origin_name: str | None = None) -> RowSet:
-    """The conversations in `source`: a path, JSON Lines text (begins with `{`), a list, a DataFrame.
+def read_rows(source: Any, origin_name: str | None = None, *, columns: Mapping[str, str] | None = None) -> RowSet:
+    """The rows in `source`: a path, JSON Lines text (begins with `{`), a list, a DataFrame, or several paths.
 
     A row is of one of the forms in `forms`. Keys without a use are ignored and listed in the warnings; those that
-    change what a row means are errors.
+    change what a row means are errors. `columns` says which of a row's keys are meant: {"response": "answer"}.
 
     Raises FileMissing, and DataError with the first row that cannot be used, the reason, and how many more there are.
     """
+    check_columns(columns or {})
+    parts = [(_read(part, origin_name, columns or {}), weight) for part, weight in parts_of(source)]
+    if [weight for _, weight in parts] == [1.0]:
+        return parts[0][0]
+    rows = tuple(row for found, weight in parts for row in _weighted(found.rows, weight))
+    if not rows:
+        raise DataError("no row is left after the weights", action="give larger weights")
+    named = [found.description + (f" × {weight:g}" if weight != 1 else "") for found, weight in parts]
+    warnings = tuple(warning for found, _ in parts for warning in found.warnings)
+    return RowSet(rows, warnings, _digest(rows), description="; ".join(named))
+
+
+def _read(source: Any, origin_name: str | None, columns: Mapping[str, str]) -> RowSet:
     name, numbered, raw = numbered_rows(source, origin_name)
-    rows: list[Row] = []
+    rows: list[AnyRow] = []
     ignored: dict[str, None] = {}
     forms: dict[str, None] = {}
     first, bad = ("", ""), 0
@@ -73,8 +64,8 @@ def read_rows(source: Any, origin_name: str | None = None) -> RowSet:
         try:
             if isinstance(value, BadRow):
                 raise value
-            form, messages = read_form(value, ignored)
-            rows.append(Row(messages, origin))
+            form, row = read_form(renamed(value, columns), origin, ignored)
+            rows.append(row)
             forms[form] = None
         except BadRow as reason:
             first, bad = first if bad else (f"{origin}: {reason}", reason.action), bad + 1
@@ -83,23 +74,52 @@ def read_rows(source: Any, origin_name: str | None = None) -> RowSet:
         raise DataError(first[0] + more, action=first[1] or f"a row is {ROW_FORMS}")
     if not rows:
         raise DataError(f"{name} contains no rows", action=f"a row is {ROW_FORMS}")
-    digest = hashlib.sha256(raw or _canonical(rows)).hexdigest()
-    path = expanded(source) if raw else None
-    return RowSet(tuple(rows), _ignored_warning(name, ignored), digest, path, f"{' and '.join(forms)}, from {name}")
+    is_own = raw is not None and not columns  # the file may be read again as it is
+    digest = hashlib.sha256(raw).hexdigest() if raw and is_own else _digest(rows)
+    path, described = expanded(source) if is_own else None, f"{' and '.join(forms)}, from {name}"
+    return RowSet(tuple(rows), _ignored_warning(name, ignored), digest, path, described)
 
 
-def split_rows(rows: Sequence[Row], val_split: float, seed: int) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    """Rows to train on and rows held out, both in their order; equal conversations land on one side.
+def _digest(rows: Sequence[AnyRow]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(row.line)
+    return digest.hexdigest()
 
-    About `val_split` of the rows are held out: at least one where there are two different conversations, never all. A
-    conversation's side follows from its content and the seed, so rows that are added later change few others.
+
+def _weighted(rows: Sequence[AnyRow], weight: float) -> Iterator[AnyRow]:
+    """The rows `weight` times; of a broken number the same part of them each time."""
+    whole, part = int(weight), weight - int(weight)
+    for _ in range(whole):
+        yield from rows
+    chosen = set(sorted(range(len(rows)), key=lambda at: (_rank(rows[at].key, 0), at))[: round(part * len(rows))])
+    yield from (row for at, row in enumerate(rows) if at in chosen)
+
+
+def portable_rows(sources: Mapping[str, Any], columns: Any) -> dict[str, Any]:
+    """The sources, by their option, for another process: paths as they are; if one is an object, all as text.
+
+    The text has the names of the forms, so that `columns` are those of the result.
+    """
+    if all(map(are_paths, sources.values())):
+        return {name: described(source) or source for name, source in sources.items()}
+    read = {name: read_rows(source, columns=columns) for name, source in sources.items()}
+    texts = {name: b"".join(rows.lines()).decode("utf-8", "surrogatepass") for name, rows in read.items()}
+    return {**texts, "columns": None}
+
+
+def split_rows(rows: Sequence[AnyRow], val_split: float, seed: int) -> tuple[tuple[AnyRow, ...], tuple[AnyRow, ...]]:
+    """Rows to train on and rows held out, both in their order; equal rows land on one side.
+
+    About `val_split` of the rows are held out: at least one where there are two different ones, never all. A
+    row's side follows from its content and the seed, so rows that are added later change few others.
     """
     if val_split <= 0:
         return tuple(rows), ()
-    groups: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    groups: dict[bytes, list[int]] = {}
     for index, row in enumerate(rows):
-        groups.setdefault(row.texts, []).append(index)
-    shuffled = sorted(groups.values(), key=lambda group: _rank(rows[group[0]], seed))
+        groups.setdefault(row.key, []).append(index)
+    shuffled = [groups[key] for key in sorted(groups, key=lambda key: _rank(key, seed))]
     wanted = max(1, round(val_split * len(rows)))
     held: set[int] = set()
     for group in shuffled[:-1]:
@@ -114,21 +134,8 @@ def split_rows(rows: Sequence[Row], val_split: float, seed: int) -> tuple[tuple[
     )
 
 
-def _rank(row: Row, seed: int) -> bytes:
-    return hashlib.sha256(str(seed).encode() + _line(row.to_json())).digest()
-
-
-def _canonical(rows: Iterable[Row]) -> bytes:
-    return b"".join(_line([_message(message) for message in row.messages]) for row in rows)
-
-
-def _message(message: Message) -> dict[str, Any]:
-    weight = {} if message.trained or message.role != "assistant" else {"weight": 0}
-    return {"role": message.role, "content": message.content, **weight}
-
-
-def _line(messages: Sequence[Mapping[str, Any]]) -> bytes:
-    return json.dumps({"messages": messages}, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n"
+def _rank(key: bytes, seed: int) -> bytes:
+    return hashlib.sha256(str(seed).encode() + key).digest()
 
 
 def _ignored_warning(name: str, ignored: Mapping[str, None]) -> tuple[str, ...]:

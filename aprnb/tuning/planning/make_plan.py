@@ -18,7 +18,7 @@ FEW_STEPS, ENOUGH_STEPS = 30, 100
 """A run of fewer steps hardly leaves its warm-up; what is suggested in its place."""
 
 if TYPE_CHECKING:
-    from aprnb.tuning.data.examples import Examples
+    from aprnb.tuning.data.example import Examples
     from aprnb.tuning.data.packing import Schedule
 
 
@@ -102,9 +102,11 @@ def _few_steps(plan: Plan) -> list[str]:
 def _warnings(plan: Plan) -> list[str]:
     found = []
     if plan.rows_truncated:
-        found.append(f"{plan.rows_truncated} rows are cut at {plan.recipe.max_seq_len} tokens (--max-seq-len)")
+        what = "split" if plan.recipe.too_long == "split" else "cut at the head"
+        longer = f"{plan.rows_truncated} rows have more than {plan.recipe.max_seq_len} tokens"
+        found.append(f"{longer} and are {what} (--max-seq-len, --too-long)")
     if plan.rows_without_labels:
-        found.append(f"{plan.rows_without_labels} rows have no answer to train on and are not used")
+        found.append(f"{plan.rows_without_labels} rows have nothing to train on and are not used")
     if not plan.held_out_rows:
         found.append("no rows are held out, so overfitting will not be visible")
     found += _few_steps(plan)

@@ -33,7 +33,9 @@ class Recipe:
     quantize_nf4: bool = option("quantize_nf4")
     val_split: float | None = option("val_split")
     task: str = option("task")
+    train_on: str = option("train_on")
     max_seq_len: int | None = option("max_seq_len")
+    too_long: str = option("too_long")
     learning_rate: float | None = option("learning_rate")
     epochs: int = option("epochs")
     max_steps: int | None = option("max_steps")
@@ -54,6 +56,7 @@ class RunOptions:
 
     data: Any = option("data")
     eval_data: Any = option("eval_data")
+    columns: Mapping[str, str] | None = option("columns")
     model_size: str | None = option("model_size")
     start_adapter: str | None = option("start_adapter")
     eval_every: int | None = option("eval_every")
@@ -86,7 +89,9 @@ class SettledRecipe:
     quantize_nf4: bool
     val_split: float
     task: str
+    train_on: str
     max_seq_len: int
+    too_long: str
     learning_rate: float
     epochs: int
     max_steps: int | None
@@ -117,10 +122,10 @@ class SettledRecipe:
 
 
 _ORDER = """
-    method rank alpha lora_dropout target_modules start_adapter quantize_nf4 data eval_data val_split task model_size
-    max_seq_len learning_rate epochs max_steps batch_size micro_batch_tokens eval_every warmup_ratio weight_decay
-    max_grad_norm seed optimizer gradient_checkpointing output output_dtype adapter_only write_best force resume
-    save_every keep track plan verbose device dtype config overrides chat_template
+    method rank alpha lora_dropout target_modules start_adapter quantize_nf4 data eval_data columns val_split task
+    model_size train_on max_seq_len too_long learning_rate epochs max_steps batch_size micro_batch_tokens eval_every
+    warmup_ratio weight_decay max_grad_norm seed optimizer gradient_checkpointing output output_dtype adapter_only
+    write_best force resume save_every keep track plan verbose device dtype config overrides chat_template
 """.split()
 """The order of the options in documents."""
 _ALL = options_of(Recipe, RunOptions)
@@ -137,14 +142,17 @@ def recipe_document(recipe: SettledRecipe, options: RunOptions) -> dict[str, Any
         "eval_data": describe_source(options.eval_data),
         "config": config,
         "overrides": dict(options.overrides or {}),
+        "columns": dict(options.columns or {}),
     }
     return {name: found[name] for name in OPTIONS}
 
 
 def describe_source(value: Any) -> Any:
-    """The source of rows as text for a document."""
-    from aprnb.tuning.data.row_sources import is_rows  # help, which reads the options, needs no numpy
+    """The source of rows for a document: text, or paths with their weights."""
+    from aprnb.tuning.data.sources.several import described, is_rows  # help, which reads the options, needs no numpy
 
+    if (several := described(value)) is not None:
+        return several
     if value is None or isinstance(value, PathLike):
         return None if value is None else fspath(value)
     if isinstance(value, str):

@@ -18,6 +18,7 @@ from typing import Any
 from aprnb.errors import CheckpointError, FileMissing, UsageProblem
 from aprnb.formats.json_files import read_text
 from aprnb.formats.sidecar_files import safe_path
+from aprnb.tuning.data.sources.several import parts_of
 from aprnb.tuning.planning.recipe import OPTIONS
 from aprnb.tuning.planning.recipe_reader import read_toml
 
@@ -59,8 +60,9 @@ def read_recipe_file(path: Path, given: Collection[str] = ()) -> dict[str, Any]:
     options = {name: value for name, value in options.items() if name not in given}
     own = _of_the_run(path, options)
     for name in _PATHS:
-        if isinstance(options.get(name), str) and name not in own:
-            _require_below_here(name, options[name], path)
+        for value, _ in parts_of(options.get(name)) if name not in own else ():
+            if isinstance(value, str):
+                _require_below_here(name, value, path)
     return {**options, **own}
 
 

@@ -39,7 +39,7 @@ def write_request(where: Places, preparation: Preparation) -> None:
     kept = {
         name: given[name]
         for name, option in OPTIONS.items()
-        if name not in (*_OF_THE_CALL, *_ROWS) and given[name] is not None and given[name] != option.default
+        if name not in (*_OF_THE_CALL, *_ROWS, "columns") and given[name] is not None and given[name] != option.default
     }
     for name, found in preparation.rows.items():
         kept[name] = _rows_path(where.run / FILES_OF_A_RUN[name], given[name], found)

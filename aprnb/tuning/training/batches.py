@@ -14,7 +14,7 @@ from torch import Tensor
 from aprnb.errors import OutOfMemory, is_out_of_memory, missing_memory
 from aprnb.model.memory import release_freed
 from aprnb.phases import INTERVAL_S, Pace, Phase
-from aprnb.tuning.data.examples import Examples
+from aprnb.tuning.data.example import Examples
 from aprnb.tuning.data.packing import pack
 from aprnb.tuning.training.events import Event, Notice
 from aprnb.tuning.training.loss import answer_loss

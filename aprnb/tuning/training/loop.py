@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from aprnb.model.build import disable_cpu_repacking
 from aprnb.phases import Phase
-from aprnb.tuning.data.examples import Examples
+from aprnb.tuning.data.example import Examples
 from aprnb.tuning.data.packing import Schedule
 from aprnb.tuning.planning.identity import Identity, is_longer
 from aprnb.tuning.planning.memory_use import peak_bytes

@@ -8,7 +8,7 @@ from typing import Any
 
 from aprnb.errors import DataError
 from aprnb.formats.json_files import MARK
-from aprnb.tuning.data.messages import BadRow
+from aprnb.tuning.data.row_values import BadRow
 
 
 def json_array(text: str, name: str) -> Iterator[tuple[str, Any]]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from aprnb.errors import DataError, FileMissing
-from aprnb.formats.json_files import MARK, with_line_feeds
-from aprnb.tuning.data.json_rows import json_lines
-from aprnb.tuning.data.row_files import file_rows
+from aprnb.formats.json_files import with_line_feeds
+from aprnb.tuning.data.sources.json_rows import json_lines
+from aprnb.tuning.data.sources.row_files import file_rows
+from aprnb.tuning.data.sources.several import is_rows
 
 
 def numbered_rows(source: Any, name: str | None) -> tuple[str, Iterator[tuple[str, Any]], bytes | None]:
@@ -24,11 +25,6 @@ def numbered_rows(source: Any, name: str | None) -> tuple[str, Iterator[tuple[st
         return name, *file_rows(path, name)
     name = name or "data"
     return name, ((f"{name} row {at}", value) for at, value in enumerate(_objects(source), 1)), None
-
-
-def is_rows(text: str) -> bool:
-    """Whether `text` is training rows as JSON Lines, and not a path or a recipe."""
-    return text.lstrip().removeprefix(MARK).lstrip().startswith("{")
 
 
 def expanded(source: str | PathLike[str]) -> Path:

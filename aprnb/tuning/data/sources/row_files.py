@@ -20,8 +20,8 @@ from aprnb.formats.sidecar_files import find_sidecar, safe_path
 from aprnb.formats.source import is_file, is_folder, read_bytes
 from aprnb.printable import first_names
 from aprnb.tuning.data.forms import ROW_FORMS
-from aprnb.tuning.data.json_rows import json_array, json_lines
-from aprnb.tuning.data.tables import Numbered, arrow_rows, csv_rows, parquet_rows
+from aprnb.tuning.data.sources.json_rows import json_array, json_lines
+from aprnb.tuning.data.sources.tables import Numbered, arrow_rows, csv_rows, parquet_rows
 
 MAX_DATA_BYTES = 4 << 30
 """Rows are held in memory, at several times the size of their file."""

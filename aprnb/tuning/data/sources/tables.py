@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from aprnb.errors import DataError, UsageProblem
-from aprnb.tuning.data.messages import BadRow
+from aprnb.tuning.data.row_values import BadRow
 
 Numbered = Iterator[tuple[str, Any]]
 _BATCH_ROWS = 256

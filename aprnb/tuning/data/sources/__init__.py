@@ -1,0 +1,1 @@
+"""Where rows come from: files, tables, text and objects, as numbered values (no torch)."""
