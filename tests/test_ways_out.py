@@ -528,7 +528,7 @@ def a_rate_that_drives_the_weights_to_infinity(place: Place) -> Situation:
 ELSEWHERE = {
     "run it again with --resume, or --resume auto: step {} is saved": "tuning/test_child.py",
     "`aprnb runs FOLDER` shows the runs of a folder by their present names": "tuning/test_several_runs.py",
-    "{}; `run` holds it as it is, and --keep-going lets the next cells run": ("notebook/test_runs_of_cells.py"),
+    "{}; `run` is the run so far, and --keep-going lets the next cells run": "notebook/test_runs_of_cells.py",
     "wait until it ends, stop it, or choose another --output": "tuning/test_child.py",
     "the output of a run is None until it has finished, and with --adapter-only: see run.status": (
         "formats/test_folder.py"

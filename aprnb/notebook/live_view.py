@@ -18,10 +18,10 @@ _EMPTY = {"text/plain": "", "text/html": ""}
 
 
 class LiveView:
-    """Four displays: the numbers with the curve, the picture of the end, the Stop button, the plan.
+    """Four displays: the plan, the numbers with the curve, the picture of the end, the Stop button.
 
     Each is one output, so that a refresh of the numbers closes nothing that was opened in the plan. `panel` is the id
-    of the first, with which the others begin. The lock is for the pages that ask for all of it: they are answered by
+    of the numbers, with which the others begin. The lock is for the pages that ask for all of it: they are answered by
     another thread.
     """
 
@@ -29,10 +29,10 @@ class LiveView:
         self.panel = f"aprnb-{uuid4().hex[:12]}"
         self._lock, self._shown = threading.RLock(), dict[str, Mapping[str, Any]]()
         self._handles = {
+            "-plan": self._published("-plan", ""),
             "": self._published("", numbers_html, text),
             "-picture": self._published("-picture", ""),
             "-stop": self._published("-stop", born_script(self.panel)),
-            "-plan": self._published("-plan", ""),
         }
 
     def numbers(self, html: str, text: str) -> None:

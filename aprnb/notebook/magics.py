@@ -212,7 +212,7 @@ def _interrupted(run: Any, *, goes_on: bool) -> Interrupted:
     how = "run the cell again: it continues" if goes_on else "continue it with --resume"
     return Interrupted(
         f"the run stopped after step {len(run.history.steps)}; its state is saved in {run.where.run}",
-        action=f"{how}; `run` holds it as it is, and --keep-going lets the next cells run",
+        action=f"{how}; `run` is the run so far, and --keep-going lets the next cells run",
     )
 
 

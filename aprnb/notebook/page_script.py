@@ -4,8 +4,9 @@ An output is stored as it was when the notebook was saved. A panel is therefore 
 is true only of a live one (`.aprnb-connected`) is shown by a style that this script adds. The page in which the cell
 was run is connected from the start. Any other, such as a reloaded one, whose displays JupyterLab forgets, asks the
 kernel over its channels (jupyter-server.readthedocs.io, "WebSocket kernel wire protocols"): a kernel of the same
-session answers with the present displays, also after the run's end, and its later updates are put in their places. So
-does a page that heard nothing for some time. Where the kernel was restarted or has gone, the style is removed.
+session answers with the present displays, also after the run's end, and its later updates are put in their places: in
+the page alone, for JupyterLab saves its own copy, so the page says how to save the result. A page that heard nothing
+for some time asks too. Where the kernel was restarted or has gone, the style is removed.
 """
 
 from __future__ import annotations
@@ -59,7 +60,11 @@ const ask = what => {
 };
 const put = (id, data) => {
   const place = find(id), png = data['image/png'];
-  if (place) place.innerHTML = png ? '<img src="data:image/png;base64,' + png + '">' : data['text/html'] || '';
+  if (!place) return;
+  place.innerHTML = png ? '<img src="data:image/png;base64,' + png + '">' : data['text/html'] || '';
+  if (id !== PANEL + '-stop' || place.innerHTML) return;
+  end();
+  if (!panel.born) place.innerHTML = NOT_SAVED;
 };
 const connect = () => {
   const socket = panel.socket = new WebSocket(location.origin.replace(/^http/, 'ws') + page.baseUrl + 'api/kernels/' +
@@ -120,11 +125,11 @@ else {
 }
 look();
 """
-_BORN = "(window.aprnbPanels = window.aprnbPanels || {})[PANEL] = { seen: Date.now() };"
+_BORN = "(window.aprnbPanels = window.aprnbPanels || {})[PANEL] = { seen: Date.now(), born: true };"
 
 
 def page_script(names: Mapping[str, str | bool]) -> str:
-    """The script of the panel: PANEL, KERNEL, SESSION, TARGET, STOPPING and IS_ASKED are replaced by these values."""
+    """The script of the panel: PANEL, KERNEL, SESSION and so on are replaced by these values."""
     return _script("(() => {" + _PAGE + _CONNECTION + _PRESSED + _LOOK + "})();", names)
 
 

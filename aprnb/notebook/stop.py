@@ -21,6 +21,8 @@ from aprnb.tuning.training.events import STOPPING
 
 _STYLE = "padding: 4px 14px; border: 1px solid #d64545; border-radius: 4px; background: none; color: inherit"
 
+_NOT_SAVED = "<small>The saved notebook holds an earlier state: <code>{}</code> in a cell shows this in it too.</small>"
+
 
 def stop_button(
     kernel: KernelName | None, panel: str, run: Path | None = None, *, is_asked: bool = False, is_pressed: bool = False
@@ -37,7 +39,7 @@ def stop_button(
         return f'<span role="status">To stop and save: {escaped(how)}. {escaped(watch)} shows the run anywhere.</span>'
     names: dict[str, str | bool] = {
         "KERNEL": kernel.id, "SESSION": kernel.session, "PANEL": panel, "TARGET": comm_target(panel),
-        "STOPPING": STOPPING, "IS_ASKED": is_asked,
+        "STOPPING": STOPPING, "IS_ASKED": is_asked, "NOT_SAVED": _NOT_SAVED.format(escaped(watch)),
     }  # fmt: skip
     return (
         f'<span class="aprnb-connected" style="display: none">{_button(is_pressed)}</span>'

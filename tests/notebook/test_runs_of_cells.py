@@ -54,7 +54,7 @@ def test_a_cell_in_the_background_returns_the_run_and_its_panel_goes_on(
         shown = shell.display_formatter.format(run)[0]
         assert shown == {"text/plain": "Run: tuned.run (shown above)"}, "nothing that is old when it is saved"
         wait_for_steps(here / "tuned.run", 2)
-        panel = captured.outputs[0].transient["display_id"]
+        panel = captured.outputs[0].transient["display_id"].removesuffix("-plan")
         from_page(panel, "stop")
         follower = next(thread for thread in threading.enumerate() if thread.name == panel)
         follower.join(60)
