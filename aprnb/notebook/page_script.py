@@ -102,7 +102,8 @@ const press = event => {
     .catch(problem => failed(problem.message));
 };
 """
-# An update that JupyterLab shows is a sign of the run too; without the server's page only that can be.
+# An update that JupyterLab shows is a sign of the run too; without the server's page only that can be. A page that
+# never heard of the run asks for five minutes.
 _LOOK = """
 const look = () => {
   const place = find(PANEL), stop = find(PANEL + '-stop');
@@ -112,7 +113,9 @@ const look = () => {
   const text = place.textContent;
   if (panel.text && text !== panel.text) connected();
   panel.text = text;
-  if (page && Date.now() - Math.max(panel.seen, panel.asked || 0) > (panel.wait || quiet)) ask('state');
+  const isDue = page && Date.now() - Math.max(panel.seen, panel.asked || 0) > (panel.wait || quiet);
+  if (isDue && !panel.seen && panel.wait === 300 * second) end();
+  else if (isDue) ask('state');
   if (!page && Date.now() - panel.seen > 90 * second) lost();
 };
 clearInterval(panel.timer);

@@ -50,7 +50,7 @@ class Panel:
         self._view: LiveView | None = None
         self._folder: Path | None = None
         self._run: Displayed | None = None
-        self._is_followed = self._is_stopping = self._is_closed = False
+        self._is_followed = self._is_stopping = False
 
     def __call__(self, event: Event) -> None:
         if self._view is None and self.screen.is_live:
@@ -102,7 +102,8 @@ class Panel:
             self.screen.was_shown(self._run)
 
     def _close(self) -> None:
-        self._is_closed = True
+        if self._view:  # what answers pages from now on keeps no run, whose model may be in memory
+            answer_pages(self._view.panel, self._view.again)
         document = self.document() if self.progress.plan is not None else None
         if self._view:
             self._view.close(document)
@@ -134,7 +135,7 @@ class Panel:
     def _ask_to_stop(self) -> None:
         from aprnb.tuning.results.run import open_run
 
-        if self._folder and self.is_asked and not self._is_closed:
+        if self._folder and self.is_asked:
             open_run(self._folder).stop()
             self(Notice("info", STOPPING))
 

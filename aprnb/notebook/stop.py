@@ -58,17 +58,17 @@ def comm_target(panel: str) -> str:
     return f"{panel}-asks"
 
 
-def answer_pages(panel: str, show: Callable[[], object], stop: Callable[[], object]) -> None:
+def answer_pages(panel: str, show: Callable[[], object], stop: Callable[[], object] | None = None) -> None:
     """Lets a page ask for the present state of the panel, which calls `show`, or to stop its run, which calls `stop`.
 
-    It lasts as long as the kernel: a page may be opened after the run's end.
+    It lasts as long as the kernel, for a page may be opened after the run's end, or until it is called again.
     """
     from comm import get_comm_manager
 
     def opened(comm: Any, message: Any) -> None:
         asked = message["content"]["data"].get("ask")
         get_comm_manager().unregister_comm(comm)
-        if asked == "stop":
+        if asked == "stop" and stop:
             stop()
         else:
             show()

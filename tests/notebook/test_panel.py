@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -173,6 +175,17 @@ def test_the_end_of_training_shows_the_last_step_and_what_comes_next(shell):
         html = displays(captured)[""]["text/html"]
         assert "3 of 3" in html
         assert "writing the results" in html
+
+
+def test_what_answers_pages_after_the_end_keeps_no_run(shell):
+    run = SmallPlan()
+    kept = weakref.ref(run)
+    with capture_output(), Panel(LiveScreen(shell)) as panel:
+        panel(Planned(SmallPlan()))
+        panel.finish(run)
+    del panel, run
+    gc.collect()
+    assert kept() is None, "its model may be in memory"
 
 
 def test_a_notice_is_shown_at_once(shell):
