@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 
 from aprnb.tuning.plan_run import Rows, timed
-from aprnb.tuning.planning.recipe_reader import read_options
 from aprnb.tuning.planning.model_size import require_named
+from aprnb.tuning.planning.recipe_reader import read_options
 from aprnb.tuning.preparation import prepare, resumed
 from aprnb.tuning.results.places import claimed
 from aprnb.tuning.results.run import Run

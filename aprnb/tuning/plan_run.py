@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 
 from aprnb.phases import OnPhase, Phase, silent
+from aprnb.tuning.planning.model_size import require_named
 from aprnb.tuning.planning.plan import Plan
 from aprnb.tuning.planning.recipe_reader import read_options
-from aprnb.tuning.planning.model_size import require_named
 from aprnb.tuning.preparation import Preparation, prepare
 
 Rows = str | os.PathLike[str] | Iterable[Any]

@@ -19,6 +19,7 @@ from aprnb.tokenizer.choose import TokenizerChoice, choose_tokenizer
 from aprnb.tokenizer.sandbox.tokenizer_process import row_encoder
 from aprnb.tuning.data.example import Examples
 from aprnb.tuning.data.examples import encode_rows
+from aprnb.tuning.data.health import look_at
 from aprnb.tuning.data.packing import Schedule, build_schedule
 from aprnb.tuning.data.row import AnyRow
 from aprnb.tuning.data.rows import RowSet, read_rows, split_rows
@@ -69,12 +70,7 @@ def prepare(
     Raises the error of the first part that fails: the file, its architecture, its contract, its tokenizer, the rows.
     """
     on_phase(Phase("reading the checkpoint"))
-    checkpoint = open_checkpoint(model)
-    report = check_contract(checkpoint, resolve(checkpoint, config=options.config, overrides=options.overrides))
-    report.raise_for_violations()
-    _check_size(options.model_size, report)
-    if options.data is None:
-        raise UsageProblem("no training rows are given", action="give --data FILE.jsonl, or rows as the cell's body")
+    checkpoint, report = _checked(model, options)
     on_phase(IMPORTING)
     placement = place(options.device, recipe.dtype)
     facts = device_facts(placement)
@@ -92,7 +88,8 @@ def prepare(
     notes, tokenizer = (*notes, *choice.assumptions), (choice.source, choice.vocabulary_note)
     plan = make_plan(report, settled, options, examples, evaluated, schedule, facts, notes, warnings, tokenizer)
     writes = planned_files(report, checkpoint.tensors, settled, options, plan.parameters_trainable)
-    plan = replace(plan, writes=writes, rows_from=rows["data"].description)
+    health = look_at(train, held_out, examples.lengths)
+    plan = replace(plan, writes=writes, rows_from=rows["data"].description).with_health(health)
     placement = placement_of(placement.device, settled)
     fingerprint = _data_fingerprint(rows, choice, (examples, evaluated))
     identity = Identity(
@@ -101,6 +98,16 @@ def prepare(
     return Preparation(
         checkpoint, report, choice, examples, evaluated, schedule, placement, plan, identity, rows, recipe
     )
+
+
+def _checked(model: str | os.PathLike[str], options: RunOptions) -> tuple[Checkpoint, ContractReport]:
+    checkpoint = open_checkpoint(model)
+    report = check_contract(checkpoint, resolve(checkpoint, config=options.config, overrides=options.overrides))
+    report.raise_for_violations()
+    _check_size(options.model_size, report)
+    if options.data is None:
+        raise UsageProblem("no training rows are given", action="give --data FILE.jsonl, or rows as the cell's body")
+    return checkpoint, report
 
 
 def _encoded(

@@ -10,10 +10,10 @@ from typing import Any
 
 from aprnb.errors import DataError
 from aprnb.printable import and_more, first_names
-from aprnb.tuning.data.columns import check_columns, renamed
 from aprnb.tuning.data.forms import ROW_FORMS, read_form
 from aprnb.tuning.data.row import AnyRow
 from aprnb.tuning.data.row_values import BadRow
+from aprnb.tuning.data.sources.columns import check_columns, renamed
 from aprnb.tuning.data.sources.row_sources import expanded, numbered_rows
 from aprnb.tuning.data.sources.several import are_paths, described, parts_of
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from aprnb.architecture import Architecture
 from aprnb.display.bundle import Displayed
 from aprnb.display.document import Document
+from aprnb.tuning.data.health import DataHealth
 from aprnb.tuning.planning.device import DeviceFacts
 from aprnb.tuning.planning.memory import MemoryPlan, nf4_bytes, nf4_parameters
 from aprnb.tuning.planning.plan_document import plan_document
@@ -36,7 +37,7 @@ class Plan(Displayed):
         parameters_trainable: of the adapter, or of the model for the method "full".
         rows: given for training, after the split.
         rows_without_labels: of them, left out since no answer remains to learn.
-        rows_truncated: of them, cut at `recipe.max_seq_len` tokens.
+        rows_truncated: of them, longer than `recipe.max_seq_len` tokens, and cut or split.
         tokens: of the rows that remain, once.
         labelled_tokens: the answers' part of them, on which the loss is computed.
         held_out_rows: to evaluate on.
@@ -49,6 +50,7 @@ class Plan(Displayed):
         tokenizer: where it comes from, and how it compares with the embedding.
         writes: path → bytes of what the run leaves, the tuned model first.
         rows_from: the forms of the rows and the name of their source.
+        health: repeated rows, held-out rows that are like trained ones, and lengths.
         seconds: from here to the last file, by phase; None where it was not measured.
         forecast: what they are made of, for the time left of the run.
     """
@@ -75,6 +77,7 @@ class Plan(Displayed):
     tokenizer: tuple[str, str] = ("", "")
     writes: Mapping[str, int] = field(default_factory=dict)
     rows_from: str = ""
+    health: DataHealth | None = None
     seconds: SecondsPlan | None = None
     forecast: Forecast | None = None
 
@@ -94,6 +97,7 @@ class Plan(Displayed):
                 "labelled_tokens": self.labelled_tokens,
                 "held_out_rows": self.held_out_rows,
                 "held_out_labelled_tokens": self.held_out_labelled_tokens,
+                **(self.health.to_json() if self.health else {}),
             },
             "tokenizer": {"source": self.tokenizer[0], "note": self.tokenizer[1]},
             "steps": self.total_steps,
@@ -113,6 +117,10 @@ class Plan(Displayed):
             "assumptions": list(self.assumptions),
             "warnings": list(self.warnings),
         }
+
+    def with_health(self, health: DataHealth) -> Plan:
+        """The plan with what was seen of the rows, and its warnings."""
+        return replace(self, health=health, warnings=(*self.warnings, *health.warnings()))
 
     def _nf4(self) -> dict[str, int]:
         """Parameters and bytes of the base in NF4, and of what is not."""

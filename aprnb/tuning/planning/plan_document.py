@@ -182,11 +182,23 @@ def _data_rows(plan: StoredObject) -> Rows:
     known = data.text("rows_from") if "rows_from" in data.values else ""  # plans of earlier versions do not have it
     origin = f"{known}; " if known else ""
     return (
-        ("rows", data.integer("rows"), f"{origin}{without} without a label, {cut} cut at {length} tokens"),
+        ("rows", data.integer("rows"), f"{origin}{without} without a label, {cut} longer than {length} tokens"),
+        *_length_rows(data),
         ("tokenizer", tokenizer.text("source"), tokenizer.text("note")),
         ("tokens", data.integer("tokens"), f"{labelled:,} of them labelled (answers)"),
         ("held out", data.integer("held_out_rows"), f"{held_out:,} labelled tokens"),
     )
+
+
+def _length_rows(data: StoredObject) -> Rows:
+    """The lengths of the examples as a small histogram; plans of earlier versions have none."""
+    if "lengths" not in data.values:
+        return ()
+    lengths = data.inner("lengths")
+    counts = lengths.integers("histogram")
+    least, median, most = (lengths.integer(name) for name in ("least", "median", "most"))
+    bars = "".join("▁▂▃▄▅▆▇█"[-(-7 * count // max(1, *counts))] for count in counts)
+    return (("lengths", bars, f"{least} to {most} tokens, half of the rows up to {median}"),)
 
 
 def _file_rows(plan: StoredObject) -> Rows:

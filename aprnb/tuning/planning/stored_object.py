@@ -52,6 +52,14 @@ class StoredObject:
             raise self._misfit(key, "a list of texts")
         return tuple(value)
 
+    def integers(self, key: str) -> tuple[int, ...]:
+        """A list of integers from 0 on."""
+        value = self._value(key)
+        items = value if isinstance(value, list | tuple) else [None]
+        if not all(type(item) is int and 0 <= item < _MOST for item in items):
+            raise self._misfit(key, "a list of integers, at least 0")
+        return tuple(items)
+
     def inner(self, key: str) -> StoredObject:
         """The object at `key`."""
         value = self._value(key)
