@@ -20,6 +20,7 @@ _HOMES = {
     "load": "aprnb.model",
     "generate": "aprnb.model",
     "plan": "aprnb.tuning.plan_run",
+    "preview": "aprnb.tuning.preview",
     "finetune": "aprnb.tuning.finetune",
     "open_run": "aprnb.tuning.results.run",
     "open_runs": "aprnb.tuning.runs",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from aprnb.model import generate, load
     from aprnb.tuning.finetune import finetune
     from aprnb.tuning.plan_run import plan
+    from aprnb.tuning.preview import preview
     from aprnb.tuning.results.merge import merge
     from aprnb.tuning.results.run import open_run
     from aprnb.tuning.runs import open_runs

@@ -62,11 +62,15 @@ def _check(given: dict[str, Any], _: View) -> Answer:
 
 def _plan(given: dict[str, Any], view: View) -> Answer:
     given.pop("plan", None)
-    checkpoint = given.pop("checkpoint", None)
+    checkpoint, rows = given.pop("checkpoint", None), given.pop("preview", None)
 
     def work(on_phase: OnPhase) -> Answer:
         _require_usable(checkpoint, given)
         on_phase(IMPORTING)
+        if rows is not None:
+            from aprnb.tuning.preview import preview
+
+            return preview(checkpoint, rows, on_phase=on_phase, **given)
         from aprnb.tuning.plan_run import plan
 
         return plan(checkpoint, on_phase=on_phase, **given)
@@ -77,7 +81,7 @@ def _plan(given: dict[str, Any], view: View) -> Answer:
 def _finetune(given: dict[str, Any], view: View) -> Answer:
     if "sweep" in given:
         return _sweep(given, view)
-    if given.pop("plan", False):
+    if given.pop("plan", False) or "preview" in given:
         return _plan(given, view)
     return _trained(given, view)
 
@@ -86,7 +90,7 @@ def _sweep(given: dict[str, Any], view: View) -> Answer:
     from aprnb.tuning.sweep import read_sweep, sweep
 
     varied = read_sweep(given.pop("sweep"))
-    odd = next((name for name in ("plan", "background") if given.get(name)), None)
+    odd = next((name for name in ("plan", "preview", "background") if given.get(name)), None)
     if odd:
         raise UsageProblem(f"--sweep with --{odd}", expected="one of them: the runs follow one after the other")
     return sweep(given.get("checkpoint"), given, varied, lambda words, options: _trained(options, view, words))
@@ -220,10 +224,8 @@ _PLANNING = tuple(option for option in _TRAINING if option.name != "plan")
 _INSPECT = (*_options("checkpoint", "verify", "stats", "strict"), *_ANY_MODEL)
 _CHECK = (*_options("checkpoint", "strict"), *_ANY_MODEL)
 _CONVERT = (
-    _SOURCE,
-    *_options("target", "target_dtype", "base", "other_base", "modelfile", "force", "plan"),
-    *_ANY_MODEL,
-)
+    _SOURCE, *_options("target", "target_dtype", "base", "other_base", "modelfile", "force", "plan"), *_ANY_MODEL,
+)  # fmt: skip
 _MERGE = (
     *_options("checkpoint", "adapter", "output_dtype", "other_base", "force", "chat_template"), _OUTPUT, *_ANY_MODEL,
 )  # fmt: skip
@@ -240,9 +242,7 @@ COMMANDS: Mapping[str, Command] = {
     "finetune": Command(
         "Fine-tune a checkpoint; the tuned model is an .apr file.", _finetune, _TRAINING, ("line", "cell")
     ),
-    "watch": Command(
-        "Show a run that is going on or has ended; Ctrl-C ends the watching, not the run.", _watch, _WATCH, ("line",)
-    ),
+    "watch": Command("Show a run, live or ended; Ctrl-C ends the watching, not the run.", _watch, _WATCH, ("line",)),
     "runs": Command("Show several runs side by side.", _runs, _RUNS, ("line",)),
     "convert": Command("Convert a checkpoint to another format or dtype.", _convert, _CONVERT, ("line",)),
     "merge": Command("Merge a PEFT adapter into its base.", _merge, _MERGE, ("line",)),

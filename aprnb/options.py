@@ -171,6 +171,8 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
     "run": (
         Option("recipe", "text", None, "a TOML file with these options; options on the line override it", "FILE"),
         _flag("plan", "show the plan and stop"),
+        Option("preview", "integer", None, "show this many rows as tokens, the trained ones marked, and stop", "ROWS",
+               1, 100),
         Option("resume", "flag", False, "continue an interrupted run; auto: continue it if there is one, else start",
                "[auto]", choices=("auto",)),
         Option("save_every", "text", None, "steps or minutes between saved states (default: ten per run)",

@@ -38,6 +38,16 @@ class Passage:
     text: str
 
 
+Kind = Literal["context", "trained", "end"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The text of tokens, each with whether it is context, trained, or a trained end of an answer."""
+
+    pieces: tuple[tuple[str, Kind], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Fields:
     """Rows of name, value and note (the source of the value)."""
@@ -79,7 +89,7 @@ class Details:
     blocks: tuple[Block, ...]
 
 
-Block = Paragraph | Passage | Fields | Table | Picture | Details | Messages
+Block = Paragraph | Passage | Tokens | Fields | Table | Picture | Details | Messages
 
 
 @dataclass(frozen=True, slots=True)

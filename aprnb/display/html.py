@@ -19,12 +19,14 @@ from aprnb.display.document import (
     Details,
     Document,
     Fields,
+    Kind,
     Messages,
     Paragraph,
     Passage,
     Picture,
     Status,
     Table,
+    Tokens,
     cell_text,
     messages_shown,
     rows_shown,
@@ -36,6 +38,11 @@ _ROW_LIMIT = 400
 # Contrast of at least 3 : 1 on white and on the dark theme's #111, as signs need; words have the page's own colour.
 _STATUS_COLOURS: dict[Status, str] = {"ok": "#2e8b57", "warning": "#b7791f", "failed": "#d64545"}
 _MESSAGE_COLOURS = {"warning": "#b7791f", "error": "#d64545", "assumption": "#6b7fd7"}
+_TRAINED_STYLES = ("background: #2e8b5733; color: inherit", "background: #2e8b5766; color: inherit")
+_TOKEN_STYLES = {
+    "context": "opacity: 0.7",
+    "end": "background: none; color: inherit; border: 1px solid #2e8b57; border-radius: 3px",
+}
 _LINE = "1px solid #8886"
 # The default layout of notebooks is fixed: long names would overlap the next column.
 _TABLE = "border-collapse: collapse; table-layout: auto; width: auto"
@@ -69,6 +76,8 @@ def _block_html(block: Block, table_html: Callable[[Table], str]) -> str:
             return f'<p class="aprnb-paragraph" style="margin: 4px 0">{escaped(text)}</p>'
         case Passage(text):
             return passage_html(text)
+        case Tokens(pieces):
+            return _tokens_html(pieces)
         case Fields(rows):
             return _fields_html(rows)
         case Table():
@@ -87,6 +96,18 @@ def _block_html(block: Block, table_html: Callable[[Table], str]) -> str:
 def passage_html(text: str) -> str:
     style = "white-space: pre-wrap; margin: 4px 0; background: none; color: inherit; font-size: inherit"
     return f'<pre class="aprnb-passage" style="{style}">{html.escape(running_text(text), quote=True)}</pre>'
+
+
+def _tokens_html(pieces: tuple[tuple[str, Kind], ...]) -> str:
+    """Context in grey; trained tokens on two shades in turn, so that each is seen; ends in a frame."""
+    parts = []
+    for at, (piece, kind) in enumerate(pieces):
+        text = html.escape(running_text(piece), quote=True)
+        style = _TOKEN_STYLES[kind] if kind != "trained" else _TRAINED_STYLES[at % 2]
+        tag = "span" if kind == "context" else "mark"
+        parts.append(f'<{tag} title="{kind}" style="{style}">{text}</{tag}>')
+    style = "white-space: pre-wrap; margin: 4px 0 10px; background: none; color: inherit; font-size: inherit"
+    return f'<pre class="aprnb-tokens" style="{style}">{"".join(parts)}</pre>'
 
 
 def _fields_html(rows: tuple[tuple[str, Cell, str], ...]) -> str:

@@ -12,11 +12,13 @@ from aprnb.display.document import (
     Details,
     Document,
     Fields,
+    Kind,
     Messages,
     Paragraph,
     Passage,
     Picture,
     Table,
+    Tokens,
     cell_text,
     messages_shown,
     rows_shown,
@@ -43,6 +45,8 @@ def _block_lines(block: Block, row_limit: int | None) -> list[str]:
             return visible_lines(text)
         case Passage(text):
             return running_text(text).split("\n")
+        case Tokens(pieces):
+            return running_text(_marked(pieces)).split("\n")
         case Fields(rows):
             return _aligned([(name, cell_text(value), note) for name, value, note in rows], ("left", "left", "left"))
         case Table():
@@ -54,6 +58,12 @@ def _block_lines(block: Block, row_limit: int | None) -> list[str]:
         case Details(title, blocks):
             inner = [line for part in blocks for line in _block_lines(part, row_limit)]
             return [visible(title), *(f"  {line}" for line in inner)]
+
+
+def _marked(pieces: tuple[tuple[str, Kind], ...]) -> str:
+    """Runs of trained tokens in ⟦⟧, with ■ behind an end."""
+    text = "".join(piece if kind == "context" else f"⟦{piece}⟧{'■' * (kind == 'end')}" for piece, kind in pieces)
+    return text.replace("⟧⟦", "")
 
 
 def _table_lines(table: Table, row_limit: int | None) -> list[str]:
