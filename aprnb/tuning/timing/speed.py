@@ -134,11 +134,14 @@ def _cut(architecture: Architecture, layers: int, rows: int) -> Architecture:
     return replace(architecture, num_hidden_layers=layers, vocab_size=rows, extra=extra)
 
 
-def _random(shape: tuple[int, ...]) -> torch.Tensor:
-    """Weights of usual size; ones for a norm."""
+def _random_numbers(dtype: torch.dtype) -> torch.Tensor:
+    return (0.02 * torch.randn(_RANDOM, generator=torch.Generator().manual_seed(0))).to(dtype)
+
+
+def _weight(shape: tuple[int, ...], numbers: torch.Tensor) -> torch.Tensor:
+    """A weight of usual size, of `numbers` again and again; ones for a norm."""
     if len(shape) == 1:
-        return torch.ones(shape)
-    numbers = 0.02 * torch.randn(_RANDOM, generator=torch.Generator().manual_seed(0))
+        return torch.ones(shape, dtype=numbers.dtype)
     return numbers.repeat(-(-prod(shape) // _RANDOM))[: prod(shape)].reshape(shape)
 
 
@@ -149,8 +152,9 @@ class _Layers:
         self, architecture: Architecture, recipe: SettledRecipe, placement: Placement, row_tokens: int
     ) -> None:
         self._device, self._row_tokens = placement.device, row_tokens
+        numbers = _random_numbers(placement.dtype)
         weights: Mapping[str, Any] = {
-            name: _random(tensor.shape).to(placement.dtype) for name, tensor in expected_tensors(architecture).items()
+            name: _weight(tensor.shape, numbers) for name, tensor in expected_tensors(architecture).items()
         }
         begun = time.perf_counter()
         model, _ = module_of(architecture, weights, placement)
