@@ -26,7 +26,7 @@ test: $(VENV)/.dev chromium
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
+	@$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --durations=25 --durations-min=5
 	@APRNB_STATIC=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 \
 	    --nbval-sanitize-with notebooks/nbval_sanitize.cfg notebooks
 

@@ -242,6 +242,15 @@ def test_no_source_of_a_recipe_file_lies_outside_the_working_folder(data, tmp_pa
         read_recipe_file(tmp_path / "recipe.toml")
 
 
+def test_columns_are_those_of_the_sources_that_have_them(two, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("q,a\nx,y\n")
+    columns = {"instruction": "q", "response": "a"}
+    assert asked(read_rows([path, two[1]], columns=columns)) == ["x", "b0", "b1"]
+    with pytest.raises(DataError, match="no column 'q'"):
+        read_rows(two[1], columns=columns)
+
+
 def test_rows_with_other_columns_are_stored_under_the_names_of_the_forms(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("q,a\nx,y\n")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,15 @@ def read_rows(source: Any, origin_name: str | None = None, *, columns: Mapping[s
     """The rows in `source`: a path, JSON Lines text (begins with `{`), a list, a DataFrame, or several paths.
 
     A row is of one of the forms in `forms`. Keys without a use are ignored and listed in the warnings; those that
-    change what a row means are errors. `columns` says which of a row's keys are meant: {"response": "answer"}.
+    change what a row means are errors. `columns` says which of a row's keys are meant: {"response": "answer"}; with
+    several sources, in the rows that have one of them.
 
     Raises FileMissing, and DataError with the first row that cannot be used, the reason, and how many more there are.
     """
     check_columns(columns or {})
-    parts = [(_read(part, origin_name, columns or {}), weight) for part, weight in parts_of(source)]
+    sources = parts_of(source)
+    rename = partial(renamed, columns=columns or {}, some=len(sources) > 1)
+    parts = [(_read(part, origin_name, None if not columns else rename), weight) for part, weight in sources]
     if [weight for _, weight in parts] == [1.0]:
         return parts[0][0]
     rows = tuple(row for found, weight in parts for row in _weighted(found.rows, weight))
@@ -54,7 +58,7 @@ def read_rows(source: Any, origin_name: str | None = None, *, columns: Mapping[s
     return RowSet(rows, warnings, _digest(rows), description="; ".join(named))
 
 
-def _read(source: Any, origin_name: str | None, columns: Mapping[str, str]) -> RowSet:
+def _read(source: Any, origin_name: str | None, rename: Callable[[Any], Any] | None) -> RowSet:
     name, numbered, raw = numbered_rows(source, origin_name)
     rows: list[AnyRow] = []
     ignored: dict[str, None] = {}
@@ -64,7 +68,7 @@ def _read(source: Any, origin_name: str | None, columns: Mapping[str, str]) -> R
         try:
             if isinstance(value, BadRow):
                 raise value
-            form, row = read_form(renamed(value, columns), origin, ignored)
+            form, row = read_form(rename(value) if rename else value, origin, ignored)
             rows.append(row)
             forms[form] = None
         except BadRow as reason:
@@ -74,7 +78,7 @@ def _read(source: Any, origin_name: str | None, columns: Mapping[str, str]) -> R
         raise DataError(first[0] + more, action=first[1] or f"a row is {ROW_FORMS}")
     if not rows:
         raise DataError(f"{name} contains no rows", action=f"a row is {ROW_FORMS}")
-    is_own = raw is not None and not columns  # the file may be read again as it is
+    is_own = raw is not None and rename is None  # the file may be read again as it is
     digest = hashlib.sha256(raw).hexdigest() if raw and is_own else _digest(rows)
     path, described = expanded(source) if is_own else None, f"{' and '.join(forms)}, from {name}"
     return RowSet(tuple(rows), _ignored_warning(name, ignored), digest, path, described)

@@ -27,9 +27,13 @@ def check_columns(columns: Mapping[str, str]) -> None:
         raise UsageProblem(f"--columns names {unknown[:60]!r}{near}", expected=f"some of {', '.join(NAMES)}")
 
 
-def renamed(value: Any, columns: Mapping[str, str]) -> Any:
-    """The row with its keys under the names of the forms; raises BadRow where one is missing."""
-    if not columns or not isinstance(value, Mapping):
+def renamed(value: Any, columns: Mapping[str, str], *, some: bool) -> Any:
+    """The row with its keys under the names of the forms; raises BadRow where one is missing.
+
+    With `some`, a row that has none of the columns stays as it is: it is of another source.
+    """
+    outer = [column for name, column in columns.items() if name not in OF_MESSAGES]
+    if not isinstance(value, Mapping) or (some and outer and not any(column in value for column in outer)):
         return value
     row = _moved(value, {name: column for name, column in columns.items() if name not in OF_MESSAGES})
     inner = {name: column for name, column in columns.items() if name in OF_MESSAGES}
