@@ -108,6 +108,8 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
         Option("max_steps", "integer", None, "stop after this many optimizer steps", "N", 1, 10**9),
         Option("batch_size", "integer", 16, "rows per optimizer step", "ROWS", 1, 1 << 24),
         Option("learning_rate", "number", None, "peak learning rate (default 2e-4, with full 2e-5)", "RATE", 1e-12, 10),
+        Option("schedule", "choice", "cosine", "how the learning rate falls after the warm-up",
+               choices=("cosine", "linear", "constant", "wsd")),
         Option("warmup_ratio", "number", 0.03, "fraction of the steps with a rising learning rate", "FRACTION", 0, 1),
         Option("optimizer", "choice", "auto", "auto is adamw; 8-bit ones need CUDA", choices=_OPTIMIZERS),
         Option("weight_decay", "number", 0.0, "weight decay of matrices (not of norms and biases)", "RATE", 0, 10),

@@ -42,6 +42,7 @@ def finetune(
     batch_size: int = 16,
     micro_batch_tokens: int | None = None,
     learning_rate: float | None = None,
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine",
     warmup_ratio: float = 0.03,
     weight_decay: float = 0.0,
     max_grad_norm: float = 1.0,
@@ -103,7 +104,9 @@ def finetune(
         batch_size: rows per optimizer step.
         micro_batch_tokens: tokens per forward pass; 512 on a CPU and 8192 on a GPU, at least `max_seq_len`,
             unless given.
-        learning_rate: at its peak; 2e-4 (lora, qlora) or 2e-5 (full) unless given. Warm-up is linear, decay a cosine.
+        learning_rate: at its peak; 2e-4 (lora, qlora) or 2e-5 (full) unless given.
+        schedule: after a linear warm-up the rate falls to 0 as a "cosine" or "linear", stays "constant", or stays and
+            falls over the last fifth of the steps ("wsd").
         warmup_ratio: part of the steps with a rising rate.
         weight_decay: of matrices (not of norms and biases).
         max_grad_norm: the gradient's norm is clipped to it.

@@ -41,6 +41,7 @@ def plan(
     batch_size: int = 16,
     micro_batch_tokens: int | None = None,
     learning_rate: float | None = None,
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine",
     warmup_ratio: float = 0.03,
     weight_decay: float = 0.0,
     max_grad_norm: float = 1.0,

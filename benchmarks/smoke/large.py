@@ -101,7 +101,7 @@ def _recipe(smoke: Smoke) -> SettledRecipe:
     return SettledRecipe(
         method="qlora", rank=16, alpha=32.0, lora_dropout=0.0, target_modules="all-linear", quantize_nf4=True,
         val_split=0.0, task="instruct", train_on="answers", max_seq_len=512, too_long="truncate-prompt",
-        learning_rate=1e-4, epochs=1, max_steps=None, batch_size=16,
+        learning_rate=1e-4, epochs=1, max_steps=None, batch_size=16, schedule="cosine",
         micro_batch_tokens=8192, warmup_ratio=0.0, weight_decay=0.0, max_grad_norm=1.0, seed=42, optimizer="adamw",
         gradient_checkpointing="off", dtype=smoke.fast_dtype, chat_template=None,
     )  # fmt: skip

@@ -83,7 +83,7 @@ def tiny_recipe(**options: Any) -> SettledRecipe:
     settled: dict[str, Any] = {
         "method": "lora", "rank": 4, "alpha": 8.0, "lora_dropout": 0.0, "target_modules": "all-linear",
         "quantize_nf4": False, "val_split": 0.1, "task": "instruct", "max_seq_len": 64, "learning_rate": 5e-3,
-        "train_on": "answers", "too_long": "truncate-prompt",
+        "train_on": "answers", "too_long": "truncate-prompt", "schedule": "cosine",
         "epochs": 3, "max_steps": None, "batch_size": 16, "micro_batch_tokens": 256, "warmup_ratio": 0.03,
         "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": 42, "optimizer": "adamw", "gradient_checkpointing": "off",
         "dtype": "float32", "chat_template": None,

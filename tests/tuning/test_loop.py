@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from aprnb.errors import TrainingError, UsageProblem
 from aprnb.tuning.planning.recipe import SettledRecipe
@@ -159,6 +160,37 @@ def test_norms_and_biases_do_not_decay() -> None:
     decayed, plain = decay_groups(model.named_parameters(), 0.1)
     assert ([p.ndim for p in decayed["params"]], decayed["weight_decay"]) == ([2], 0.1)
     assert ([p.ndim for p in plain["params"]], plain["weight_decay"]) == ([1, 1, 1], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "judge"),
+    [
+        ("cosine", lambda one: transformers.get_cosine_schedule_with_warmup(one, 10, 100)),
+        ("linear", lambda one: transformers.get_linear_schedule_with_warmup(one, 10, 100)),
+        ("constant", lambda one: transformers.get_constant_schedule_with_warmup(one, 10)),
+        ("wsd", lambda one: transformers.get_wsd_schedule(one, 10, 20, num_training_steps=100, decay_type="1-sqrt")),
+    ],
+)
+def test_after_the_warm_up_the_rate_is_that_of_transformers(schedule: str, judge: Any) -> None:
+    """Which begins with a rate of 0, so that its warm-up is a step behind; from step 11 on its count is ours."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    scheduler = judge(optimizer)
+    for step in range(1, 101):
+        if step > 10:
+            assert learning_rate(step, 100, 0.5, 0.1, schedule) == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        scheduler.step()
+    assert learning_rate(1, 1, 1.0, 0.0, schedule) == 1.0
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "wsd"])
+def test_the_loop_follows_the_schedule(schedule: str) -> None:
+    run = tiny_run(held_out=False)
+    run.recipe = dataclasses.replace(run.recipe, schedule=schedule)
+    events = list(run.events())
+    rates = [event.learning_rate for event in events if isinstance(event, StepEvent)]
+    assert rates == [learning_rate(step, 6, 5e-3, 0.03, schedule) for step in range(1, 7)]
+    assert len({learning_rate(6, 6, 1.0, 0.03, each) for each in ("cosine", "linear", "constant", "wsd")}) == 4
 
 
 def test_the_rate_rises_to_its_peak_and_falls_along_a_cosine() -> None:

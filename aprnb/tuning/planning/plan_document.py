@@ -153,7 +153,7 @@ def _training_rows(plan: StoredObject) -> Rows:
     recipe, largest = plan.inner("recipe"), plan.integer("largest_micro_batch_tokens")
     checkpointing, method = recipe.text("gradient_checkpointing"), recipe.text("method")
     adapters = f"rank {recipe.integer('rank')}, alpha {recipe.number('alpha'):g}" if method != "full" else "all weights"
-    rate = f"{recipe.number('learning_rate'):g}, warm-up {recipe.number('warmup_ratio'):.0%}, cosine"
+    rate = f"{recipe.number('learning_rate'):g}, warm-up {recipe.number('warmup_ratio'):.0%}, {_schedule(recipe)}"
     norm = f"{recipe.text('optimizer')}, gradient norm at most {recipe.number('max_grad_norm'):g}"
     free = bytes_text(plan.integer("memory_available_bytes"))
     return (
@@ -165,6 +165,10 @@ def _training_rows(plan: StoredObject) -> Rows:
         ("attention", plan.text("attention"), plan.text("attention_reason")),
         ("micro-batch", f"up to {recipe.integer('micro_batch_tokens')} tokens", f"largest here {largest}; packed"),
     )
+
+
+def _schedule(recipe: StoredObject) -> str:
+    return recipe.text("schedule") if "schedule" in recipe.values else "cosine"  # plans of earlier versions
 
 
 def _extent(plan: StoredObject) -> str:

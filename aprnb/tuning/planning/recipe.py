@@ -41,6 +41,7 @@ class Recipe:
     max_steps: int | None = option("max_steps")
     batch_size: int = option("batch_size")
     micro_batch_tokens: int | None = option("micro_batch_tokens")
+    schedule: str = option("schedule")
     warmup_ratio: float = option("warmup_ratio")
     weight_decay: float = option("weight_decay")
     max_grad_norm: float = option("max_grad_norm")
@@ -97,6 +98,7 @@ class SettledRecipe:
     max_steps: int | None
     batch_size: int
     micro_batch_tokens: int
+    schedule: str
     warmup_ratio: float
     weight_decay: float
     max_grad_norm: float
@@ -124,8 +126,9 @@ class SettledRecipe:
 _ORDER = """
     method rank alpha lora_dropout target_modules start_adapter quantize_nf4 data eval_data columns val_split task
     model_size train_on max_seq_len too_long learning_rate epochs max_steps batch_size micro_batch_tokens eval_every
-    warmup_ratio weight_decay max_grad_norm seed optimizer gradient_checkpointing output output_dtype adapter_only
-    write_best force resume save_every keep track plan verbose device dtype config overrides chat_template
+    schedule warmup_ratio weight_decay max_grad_norm seed optimizer gradient_checkpointing output output_dtype
+    adapter_only write_best force resume save_every keep track plan verbose device dtype config overrides
+    chat_template
 """.split()
 """The order of the options in documents."""
 _ALL = options_of(Recipe, RunOptions)

@@ -181,7 +181,7 @@ class Training:
         """One optimizer step; returns its StepEvent, or None where it was interrupted before its end."""
         planned = self._schedule.steps[step - 1]
         recipe = self.recipe
-        rate = learning_rate(step, self.total_steps, recipe.learning_rate, recipe.warmup_ratio)
+        rate = learning_rate(step, self.total_steps, recipe.learning_rate, recipe.warmup_ratio, recipe.schedule)
         set_learning_rate(self._optimizer, rate)
         phase = f"step {step}"
         if self._clock.is_first or self._takes_long:

@@ -14,6 +14,8 @@ from aprnb.tuning.planning.recipe import SettledRecipe
 from aprnb.tuning.planning.settle import require_optimizer
 from aprnb.tuning.training.saving.state_document import damaged
 
+WSD_DECAY = 0.2
+
 
 def build_optimizer(model: nn.Module, recipe: SettledRecipe, device: torch.device) -> torch.optim.Optimizer:
     """AdamW over what requires a gradient; matrices decay, norms and biases do not.
@@ -42,12 +44,23 @@ def decay_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float)
     return [group for group in groups if group["params"]]
 
 
-def learning_rate(step: int, total_steps: int, peak: float, warmup_ratio: float) -> float:
-    """The rate of optimizer step `step` (1 to `total_steps`): linear warm-up, then a cosine that ends just above 0."""
+def learning_rate(step: int, total_steps: int, peak: float, warmup_ratio: float, schedule: str = "cosine") -> float:
+    """The rate of optimizer step `step` (1 to `total_steps`): linear warm-up, then what `schedule` says.
+
+    "cosine" and "linear" fall to just above 0, "constant" stays, "wsd" (warm-up, stable, decay) stays and falls over
+    the last fifth of all steps as 1 - √progress (Hägele et al. 2024).
+    """
     warmup = math.ceil(warmup_ratio * total_steps)
     if step <= warmup:
         return peak * step / warmup
     progress = (step - warmup - 1) / max(1, total_steps - warmup)
+    if schedule == "constant":
+        return peak
+    if schedule == "linear":
+        return peak * (1 - progress)
+    if schedule == "wsd":
+        decay = min(math.ceil(WSD_DECAY * total_steps), total_steps - warmup)
+        return peak * (1 - math.sqrt(max(0, step - 1 - (total_steps - decay)) / decay))
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
