@@ -92,14 +92,20 @@ class LiveLine:
         self._thread: threading.Thread | None = None
         self._text, self._behind, self._begun_s, self._next_s, self._is_open = "", "", 0.0, 0.0, False
 
-    def show(self, text: str, *, behind: str = "", logged: bool = True) -> None:
-        """Replaces the line, on a terminal with `behind` after it; a log gets it where it is `logged` or takes long."""
+    def show(self, text: str, *, behind: str = "", logged: bool = True, goes_on: bool = False) -> None:
+        """Replaces the line, on a terminal with `behind` after it; a log gets it where it is `logged` or takes long.
+
+        The seconds are those since the work began that `goes_on`.
+        """
         with self._lock:
             if self.is_terminal:
                 self._rewrite(text + behind)
             elif logged:
                 print(text, file=self.terminal, flush=True)
-            self._begin(text, behind if self.is_terminal else "")
+            if goes_on and self._text and not self.is_terminal:
+                self._text = text
+            else:
+                self._begin(text, behind if self.is_terminal else "")
 
     def keep(self, text: str, then: str | None = None) -> None:
         """Prints a line that remains; `then` is what is done from now on, unless it is what was done before."""

@@ -95,7 +95,8 @@ class PhaseLine:
         self._line, self._begun = LiveLine(Terminal(sys.stderr)), ""
 
     def __call__(self, phase: Phase) -> None:
-        self._line.show(str(phase), logged=phase.name != self._begun)
+        goes_on = phase.name == self._begun
+        self._line.show(str(phase), logged=not goes_on, goes_on=goes_on)
         self._begun = phase.name
 
     def plan(self, plan: ConversionPlan) -> None:
@@ -172,9 +173,9 @@ class Progress:
         if isinstance(event, events.StepEvent):
             self._show_step(event)
         elif isinstance(event, Phase):
-            is_next_step = event.name == self._next
+            is_next_step, goes_on = event.name == self._next, event.name == self._phase
             behind = f" · {self._step}" if self._step and not self.every_step else ""
-            self.line.show(str(event), behind=behind, logged=not is_next_step and event.name != self._phase)
+            self.line.show(str(event), behind=behind, logged=not (is_next_step or goes_on), goes_on=goes_on)
         elif isinstance(event, events.EvalEvent):
             self.line.keep(f"step {event.step}: held-out loss {event.eval_loss:.4f}", self._next)
         elif isinstance(event, events.Notice):

@@ -131,6 +131,15 @@ def test_a_log_gets_a_line_after_10_20_and_40_seconds(monkeypatch: pytest.Monkey
     assert stream.getvalue().splitlines() == ["loading", "step 3 … 10 s", "step 3 … 20 s", "step 3 … 40 s"]
 
 
+def test_a_log_hears_of_a_count_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    line, stream, now = ticking(monkeypatch, is_terminal=False)
+    line.show("loading 0/9")
+    for now[0] in (float(second) for second in range(1, 12)):
+        line.show(f"loading {now[0] / 2:.0f}/9", logged=False, goes_on=True)
+        line.tick()
+    assert stream.getvalue().splitlines() == ["loading 0/9", "loading 5/9 … 10 s"]
+
+
 def test_what_is_silent_for_a_second_is_said_by_a_thread() -> None:
     written = threading.Event()
 

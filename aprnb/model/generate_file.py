@@ -11,7 +11,7 @@ from aprnb.formats import open_checkpoint
 from aprnb.model.answer import Generation
 from aprnb.model.prompt import fit_prompt, read_prompt
 from aprnb.model.sampling import Sampling
-from aprnb.phases import IMPORTING, OnPhase
+from aprnb.phases import IMPORTING, OnPhase, Phase
 from aprnb.tokenizer.choose import choose_tokenizer
 from aprnb.tokenizer.end_tokens import checkpoint_end_ids
 
@@ -38,6 +38,7 @@ def generate_file(
     `on_phase` is called before and during work that takes time.
     """
     with open_checkpoint(path) as checkpoint:
+        on_phase(Phase("reading the checkpoint"))
         report = check_contract(checkpoint, resolve(checkpoint, config=config, overrides=overrides))
         report.raise_for_violations()
         architecture = report.architecture
