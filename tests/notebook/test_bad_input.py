@@ -77,7 +77,7 @@ CASES = [
     (TUNE.replace("pocket", "mute") + " --data rows.jsonl", 5, "no tokenizer"),
     (f"{TUNE} --data nothing.jsonl", 5, "is empty"),
     (f"{TUNE} --data broken.jsonl", 5, r"broken\.jsonl line 3"),
-    (f"{TUNE} --data rows.jsonl --max-seq-len 8", 5, "label|answer"),
+    (f"{TUNE} --data rows.jsonl --max-seq-len 8 --too-long error", 5, r"has \d+ tokens; expected at most 8"),
     (f"{TUNE} --data rows.jsonl --rnak 8", 2, "did you mean --rank"),
     (f"{TUNE} --data rows.jsonl --output there.apr", 2, "there.apr exists"),
     (f"{TUNE} --data rows.jsonl --output nowhere/x.apr", 3, "no folder nowhere"),

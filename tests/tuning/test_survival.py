@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,16 @@ def tune(base: Path, folder: Path, listener: Any = None, **options: Any) -> aprn
 # ---- signals
 
 
+@pytest.fixture()
+def default_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP as a shell leaves them; nohup, which the tests may run under, ignores SIGHUP."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals of POSIX")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_saves_and_ends_the_run_and_its_handler_is_as_before(
@@ -47,6 +57,7 @@ def test_a_signal_saves_and_ends_the_run_and_its_handler_is_as_before(
     assert steps == [4]
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals of POSIX")
 def test_a_signal_outside_the_training_ends_the_run_with_what_is_saved(pocket_qwen3: Path, tmp_path: Path) -> None:
     """By default SIGTERM and SIGHUP would end this process here."""
