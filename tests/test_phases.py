@@ -81,7 +81,7 @@ def test_a_run_tells_its_phases_from_the_first_to_the_last(
     options: dict[str, Any] = {"data": cow, "method": "qlora", "max_steps": 1, "output": tmp_path / "out.apr"}
     aprnb.finetune(pocket_qwen3, device="cpu", listener=listener, **options)
     assert list(dict.fromkeys(told)) == [
-        "reading the checkpoint", "importing torch", "encoding 86 rows", "importing the training code",
+        "reading the checkpoint", "encoding 86 rows", "importing the training code",
         "measuring this machine", "Planned",
         "quantising", "attaching the adapter", "checking the base", "step 1", "StepEvent", "evaluating",
         "saving the state", "writing the results", "writing the adapter", "reading the adapter", "writing the model",

@@ -14,7 +14,7 @@ from aprnb.architecture import ContractReport, check_contract, parameter_count, 
 from aprnb.errors import DataError, UsageProblem
 from aprnb.formats import Checkpoint, open_checkpoint
 from aprnb.model.device import Placement, place
-from aprnb.phases import IMPORTING, OnPhase, Phase, silent
+from aprnb.phases import OnPhase, Phase, silent
 from aprnb.tokenizer.choose import TokenizerChoice, choose_tokenizer
 from aprnb.tokenizer.sandbox.tokenizer_process import row_encoder
 from aprnb.tuning.data.example import Examples
@@ -71,7 +71,6 @@ def prepare(
     """
     on_phase(Phase("reading the checkpoint"))
     checkpoint, report = _checked(model, options)
-    on_phase(IMPORTING)
     placement = place(options.device, recipe.dtype)
     facts = device_facts(placement)
     started_from = ""

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from aprnb.tuning.data.messages import THINKING, Message
 
+NOT_TRAINED = -100
+"""The label of a token that is not trained, in transformers and TRL."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -80,8 +83,8 @@ class TokenRow:
 
     @property
     def line(self) -> bytes:
-        """The row as a line of JSON; a label of -100 is not trained, as in transformers."""
-        labels = np.where(self.labels_mask, self.input_ids, -100)
+        """The row as a line of JSON, with labels."""
+        labels = np.where(self.labels_mask, self.input_ids, NOT_TRAINED)
         return _line({"input_ids": self.input_ids.tolist(), "labels": labels.tolist()})
 
 

@@ -46,8 +46,8 @@ def read_rows(source: Any, origin_name: str | None = None, *, columns: Mapping[s
     """
     check_columns(columns or {})
     sources = parts_of(source)
-    rename = partial(renamed, columns=columns or {}, some=len(sources) > 1)
-    parts = [(_read(part, origin_name, None if not columns else rename), weight) for part, weight in sources]
+    rename = partial(renamed, columns=columns, some=len(sources) > 1) if columns else None
+    parts = [(_read(part, origin_name, rename), weight) for part, weight in sources]
     if [weight for _, weight in parts] == [1.0]:
         return parts[0][0]
     rows = tuple(row for found, weight in parts for row in _weighted(found.rows, weight))
@@ -78,10 +78,11 @@ def _read(source: Any, origin_name: str | None, rename: Callable[[Any], Any] | N
         raise DataError(first[0] + more, action=first[1] or f"a row is {ROW_FORMS}")
     if not rows:
         raise DataError(f"{name} contains no rows", action=f"a row is {ROW_FORMS}")
-    is_own = raw is not None and rename is None  # the file may be read again as it is
-    digest = hashlib.sha256(raw).hexdigest() if raw and is_own else _digest(rows)
-    path, described = expanded(source) if is_own else None, f"{' and '.join(forms)}, from {name}"
-    return RowSet(tuple(rows), _ignored_warning(name, ignored), digest, path, described)
+    if raw is None or rename:
+        digest, path = _digest(rows), None
+    else:  # the file may be read again as it is
+        digest, path = hashlib.sha256(raw).hexdigest(), expanded(source)
+    return RowSet(tuple(rows), _ignored_warning(name, ignored), digest, path, f"{' and '.join(forms)}, from {name}")
 
 
 def _digest(rows: Sequence[AnyRow]) -> str:
@@ -96,8 +97,9 @@ def _weighted(rows: Sequence[AnyRow], weight: float) -> Iterator[AnyRow]:
     whole, part = int(weight), weight - int(weight)
     for _ in range(whole):
         yield from rows
-    chosen = set(sorted(range(len(rows)), key=lambda at: (_rank(rows[at].key, 0), at))[: round(part * len(rows))])
-    yield from (row for at, row in enumerate(rows) if at in chosen)
+    if part:
+        chosen = set(sorted(range(len(rows)), key=lambda at: (_rank(rows[at].key, 0), at))[: round(part * len(rows))])
+        yield from (row for at, row in enumerate(rows) if at in chosen)
 
 
 def portable_rows(sources: Mapping[str, Any], columns: Any) -> dict[str, Any]:

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aprnb.tuning.data.row import TokenRow
+from aprnb.tuning.data.row import NOT_TRAINED, TokenRow
 from aprnb.tuning.data.row_values import BadRow, as_list, json_type, note_keys
 
-NOT_TRAINED = -100
-"""The label of a token that is not trained, in transformers and TRL."""
 _MASKS = ("labels_mask", "completion_mask", "assistant_masks", "loss_mask")
 _DERIVED = ("attention_mask", "position_ids", "token_type_ids", "length", "seq_lengths")
 """Keys that follow from the tokens: rows have no padding, and each is a document of its own."""
